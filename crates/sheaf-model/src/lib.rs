@@ -1,0 +1,32 @@
+//! The vocabulary of sheaf: ids, attribute types, values, times, events, and the fold that makes a document of events.
+//!
+//! Everything here is pure: no I/O, no clock, no global. What a fact means is decided in this crate and nowhere else.
+
+mod decimal;
+mod duration;
+mod event;
+mod fold;
+mod id;
+mod json;
+mod limits;
+mod lsn;
+mod name;
+mod refusal;
+mod time;
+mod value;
+
+pub use decimal::{Decimal, DecimalFault};
+pub use duration::{Duration, DurationFault};
+pub use event::{Attrs, Cell, Event, Op, Tags};
+pub use fold::{
+    Appended, DocumentChange, Instant, StoredRow, append, fold_instant, fold_rows, time_after,
+};
+pub use fold::{Document, merge};
+pub use id::{AttributeId, BatchId, EntityId, IdFault, KeyId, RejectionId, TenantId, crockford};
+pub use json::{JsonFault, JsonText, object_members, string_text};
+pub use limits::Limits;
+pub use lsn::{Lsn, Position};
+pub use name::{Name, NameFault, is_reserved};
+pub use refusal::{Refusal, RefusalCode};
+pub use time::{Timestamp, TimestampFault};
+pub use value::{AttributeType, Value};
