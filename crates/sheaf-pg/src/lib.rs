@@ -1,0 +1,18 @@
+//! PostgreSQL itself: private clusters, pools, transactions, error classes, the form of its values.
+//!
+//! This crate knows no tenant and no table of ours.
+
+pub mod cluster;
+mod error;
+mod json;
+mod pool;
+mod role;
+mod time;
+mod transaction;
+
+pub use error::{Disposition, PgError};
+pub use json::{JsonbRead, JsonbWrite};
+pub use pool::{Connection, Pool, Tls, TlsFault};
+pub use role::{RoleFault, check_role};
+pub use time::PgTime;
+pub use transaction::{Access, Setting, Statement, run};
