@@ -1,0 +1,16 @@
+-- Purpose: one step of a move: up to documents_max values of one attribute from the cold part to the hot part.
+--   The document stays what it was, so that its version does not move. Runs as sheaf_upkeep.
+-- Parameters: tenant_id, attribute_id, documents_max.
+-- Index: entity_jsonb_present. Locks: the rows moved; none that a writer holds (SKIP LOCKED).
+WITH found AS (
+    SELECT tenant_id, entity_id
+    FROM sheaf.entity_jsonb
+    WHERE tenant_id = $1 AND present @> ARRAY[$2::bigint] AND cold_attrs ? ($2::bigint)::text
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE sheaf.entity_jsonb d
+SET hot_attrs = d.hot_attrs || jsonb_build_object(($2::bigint)::text, d.cold_attrs -> ($2::bigint)::text),
+    cold_attrs = d.cold_attrs - ($2::bigint)::text
+FROM found f
+WHERE d.tenant_id = f.tenant_id AND d.entity_id = f.entity_id

@@ -1,0 +1,27 @@
+-- Purpose: the roles that the schema grants to, where the cluster lacks them. Roles belong to the cluster, not to the
+--   database, so that no migration can own them. Needs CREATEROLE, not superuser.
+-- Parameters: none. Locks: none that matter. Two at once: the loser of the race finds the role there.
+DO $roles$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['sheaf_owner', 'sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc']
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted) THEN
+            BEGIN
+                EXECUTE format('CREATE ROLE %I %s NOSUPERUSER NOCREATEDB NOCREATEROLE', wanted,
+                    CASE wanted WHEN 'sheaf_owner' THEN 'NOLOGIN' ELSE 'LOGIN' END);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
+    IF NOT pg_has_role('sheaf_upkeep', 'sheaf_owner', 'MEMBER') THEN
+        GRANT sheaf_owner TO sheaf_upkeep;
+    END IF;
+    IF NOT pg_has_role(current_user, 'sheaf_owner', 'MEMBER') THEN
+        EXECUTE format('GRANT sheaf_owner TO %I', current_user);
+    END IF;
+    EXECUTE format('GRANT CREATE ON DATABASE %I TO sheaf_owner', current_database());
+END
+$roles$;

@@ -1,0 +1,250 @@
+//! The current documents: read for a merge or a reader, written by a merge.
+
+use sheaf_model::{AttributeId, Document, EntityId, TenantId, Timestamp};
+use sheaf_pg::{Access, JsonbRead, JsonbWrite, PgError, PgTime, Pool, Statement};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+use crate::catalogue::{Catalogue, Temperature};
+use crate::stored::{DocumentParts, StoredFault, read_document_cells};
+
+/// A document as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// Whose it is.
+    pub entity: EntityId,
+    /// What it says.
+    pub document: Document,
+    /// When a value last changed.
+    pub updated_at: Timestamp,
+}
+
+/// The document of a row with a document's columns.
+pub fn document_of(row: &Row, catalogue: &Catalogue) -> Result<StoredDocument, StoredFault> {
+    let mut document = Document {
+        version: row.get("version"),
+        newest: Some(row.get::<_, PgTime>("newest").0),
+        floor: row.get::<_, Option<PgTime>>("floor_at").map(|time| time.0),
+        deleted: row.get("deleted"),
+        ..Document::default()
+    };
+    let (hot, cold) = (
+        row.get::<_, JsonbRead<'_>>("hot_attrs"),
+        row.get::<_, JsonbRead<'_>>("cold_attrs"),
+    );
+    let times = row.get::<_, JsonbRead<'_>>("times");
+    read_document_cells(&mut document, [hot.0, cold.0], times.0, catalogue)?;
+    Ok(StoredDocument {
+        entity: EntityId(row.get("entity_id")),
+        document,
+        updated_at: row.get::<_, PgTime>("updated_at").0,
+    })
+}
+
+/// The documents that a group of writes is merged into. In the writer's transaction, under its buckets' locks.
+pub fn read_documents<'a>(tenant: &'a TenantId, entities: &'a Vec<i64>) -> Statement<'a> {
+    Statement::new(
+        "reading documents to merge into",
+        include_str!("../sql/documents/read_documents.sql"),
+        vec![(&tenant.0, Type::INT8), (entities, Type::INT8_ARRAY)],
+    )
+}
+
+/// An entity with its document, by name. In a reader's transaction.
+pub fn read_entity<'a>(
+    tenant: &'a TenantId,
+    entity_type: &'a &str,
+    external_id: &'a &str,
+) -> Statement<'a> {
+    Statement::new(
+        "reading an entity",
+        include_str!("../sql/entities/read_entity.sql"),
+        vec![
+            (&tenant.0, Type::INT8),
+            (entity_type, Type::TEXT),
+            (external_id, Type::TEXT),
+        ],
+    )
+}
+
+/// Documents on their way into the table, as columns.
+#[derive(Debug, Default)]
+pub struct DocumentColumns {
+    entity_ids: Vec<i64>,
+    versions: Vec<i64>,
+    newest: Vec<Option<PgTime>>,
+    floors: Vec<Option<PgTime>>,
+    deleted: Vec<bool>,
+    updated: Vec<PgTime>,
+    hot: Vec<JsonbWrite<String>>,
+    cold: Vec<JsonbWrite<String>>,
+    present: Vec<String>,
+    times: Vec<JsonbWrite<String>>,
+}
+
+impl DocumentColumns {
+    /// Adds a document.
+    pub fn push(&mut self, stored: &StoredDocument, parts: DocumentParts) {
+        self.entity_ids.push(stored.entity.0);
+        self.versions.push(stored.document.version);
+        self.newest.push(stored.document.newest.map(PgTime));
+        self.floors.push(stored.document.floor.map(PgTime));
+        self.deleted.push(stored.document.deleted);
+        self.updated.push(PgTime(stored.updated_at));
+        self.hot.push(JsonbWrite(parts.hot_attrs));
+        self.cold.push(JsonbWrite(parts.cold_attrs));
+        self.present.push(parts.present);
+        self.times.push(JsonbWrite(parts.times));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entity_ids.is_empty()
+    }
+
+    /// Writes documents of entities that had none.
+    pub async fn insert(&self, client: &Client, tenant: TenantId) -> Result<(), PgError> {
+        let sql = include_str!("../sql/documents/insert_documents.sql");
+        self.execute(client, tenant, "inserting documents", sql)
+            .await
+    }
+
+    /// Writes documents over what they were.
+    pub async fn update(&self, client: &Client, tenant: TenantId) -> Result<(), PgError> {
+        let sql = include_str!("../sql/documents/update_documents.sql");
+        self.execute(client, tenant, "updating documents", sql)
+            .await
+    }
+
+    async fn execute(
+        &self,
+        client: &Client,
+        tenant: TenantId,
+        step: &'static str,
+        sql: &str,
+    ) -> Result<(), PgError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let written = client
+            .execute_typed(
+                sql,
+                &[
+                    (&tenant.0, Type::INT8),
+                    (&self.entity_ids, Type::INT8_ARRAY),
+                    (&self.versions, Type::INT8_ARRAY),
+                    (&self.newest, Type::TIMESTAMPTZ_ARRAY),
+                    (&self.floors, Type::TIMESTAMPTZ_ARRAY),
+                    (&self.deleted, Type::BOOL_ARRAY),
+                    (&self.updated, Type::TIMESTAMPTZ_ARRAY),
+                    (&self.hot, Type::JSONB_ARRAY),
+                    (&self.cold, Type::JSONB_ARRAY),
+                    (&self.present, Type::TEXT_ARRAY),
+                    (&self.times, Type::JSONB_ARRAY),
+                ],
+            )
+            .await
+            .map_err(PgError::statement(step))?;
+        // Under the buckets' locks nobody else can have added or removed a document.
+        if usize::try_from(written).ok() != Some(self.entity_ids.len()) {
+            return Err(PgError::unreadable(
+                step,
+                format!("{written} rows of {}", self.entity_ids.len()),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An attribute whose values are on their way between the parts of the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MovingAttribute {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its number.
+    pub attribute: AttributeId,
+    /// Whether it moves to the indexed part; else out of it.
+    pub warming: bool,
+}
+
+/// Attributes of every tenant that are moving. As `sheaf_upkeep`.
+pub async fn list_moving(upkeep: &Pool) -> Result<Vec<MovingAttribute>, PgError> {
+    let sql = include_str!("../sql/attributes/list_moving_attributes.sql");
+    let rows = upkeep_run(
+        upkeep,
+        vec![Statement::new("listing moving attributes", sql, vec![])],
+    )
+    .await?;
+    let moving = rows[0].iter().map(|row| MovingAttribute {
+        tenant: TenantId(row.get("tenant_id")),
+        attribute: AttributeId(row.get("attribute_id")),
+        warming: row.get::<_, &str>("temperature") == Temperature::Warming.as_str(),
+    });
+    Ok(moving.collect())
+}
+
+/// One step of a move, of at most so many documents. True once every document has moved and the attribute has settled.
+pub async fn step_move(
+    upkeep: &Pool,
+    moving: &MovingAttribute,
+    documents_max: i64,
+) -> Result<bool, PgError> {
+    let step = if moving.warming {
+        include_str!("../sql/documents/warm_documents.sql")
+    } else {
+        include_str!("../sql/documents/cool_documents.sql")
+    };
+    let move_some = Statement::new(
+        "moving values between the parts of documents",
+        step,
+        vec![
+            (&moving.tenant.0, Type::INT8),
+            (&moving.attribute.0, Type::INT8),
+            (&documents_max, Type::INT8),
+        ],
+    );
+    let count = Statement::new(
+        "counting unmoved documents",
+        include_str!("../sql/documents/count_unmoved_documents.sql"),
+        vec![
+            (&moving.tenant.0, Type::INT8),
+            (&moving.attribute.0, Type::INT8),
+            (&moving.warming, Type::BOOL),
+        ],
+    );
+    let rows = upkeep_run(upkeep, vec![move_some, count]).await?;
+    let unmoved: i64 = rows[1].first().map_or(1, |row| row.get(0));
+    if unmoved > 0 {
+        return Ok(false);
+    }
+    let temperature = if moving.warming {
+        Temperature::Warming
+    } else {
+        Temperature::Cooling
+    };
+    let temperature = temperature.as_str();
+    let settle = Statement::new(
+        "settling an attribute",
+        include_str!("../sql/attributes/settle_attribute.sql"),
+        vec![
+            (&moving.tenant.0, Type::INT8),
+            (&moving.attribute.0, Type::INT8),
+            (&temperature, Type::TEXT),
+        ],
+    );
+    let advance = Statement::new(
+        "advancing a catalogue's version",
+        include_str!("../sql/tenants/advance_catalogue_version.sql"),
+        vec![(&moving.tenant.0, Type::INT8)],
+    );
+    upkeep_run(upkeep, vec![advance, settle]).await?;
+    Ok(true)
+}
+
+async fn upkeep_run(
+    upkeep: &Pool,
+    statements: Vec<Statement<'_>>,
+) -> Result<Vec<Vec<Row>>, PgError> {
+    let client = upkeep.get().await?;
+    sheaf_pg::run(&client, Access::Write, None, &statements).await
+}

@@ -1,0 +1,250 @@
+//! The history: rows appended by COPY straight into their partition, and rows read back.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::SinkExt;
+use sheaf_model::{BatchId, EntityId, Op, StoredRow, TenantId, Timestamp};
+use sheaf_pg::{JsonbRead, PgError, PgTime, Statement};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+use crate::catalogue::Catalogue;
+use crate::stored::{StoredFault, read_attrs, write_attrs};
+
+/// A row of history as readers get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRow {
+    /// What was reported.
+    pub row: StoredRow,
+    /// The request that brought it.
+    pub batch: BatchId,
+    /// When the server received it.
+    pub ingested_at: Timestamp,
+}
+
+/// Rows already there at some instants of some entities. In the writer's transaction.
+#[derive(Debug, Default)]
+pub struct Instants {
+    entities: Vec<i64>,
+    times: Vec<PgTime>,
+    bounds: Option<(PgTime, PgTime)>,
+}
+
+impl Instants {
+    /// Asks for one instant of one entity.
+    pub fn push(&mut self, entity: EntityId, time: Timestamp) {
+        let time = PgTime(time);
+        self.entities.push(entity.0);
+        self.times.push(time);
+        self.bounds = match self.bounds {
+            None => Some((time, time)),
+            Some((first, last)) => Some((first.min(time), last.max(time))),
+        };
+    }
+
+    /// Reads them, in order of entity, time and seq.
+    pub async fn read(
+        &self,
+        client: &Client,
+        tenant: TenantId,
+        catalogue: &Catalogue,
+    ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
+        let Some((first, last)) = self.bounds else {
+            return Ok(Vec::new());
+        };
+        let rows = client
+            .query_typed(
+                include_str!("../sql/events/read_instants.sql"),
+                &[
+                    (&tenant.0, Type::INT8),
+                    (&self.entities, Type::INT8_ARRAY),
+                    (&self.times, Type::TIMESTAMPTZ_ARRAY),
+                    (&first, Type::TIMESTAMPTZ),
+                    (&last, Type::TIMESTAMPTZ),
+                ],
+            )
+            .await
+            .map_err(PgError::statement("reading the rows at some instants"))?;
+        rows.iter()
+            .map(|row| Ok((EntityId(row.get("entity_id")), row_of(row, catalogue)?)))
+            .collect()
+    }
+}
+
+fn row_of(row: &Row, catalogue: &Catalogue) -> Result<StoredRow, StoredFault> {
+    let letter: i8 = row.get("op");
+    Ok(StoredRow {
+        observed_at: row.get::<_, PgTime>("observed_at").0,
+        seq: row.get("seq"),
+        op: Op::from_letter(letter).ok_or_else(|| PgError::unreadable("reading an event", "op"))?,
+        attrs: read_attrs(row.get::<_, JsonbRead<'_>>("attrs").0, catalogue)?,
+    })
+}
+
+/// The row of history in a row of `read_history`.
+pub fn history_of(row: &Row, catalogue: &Catalogue) -> Result<HistoryRow, StoredFault> {
+    Ok(HistoryRow {
+        row: row_of(row, catalogue)?,
+        batch: BatchId(row.get("batch_id")),
+        ingested_at: row.get::<_, PgTime>("ingested_at").0,
+    })
+}
+
+/// The parameters of a read of one entity's history.
+#[derive(Debug)]
+pub struct HistoryRange {
+    tenant: i64,
+    entity: i64,
+    from: PgTime,
+    to: PgTime,
+    rows_max: i64,
+    descending: bool,
+}
+
+impl HistoryRange {
+    /// Rows of `[from, to)`, at most `rows_max` of them, oldest first.
+    pub fn ascending(
+        tenant: TenantId,
+        entity: EntityId,
+        from: Timestamp,
+        to: Timestamp,
+        rows_max: i64,
+    ) -> Self {
+        HistoryRange {
+            tenant: tenant.0,
+            entity: entity.0,
+            from: PgTime(from),
+            to: PgTime(to),
+            rows_max,
+            descending: false,
+        }
+    }
+
+    /// The same, newest first.
+    pub fn descending(self) -> Self {
+        HistoryRange {
+            descending: true,
+            ..self
+        }
+    }
+
+    /// The statement, for a reader's transaction; its rows go to [`history_of`].
+    pub fn statement(&self) -> Statement<'_> {
+        let sql = if self.descending {
+            include_str!("../sql/events/read_history_descending.sql")
+        } else {
+            include_str!("../sql/events/read_history.sql")
+        };
+        Statement::new(
+            "reading an entity's history",
+            sql,
+            vec![
+                (&self.tenant, Type::INT8),
+                (&self.entity, Type::INT8),
+                (&self.from, Type::TIMESTAMPTZ),
+                (&self.to, Type::TIMESTAMPTZ),
+                (&self.rows_max, Type::INT8),
+            ],
+        )
+    }
+}
+
+/// Rows on their way into one partition, in COPY's binary form.
+///
+/// The tenant of each row comes from the request's key alone, through this encoder: partitions have no policy.
+#[derive(Debug)]
+pub struct EventCopy {
+    buffer: BytesMut,
+    chunks: Vec<Bytes>,
+    rows: u64,
+    attrs: String,
+}
+
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COLUMNS: i16 = 8;
+/// Messages of this size keep both sides busy; larger ones only cost memory.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+impl Default for EventCopy {
+    fn default() -> EventCopy {
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES + 4096);
+        buffer.put_slice(HEADER);
+        EventCopy {
+            buffer,
+            chunks: Vec::new(),
+            rows: 0,
+            attrs: String::new(),
+        }
+    }
+}
+
+impl EventCopy {
+    /// Adds a row. Rows come sorted by tenant, entity and time, so that one entity's lie together.
+    pub fn push(
+        &mut self,
+        tenant: TenantId,
+        entity: EntityId,
+        row: &StoredRow,
+        batch: BatchId,
+        ingested_at: Timestamp,
+    ) {
+        self.attrs.clear();
+        write_attrs(&row.attrs, &mut self.attrs);
+        let out = &mut self.buffer;
+        out.put_i16(COLUMNS);
+        put_i64(out, tenant.0);
+        put_i64(out, entity.0);
+        put_i64(out, PgTime(row.observed_at).wire_micros());
+        out.put_i32(2);
+        out.put_i16(row.seq);
+        out.put_i32(1);
+        out.put_i8(row.op.letter());
+        out.put_i32(16);
+        out.put_slice(batch.0.as_bytes());
+        put_i64(out, PgTime(ingested_at).wire_micros());
+        out.put_i32(i32::try_from(self.attrs.len() + 1).expect("an event is far below 2 GiB"));
+        out.put_u8(1);
+        out.put_slice(self.attrs.as_bytes());
+        self.rows += 1;
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.chunks.push(self.buffer.split().freeze());
+        }
+    }
+
+    /// Sends the rows into the partition, in the writer's transaction.
+    pub async fn send(mut self, client: &Client, partition: &str) -> Result<(), PgError> {
+        let step = PgError::statement("copying events into their partition");
+        self.buffer.put_i16(-1);
+        self.chunks.push(self.buffer.split().freeze());
+        let sql = format!(
+            "COPY sheaf.{} (tenant_id, entity_id, observed_at, seq, op, batch_id, ingested_at, attrs) \
+             FROM STDIN (FORMAT binary)",
+            quoted(partition)
+        );
+        let sink = client
+            .copy_in::<_, Bytes>(sql.as_str())
+            .await
+            .map_err(&step)?;
+        let mut sink = std::pin::pin!(sink);
+        for chunk in self.chunks {
+            sink.send(chunk).await.map_err(&step)?;
+        }
+        let copied = sink.finish().await.map_err(&step)?;
+        if copied != self.rows {
+            return Err(PgError::unreadable(
+                "copying events into their partition",
+                format!("{copied} of {} rows", self.rows),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn put_i64(out: &mut BytesMut, number: i64) {
+    out.put_i32(8);
+    out.put_i64(number);
+}
+
+/// An identifier in double quotes. Partition names come from the database; they are quoted all the same.
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}

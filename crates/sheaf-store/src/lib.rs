@@ -1,0 +1,21 @@
+//! Every statement on the tables of sheaf: what is asked of PostgreSQL, and in which scope.
+//!
+//! SQL lives in `sql/`, one statement a file. Functions here take an executor, a scope and arguments, and give rows
+//! back; they decide nothing.
+
+pub mod catalogue;
+pub mod documents;
+pub mod entities;
+pub mod events;
+pub mod keys;
+pub mod ledger;
+pub mod migrate;
+pub mod partitions;
+pub mod rejections;
+mod scope;
+pub mod settings;
+pub mod snapshot;
+pub mod stored;
+pub mod tenants;
+
+pub use scope::TenantScope;

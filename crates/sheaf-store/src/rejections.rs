@@ -1,0 +1,216 @@
+//! What was refused, kept whole until the cause is mended.
+
+use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+use uuid::Uuid;
+
+use crate::scope::TenantScope;
+
+/// One refusal on its way into the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRejection {
+    /// The place of the event in its request, from 0.
+    pub event_index: i32,
+    /// The type of the entity, where it could be read.
+    pub entity_type: Option<String>,
+    /// The attribute or member; absent where it was the whole event.
+    pub field: Option<String>,
+    /// The stable code.
+    pub code: RefusalCode,
+    /// The reason, for people.
+    pub reason: String,
+    /// The event as it was sent.
+    pub raw: bytes::Bytes,
+}
+
+/// Writes the refusals of one request, in its transaction. They come in order of event.
+pub async fn insert_rejections(
+    client: &Client,
+    scope: &TenantScope,
+    batch: BatchId,
+    received_at: Timestamp,
+    rejections: &[NewRejection],
+) -> Result<(), PgError> {
+    if rejections.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = rejections.iter().map(|_| RejectionId::new().0).collect();
+    let indexes: Vec<i32> = rejections
+        .iter()
+        .map(|rejection| rejection.event_index)
+        .collect();
+    let mut ordinals: Vec<i32> = Vec::with_capacity(rejections.len());
+    for (place, rejection) in rejections.iter().enumerate() {
+        let same_event = place > 0 && rejections[place - 1].event_index == rejection.event_index;
+        ordinals.push(if same_event {
+            ordinals[place - 1] + 1
+        } else {
+            0
+        });
+    }
+    let types: Vec<Option<&str>> = rejections
+        .iter()
+        .map(|r| r.entity_type.as_deref())
+        .collect();
+    let fields: Vec<Option<&str>> = rejections.iter().map(|r| r.field.as_deref()).collect();
+    let codes: Vec<&str> = rejections.iter().map(|r| r.code.as_str()).collect();
+    let reasons: Vec<&str> = rejections.iter().map(|r| r.reason.as_str()).collect();
+    let raws: Vec<&[u8]> = rejections.iter().map(|r| r.raw.as_ref()).collect();
+    client
+        .execute_typed(
+            include_str!("../sql/rejections/insert_rejections.sql"),
+            &[
+                (&scope.tenant().0, Type::INT8),
+                (&batch.0, Type::UUID),
+                (&PgTime(received_at), Type::TIMESTAMPTZ),
+                (&ids, Type::UUID_ARRAY),
+                (&indexes, Type::INT4_ARRAY),
+                (&ordinals, Type::INT4_ARRAY),
+                (&types, Type::TEXT_ARRAY),
+                (&fields, Type::TEXT_ARRAY),
+                (&codes, Type::TEXT_ARRAY),
+                (&reasons, Type::TEXT_ARRAY),
+                (&raws, Type::BYTEA_ARRAY),
+            ],
+        )
+        .await
+        .map_err(PgError::statement("keeping what was refused"))
+        .map(drop)
+}
+
+/// A refusal as an answer lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedRejection {
+    /// The place of the event in its request, from 0.
+    pub event_index: i32,
+    /// The attribute or member; absent where it was the whole event.
+    pub field: Option<String>,
+    /// The stable code.
+    pub code: String,
+    /// The reason, for people.
+    pub reason: String,
+}
+
+/// What is kept of the refusals of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchRejections {
+    /// The first of them, in order of event.
+    pub first: Vec<ListedRejection>,
+    /// The very first one's event as it was sent.
+    pub first_raw: Option<Vec<u8>>,
+    /// How many events had anything refused.
+    pub bad_events: i64,
+}
+
+/// The first refusals of a request and their extent.
+pub async fn fetch_batch_rejections(
+    app: &Pool,
+    scope: &TenantScope,
+    batch: BatchId,
+    rejections_max: i64,
+) -> Result<BatchRejections, PgError> {
+    let tenant = scope.tenant().0;
+    let list = Statement::new(
+        "listing the refusals of a request",
+        include_str!("../sql/rejections/list_batch_rejections.sql"),
+        vec![(&tenant, Type::INT8), (&batch.0, Type::UUID), (&rejections_max, Type::INT8)],
+    );
+    let count = Statement::new(
+        "counting the bad events of a request",
+        include_str!("../sql/rejections/count_bad_events.sql"),
+        vec![(&tenant, Type::INT8), (&batch.0, Type::UUID)],
+    );
+    let rows = scope.run(app, Access::Read, &[list, count]).await?;
+    Ok(BatchRejections {
+        first: rows[0].iter().map(listed_of).collect(),
+        first_raw: rows[0].first().map(|row| row.get("raw")),
+        bad_events: rows[1].first().map_or(0, |row| row.get("bad_events")),
+    })
+}
+
+fn listed_of(row: &Row) -> ListedRejection {
+    ListedRejection {
+        event_index: row.get("event_index"),
+        field: row.get("field"),
+        code: row.get("code"),
+        reason: row.get("reason"),
+    }
+}
+
+/// A refusal with all that is kept of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its number.
+    pub id: RejectionId,
+    /// The request that brought it.
+    pub batch: BatchId,
+    /// What was refused and why.
+    pub listed: ListedRejection,
+    /// The event as it was sent.
+    pub raw: Vec<u8>,
+    /// When the request arrived.
+    pub received_at: Timestamp,
+    /// open, replayed or discarded.
+    pub status: String,
+}
+
+/// Which refusals a page holds; what is absent leaves all through.
+#[derive(Debug, Clone, Default)]
+pub struct RejectionFilter {
+    /// Of one request.
+    pub batch: Option<BatchId>,
+    /// With one code.
+    pub code: Option<String>,
+    /// Of entities of one type.
+    pub entity_type: Option<String>,
+    /// With one status.
+    pub status: Option<String>,
+    /// Received at or after.
+    pub from: Option<Timestamp>,
+    /// Received before.
+    pub to: Option<Timestamp>,
+    /// Older than this one: where a page goes on.
+    pub before: Option<RejectionId>,
+}
+
+/// A page of refusals, newest first.
+pub async fn list_rejections(
+    app: &Pool,
+    scope: &TenantScope,
+    filter: &RejectionFilter,
+    rejections_max: i64,
+) -> Result<Vec<Rejection>, PgError> {
+    let tenant = scope.tenant().0;
+    let (batch, before) = (filter.batch.map(|id| id.0), filter.before.map(|id| id.0));
+    let (from, to) = (filter.from.map(PgTime), filter.to.map(PgTime));
+    let params: Vec<(&(dyn ToSql + Sync), Type)> = vec![
+        (&tenant, Type::INT8),
+        (&batch, Type::UUID),
+        (&filter.code, Type::TEXT),
+        (&filter.entity_type, Type::TEXT),
+        (&filter.status, Type::TEXT),
+        (&from, Type::TIMESTAMPTZ),
+        (&to, Type::TIMESTAMPTZ),
+        (&before, Type::UUID),
+        (&rejections_max, Type::INT8),
+    ];
+    let sql = include_str!("../sql/rejections/list_rejections.sql");
+    let rows = scope
+        .run_one(
+            app,
+            Access::Read,
+            Statement::new("listing refusals", sql, params),
+        )
+        .await?;
+    let rejections = rows.iter().map(|row| Rejection {
+        id: RejectionId(row.get("rejection_id")),
+        batch: BatchId(row.get("batch_id")),
+        listed: listed_of(row),
+        raw: row.get("raw"),
+        received_at: row.get::<_, PgTime>("received_at").0,
+        status: row.get("status"),
+    });
+    Ok(rejections.collect())
+}
