@@ -1,0 +1,21 @@
+//! For tests only: a real PostgreSQL for each test process, a database for each test, server processes, an HTTP
+//! client, faults that are counted, and waiting for a condition.
+//!
+//! Nothing is left behind: a watchdog process ends and removes it all when the test process ends, however it ends.
+
+mod cluster;
+mod database;
+mod http;
+mod injected;
+mod scratch;
+mod server;
+mod waiting;
+mod watchdog;
+
+pub use cluster::{TestCluster, connect};
+pub use database::TestDatabase;
+pub use http::{HttpClient, HttpResponse};
+pub use injected::Injected;
+pub use scratch::{ScratchDir, free_port};
+pub use server::{ServerCommand, ServerProcess};
+pub use waiting::wait_until;
