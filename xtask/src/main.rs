@@ -1,0 +1,28 @@
+//! All automation of the project: `cargo xtask check` is the gate, `cargo xtask e2e` the steps that need
+//! the optimised executable, `cargo xtask edges` the rules on dependencies and sources alone.
+#![allow(
+    clippy::print_stdout,
+    reason = "a command that reports to whoever started it"
+)]
+
+mod edges;
+mod sources;
+mod step;
+mod workspace;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        ["check"] => step::check(),
+        ["edges"] => step::edges(),
+        ["e2e"] => step::e2e(),
+        _ => bail!("usage: cargo xtask check|edges|e2e"),
+    }
+}
