@@ -80,13 +80,21 @@ impl Attrs {
 
     /// The cells that this does not hold true of.
     pub fn without(self, drop: impl Fn(AttributeId, &Cell) -> bool) -> Attrs {
-        Attrs(self.0.into_iter().filter(|(id, cell)| !drop(*id, cell)).collect())
+        Attrs(
+            self.0
+                .into_iter()
+                .filter(|(id, cell)| !drop(*id, cell))
+                .collect(),
+        )
     }
 
     /// These cells and those of `others` that they do not name.
     pub fn with(self, others: &Attrs) -> Attrs {
-        let added: Vec<_> =
-            others.iter().filter(|(id, _)| self.get(*id).is_none()).cloned().collect();
+        let added: Vec<_> = others
+            .iter()
+            .filter(|(id, _)| self.get(*id).is_none())
+            .cloned()
+            .collect();
         let mut cells = self.0;
         cells.extend(added);
         Attrs::from_distinct(cells)

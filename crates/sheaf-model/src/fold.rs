@@ -73,10 +73,20 @@ const SEQ_END: i16 = 1 << 14;
 /// Decides which row an event becomes beside the rows already there for its instant (in order of `seq`).
 pub fn append(there: &[StoredRow], observed_at: Timestamp, op: Op, attrs: Attrs) -> Appended {
     let Some(last) = there.last() else {
-        return Appended::New(StoredRow { observed_at, seq: 0, op, attrs });
+        return Appended::New(StoredRow {
+            observed_at,
+            seq: 0,
+            op,
+            attrs,
+        });
     };
     let seq = last.seq + 1;
-    let row = |op, attrs| StoredRow { observed_at, seq, op, attrs };
+    let row = |op, attrs| StoredRow {
+        observed_at,
+        seq,
+        op,
+        attrs,
+    };
     match op {
         Op::Replace | Op::Delete => {
             if last.op == op && last.attrs == attrs {

@@ -310,18 +310,16 @@ fn float_from_number(name: &str, raw: &str) -> Result<f64, Refusal> {
     Ok(number)
 }
 
-/// From 2^53 up every double is whole. An integer written out must be that very double; one with a point or an
-/// exponent must be what the double prints as, so that `1e23` passes and reads back as it was sent.
+/// From 2^53 up every double is whole. An integer must be that very double; one with a point or an exponent may also
+/// be what the double prints as, so that `1e23` passes and reads back as it was sent.
 fn is_held_exactly(raw: &str, number: f64) -> bool {
     let Ok(sent) = raw.parse::<Decimal>() else {
         return false;
     };
-    let printed = if raw.contains(['.', 'e', 'E']) {
-        format!("{number:e}")
-    } else {
-        format!("{number:.0}")
-    };
-    !sent.is_integer() || printed.parse::<Decimal>().is_ok_and(|held| held == sent)
+    let is = |printed: String| printed.parse::<Decimal>().is_ok_and(|held| held == sent);
+    !sent.is_integer()
+        || is(format!("{number:.0}"))
+        || (raw.contains(['.', 'e', 'E']) && is(format!("{number:e}")))
 }
 
 fn decimal(name: &str, text: &str) -> Result<Decimal, Refusal> {

@@ -178,7 +178,11 @@ impl Catalogue {
 /// The statement that reads a catalogue's version, in the transaction of whoever remembers one.
 pub fn read_version(tenant: &TenantId) -> Statement<'_> {
     let sql = include_str!("../sql/tenants/read_catalogue_version.sql");
-    Statement::new("reading a catalogue's version", sql, vec![(&tenant.0, Type::INT8)])
+    Statement::new(
+        "reading a catalogue's version",
+        sql,
+        vec![(&tenant.0, Type::INT8)],
+    )
 }
 
 /// Statements that read a whole catalogue, in the transaction of whoever needs it.
@@ -273,7 +277,9 @@ impl Catalogues {
             return Ok(remembered.catalogue);
         }
         let tenant = scope.tenant();
-        let rows = scope.run_one(&self.app, Access::Read, read_version(&tenant)).await?;
+        let rows = scope
+            .run_one(&self.app, Access::Read, read_version(&tenant))
+            .await?;
         let version: Option<i64> = rows.first().map(|row| row.get(0));
         if version != Some(remembered.catalogue.version()) {
             return self.refresh(scope).await;

@@ -115,7 +115,11 @@ pub async fn fetch_batch_rejections(
     let list = Statement::new(
         "listing the refusals of a request",
         include_str!("../sql/rejections/list_batch_rejections.sql"),
-        vec![(&tenant, Type::INT8), (&batch.0, Type::UUID), (&rejections_max, Type::INT8)],
+        vec![
+            (&tenant, Type::INT8),
+            (&batch.0, Type::UUID),
+            (&rejections_max, Type::INT8),
+        ],
     );
     let count = Statement::new(
         "counting the bad events of a request",

@@ -7,47 +7,33 @@ use tokio_postgres::types::Type;
 
 use crate::settings::Settings;
 
-/// A snapshot that answers were read from.
+/// A snapshot that an answer was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     /// A position that covers everything in it.
     pub position: Position,
     /// Everything committed before this instant of the database's clock is in it.
     pub complete_until: Timestamp,
-    /// The version of the tenant's catalogue; absent where the role sees no tenants, or there is no such tenant.
-    pub catalogue_version: Option<i64>,
 }
 
-/// Reads the snapshot of a transaction of `sheaf_app`, anywhere in it.
-pub fn read_snapshot(tenant: &TenantId) -> Statement<'_> {
+/// Reads the snapshot of a transaction, anywhere in it.
+pub fn read_snapshot<'a>() -> Statement<'a> {
     Statement::new(
         "reading the snapshot of a transaction",
         include_str!("../sql/snapshot/read_snapshot.sql"),
-        vec![(&tenant.0, Type::INT8)],
-    )
-}
-
-/// Reads the snapshot of a transaction of `sheaf_search`, without the catalogue's version.
-pub fn read_search_snapshot<'a>() -> Statement<'a> {
-    Statement::new(
-        "reading the snapshot of a search",
-        include_str!("../sql/snapshot/read_search_snapshot.sql"),
         vec![],
     )
 }
 
-/// The snapshot in the rows of one of these statements.
+/// The snapshot in the rows of [`read_snapshot`].
 pub fn snapshot_of(rows: &[Row], settings: &Settings) -> Result<Snapshot, PgError> {
-    let row = rows.first().ok_or_else(|| {
-        PgError::unreadable("reading the snapshot of a transaction", "no row")
-    })?;
+    let row = rows
+        .first()
+        .ok_or_else(|| PgError::unreadable("reading the snapshot of a transaction", "no row"))?;
     let (position, complete_until) = settings.position(row)?;
-    // A search's row lacks the column.
-    let catalogue_version = row.try_get("catalogue_version").ok().flatten();
     Ok(Snapshot {
         position,
         complete_until,
-        catalogue_version,
     })
 }
 
@@ -57,5 +43,14 @@ pub fn limit_time<'a>(time_max: &'a &'a str) -> Statement<'a> {
         "limiting the time of statements",
         include_str!("../sql/snapshot/limit_time.sql"),
         vec![(time_max, Type::TEXT)],
+    )
+}
+
+/// Reads the version of the tenant's catalogue; its row holds one bigint.
+pub fn read_catalogue_version(tenant: &TenantId) -> Statement<'_> {
+    Statement::new(
+        "reading a catalogue's version",
+        include_str!("../sql/tenants/read_catalogue_version.sql"),
+        vec![(&tenant.0, Type::INT8)],
     )
 }

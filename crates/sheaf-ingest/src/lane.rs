@@ -1,0 +1,488 @@
+//! The lane: one task with one connection, that commits one request after the other.
+//!
+//! A request is one transaction: the locks of its buckets, its place in the ledger, the documents read, the plan, the
+//! documents written, the events copied, the commit. Whatever fails, nothing of it is there; if the commit's answer is
+//! lost, the ledger tells a retry what became of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use futures::{join, try_join};
+use sheaf_model::{EntityId, Position, TenantId, Timestamp};
+use sheaf_pg::{Connection, Disposition, PgError, Pool};
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::{Catalogue, Catalogues, catalogue_of, read_catalogue, read_version};
+use sheaf_store::documents::{DocumentColumns, document_of, read_documents};
+use sheaf_store::events::{EventCopy, Instants};
+use sheaf_store::ledger::{Counts, LedgerEntry, claim_request, insert_parts, lock_buckets};
+use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
+use sheaf_store::rejections::{NewRejection, insert_rejections};
+use sheaf_store::settings::{Settings, read_position};
+use sheaf_store::stored::{StoredFault, write_document};
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::Client;
+
+use crate::plan::{
+    Documents, EventOutcome, GroupEvent, GroupPlan, StoredInstants, plan_group, time_events,
+};
+use crate::request::{Precondition, WriteError};
+
+/// One request on its way through the lane.
+pub(crate) struct Job {
+    pub(crate) scope: TenantScope,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) entry: LedgerEntry,
+    pub(crate) events: Vec<GroupEvent>,
+    pub(crate) rejections: Vec<NewRejection>,
+    /// The bytes of each event, for refusals that only the plan can decide.
+    pub(crate) raw_of: HashMap<u32, (bytes::Bytes, String)>,
+    /// What must hold of the one entity of an edit.
+    pub(crate) precondition: Option<Precondition>,
+    /// The one event is a delete, which needs something to delete.
+    pub(crate) must_exist: bool,
+    /// One refusal by the plan, and nothing is stored.
+    pub(crate) all_or_nothing: bool,
+    pub(crate) now: Timestamp,
+}
+
+/// What a committed request came to.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) counts: Counts,
+    pub(crate) rejections: Vec<NewRejection>,
+    pub(crate) documents: Vec<CommittedDocument>,
+    pub(crate) position: Position,
+}
+
+/// What an edit needs to know of its entity's document.
+#[derive(Debug)]
+pub(crate) struct CommittedDocument {
+    pub(crate) created: bool,
+    pub(crate) version: i64,
+    pub(crate) observed_at: Timestamp,
+    pub(crate) superseded: Vec<String>,
+}
+
+/// How a request ended in the lane.
+#[derive(Debug)]
+pub(crate) enum LaneOutcome {
+    /// It is stored.
+    Committed(Box<Committed>),
+    /// The ledger had it already.
+    AlreadyThere,
+    /// The plan refused something and the request wants all or nothing.
+    RefusedByPlan(Vec<NewRejection>),
+}
+
+type Reply = oneshot::Sender<Result<LaneOutcome, WriteError>>;
+
+/// The way into the lane.
+#[derive(Clone)]
+pub(crate) struct LaneHandle {
+    queue: mpsc::Sender<(Box<Job>, Reply)>,
+}
+
+/// Requests that wait for the lane. Each holds its whole body, so that more would cost memory without being faster.
+const QUEUE_MAX: usize = 64;
+
+impl LaneHandle {
+    /// Queues a request and waits for its end. A full queue is told at once.
+    pub(crate) async fn commit(&self, job: Job) -> Result<LaneOutcome, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .try_send((Box::new(job), reply))
+            .map_err(|fault| match fault {
+                mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
+            })?;
+        answer.await.map_err(|_| WriteError::Stopped)?
+    }
+}
+
+/// What a lane works with.
+pub(crate) struct Lane {
+    writer: Pool,
+    settings: Arc<Settings>,
+    catalogues: Arc<Catalogues>,
+    partitions: Vec<Partition>,
+}
+
+/// Starts a lane. It ends when every handle is dropped and the queue is empty.
+pub(crate) fn start(
+    writer: Pool,
+    settings: Arc<Settings>,
+    catalogues: Arc<Catalogues>,
+) -> (LaneHandle, tokio::task::JoinHandle<()>) {
+    let (queue, mut jobs) = mpsc::channel::<(Box<Job>, Reply)>(QUEUE_MAX);
+    let mut lane = Lane {
+        writer,
+        settings,
+        catalogues,
+        partitions: Vec::new(),
+    };
+    let task = tokio::spawn(async move {
+        while let Some((job, reply)) = jobs.recv().await {
+            metrics::gauge!("sheaf_ingest_queue_requests")
+                .set(f64::from(u32::try_from(jobs.len()).unwrap_or(u32::MAX)));
+            let outcome = lane.commit(&job).await;
+            // A client that has gone away does not undo the commit.
+            let _ = reply.send(outcome);
+        }
+    });
+    (LaneHandle { queue }, task)
+}
+
+/// Why a transaction was not made.
+enum Abort {
+    /// It failed.
+    Error(WriteError),
+    /// It needs a partition for this instant; made outside, it can run again.
+    Partition(Timestamp),
+    /// The catalogue at hand lacks an attribute that is stored.
+    Catalogue,
+    /// It ends without a commit, and that is its outcome.
+    Ended(LaneOutcome),
+}
+
+impl From<PgError> for Abort {
+    fn from(error: PgError) -> Abort {
+        Abort::Error(WriteError::Postgres(error))
+    }
+}
+
+impl From<StoredFault> for Abort {
+    fn from(fault: StoredFault) -> Abort {
+        match fault {
+            StoredFault::UnknownAttribute(_) => Abort::Catalogue,
+            StoredFault::Broken(error) => error.into(),
+        }
+    }
+}
+
+/// How often one request may run again: for partitions it lacks, for a catalogue that moved, for deadlocks with
+/// maintenance. Far more than ever needed; a bound, so that nothing spins.
+const RUNS_MAX: u32 = 64;
+/// Reads that precede any write of ours can be late, but not for ever.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '15s'; SET LOCAL statement_timeout = '120s'";
+
+impl Lane {
+    async fn commit(&mut self, job: &Job) -> Result<LaneOutcome, WriteError> {
+        for _ in 0..RUNS_MAX {
+            let client = self.writer.get().await?;
+            let abort = match self.transact(&client, job).await {
+                Ok(committed) => return Ok(LaneOutcome::Committed(Box::new(committed))),
+                Err(abort) => abort,
+            };
+            // On a broken connection there is nothing to roll back, and the pool does not take it in again.
+            if let Err(error) = client.batch_execute("ROLLBACK").await {
+                tracing::debug!(%error, "rolling back a request");
+                drop(Connection::take(client));
+            }
+            match abort {
+                Abort::Ended(outcome) => return Ok(outcome),
+                Abort::Partition(time) => self.make_partition(time).await?,
+                Abort::Catalogue => {
+                    self.catalogues.refresh(&job.scope).await?;
+                }
+                Abort::Error(WriteError::Postgres(error))
+                    if error.disposition() == Disposition::Retry =>
+                {
+                    tracing::info!(%error, "a request runs again after a conflict");
+                }
+                Abort::Error(error) => {
+                    self.partitions.clear();
+                    return Err(error);
+                }
+            }
+        }
+        Err(WriteError::Overloaded)
+    }
+
+    async fn make_partition(&mut self, time: Timestamp) -> Result<(), WriteError> {
+        let partition = ensure_partition(&self.writer, time).await?;
+        tracing::info!(
+            partition = partition.name,
+            "the history has a partition for an instant that lacked one"
+        );
+        self.partitions = list_partitions(&self.writer).await?;
+        Ok(())
+    }
+
+    async fn transact(&mut self, client: &Client, job: &Job) -> Result<Committed, Abort> {
+        let tenant = job.scope.tenant();
+        let buckets: BTreeSet<i32> = job
+            .events
+            .iter()
+            .map(|event| self.settings.bucket(tenant, event.entity))
+            .collect();
+        let buckets: Vec<i32> = buckets.into_iter().collect();
+        let mut entities: Vec<i64> = job.events.iter().map(|event| event.entity.0).collect();
+        entities.sort_unstable();
+        entities.dedup();
+        let documents = read_documents(&tenant, &entities);
+        let version = read_version(&tenant);
+        // All of it leaves in one go; each statement sees what was committed before the locks were granted.
+        let (begun, locked, claimed, version_rows, rows) = join!(
+            client.batch_execute(BEGIN),
+            lock_buckets(client, &buckets),
+            claim_request(client, &job.entry),
+            client.query_typed(version.sql, &version.params),
+            client.query_typed(documents.sql, &documents.params),
+        );
+        begun.map_err(PgError::statement("beginning a write"))?;
+        locked?;
+        if !claimed? {
+            return Err(Abort::Ended(LaneOutcome::AlreadyThere));
+        }
+        let version_rows = version_rows.map_err(PgError::statement(version.step))?;
+        let rows = rows.map_err(PgError::statement(documents.step))?;
+        let version: Option<i64> = version_rows.first().map(|row| row.get(0));
+        let catalogue = self.catalogue_at(client, job, version).await?;
+        let mut documents = Documents::with_capacity(rows.len());
+        for row in &rows {
+            let stored = document_of(row, &catalogue)?;
+            documents.insert(stored.entity, stored);
+        }
+        check_precondition(job, &documents)?;
+        let (plan, existed) = self.plan(client, job, documents, &catalogue).await?;
+        let mut rejections = job.rejections.clone();
+        rejections.extend(
+            plan.refusals
+                .iter()
+                .map(|refusal| late_rejection(job, refusal, &catalogue)),
+        );
+        if job.all_or_nothing && !plan.refusals.is_empty() {
+            return Err(Abort::Ended(LaneOutcome::RefusedByPlan(rejections)));
+        }
+        // One order for all: refusals of one event are numbered by their place.
+        rejections.sort_by_key(|rejection| rejection.event_index);
+        let copies = self.copies(job, &plan)?;
+        let parts = self.parts(tenant, &plan);
+        let (inserts, updates) = columns(&plan, &catalogue);
+        try_join!(
+            inserts.insert(client, tenant),
+            updates.update(client, tenant),
+            insert_parts(client, &job.entry, &parts),
+            insert_rejections(
+                client,
+                &job.scope,
+                job.entry.batch,
+                job.entry.received_at,
+                &rejections
+            ),
+        )?;
+        for (partition, copy) in copies {
+            copy.send(client, &partition).await?;
+        }
+        let position = read_position();
+        let (committed, position) = join!(
+            client.batch_execute("COMMIT"),
+            client.query_typed(position.sql, &position.params)
+        );
+        committed.map_err(PgError::statement("committing a write"))?;
+        let rows = position.map_err(PgError::statement("reading the position of a write"))?;
+        let row = rows
+            .first()
+            .ok_or_else(|| PgError::unreadable("reading the position of a write", "no row"))?;
+        let (position, _) = self.settings.position(row)?;
+        Ok(Committed {
+            counts: sum(&parts),
+            rejections,
+            documents: committed_documents(&plan, &existed, &catalogue),
+            position,
+        })
+    }
+
+    /// The catalogue of this version; read in this transaction where the one at hand is another.
+    async fn catalogue_at(
+        &self,
+        client: &Client,
+        job: &Job,
+        version: Option<i64>,
+    ) -> Result<Arc<Catalogue>, Abort> {
+        if version == Some(job.catalogue.version()) {
+            return Ok(Arc::clone(&job.catalogue));
+        }
+        let tenant = job.scope.tenant();
+        let mut results = Vec::new();
+        for statement in read_catalogue(&tenant) {
+            let rows = client
+                .query_typed(statement.sql, &statement.params)
+                .await
+                .map_err(PgError::statement(statement.step))?;
+            results.push(rows);
+        }
+        let catalogue = Arc::new(catalogue_of(&results)?);
+        self.catalogues.remember(Arc::clone(&catalogue));
+        Ok(catalogue)
+    }
+
+    async fn plan(
+        &self,
+        client: &Client,
+        job: &Job,
+        documents: Documents,
+        catalogue: &Catalogue,
+    ) -> Result<(GroupPlan, HashMap<EntityId, bool>), Abort> {
+        let existed = documents
+            .iter()
+            .map(|(entity, stored)| (*entity, stored.document.exists()))
+            .collect();
+        let (timed, to_read) = time_events(job.events.clone(), &documents, job.now);
+        let mut instants = Instants::default();
+        for (entity, time) in to_read {
+            instants.push(entity, time);
+        }
+        let mut stored = StoredInstants::new();
+        for (entity, row) in instants.read(client, job.scope.tenant(), catalogue).await? {
+            stored
+                .entry((entity, row.observed_at))
+                .or_default()
+                .push(row);
+        }
+        Ok((plan_group(timed, documents, stored, job.now), existed))
+    }
+
+    /// The rows of the plan, encoded for their partitions.
+    fn copies(&self, job: &Job, plan: &GroupPlan) -> Result<Vec<(String, EventCopy)>, Abort> {
+        let mut copies: BTreeMap<usize, EventCopy> = BTreeMap::new();
+        let mut at = None;
+        for (entity, row) in &plan.rows {
+            let held = at.filter(|place: &usize| self.partitions[*place].holds(row.observed_at));
+            let place = match held {
+                Some(place) => place,
+                None => self
+                    .partitions
+                    .iter()
+                    .position(|partition| partition.holds(row.observed_at))
+                    .ok_or(Abort::Partition(row.observed_at))?,
+            };
+            at = Some(place);
+            copies.entry(place).or_default().push(
+                job.scope.tenant(),
+                *entity,
+                row,
+                job.entry.batch,
+                job.entry.received_at,
+            );
+        }
+        Ok(copies
+            .into_iter()
+            .map(|(place, copy)| (self.partitions[place].name.clone(), copy))
+            .collect())
+    }
+
+    fn parts(&self, tenant: TenantId, plan: &GroupPlan) -> Vec<(i32, Counts)> {
+        let mut parts: BTreeMap<i32, Counts> = BTreeMap::new();
+        for planned in &plan.outcomes {
+            let counts = parts
+                .entry(self.settings.bucket(tenant, planned.entity))
+                .or_default();
+            counts.values += i64::try_from(planned.values).unwrap_or(i64::MAX);
+            match planned.outcome {
+                EventOutcome::Accepted => counts.accepted += 1,
+                EventOutcome::Duplicate => counts.duplicates += 1,
+                EventOutcome::Merged => counts.merged += 1,
+                EventOutcome::Corrected => counts.corrected += 1,
+                EventOutcome::Refused => counts.refused += 1,
+            }
+        }
+        parts.into_iter().collect()
+    }
+}
+
+fn check_precondition(job: &Job, documents: &Documents) -> Result<(), Abort> {
+    let document = job
+        .events
+        .first()
+        .and_then(|event| documents.get(&event.entity))
+        .map(|stored| &stored.document)
+        .filter(|document| document.exists());
+    if job.must_exist && document.is_none() {
+        return Err(Abort::Error(WriteError::NotFound));
+    }
+    let holds = match job.precondition {
+        None => true,
+        Some(Precondition::Version(version)) => {
+            document.is_some_and(|document| document.version == version)
+        }
+        Some(Precondition::Absent) => document.is_none(),
+    };
+    if holds {
+        Ok(())
+    } else {
+        Err(Abort::Error(WriteError::Precondition))
+    }
+}
+
+fn late_rejection(
+    job: &Job,
+    (index, field, refusal): &(u32, Option<sheaf_model::AttributeId>, sheaf_model::Refusal),
+    catalogue: &Catalogue,
+) -> NewRejection {
+    let (raw, entity_type) = job.raw_of.get(index).cloned().unwrap_or_default();
+    NewRejection {
+        event_index: i32::try_from(*index).unwrap_or(i32::MAX),
+        entity_type: Some(entity_type),
+        field: field
+            .and_then(|id| catalogue.by_id(id))
+            .map(|attribute| attribute.name.clone()),
+        code: refusal.code,
+        reason: refusal.reason.clone(),
+        raw,
+    }
+}
+
+fn columns(plan: &GroupPlan, catalogue: &Catalogue) -> (DocumentColumns, DocumentColumns) {
+    let (mut inserts, mut updates) = (DocumentColumns::default(), DocumentColumns::default());
+    for planned in plan.documents.iter().filter(|planned| planned.written) {
+        let parts = write_document(&planned.stored.document, catalogue);
+        let columns = if planned.existed {
+            &mut updates
+        } else {
+            &mut inserts
+        };
+        columns.push(&planned.stored, parts);
+    }
+    (inserts, updates)
+}
+
+fn sum(parts: &[(i32, Counts)]) -> Counts {
+    parts
+        .iter()
+        .fold(Counts::default(), |sum, (_, part)| Counts {
+            values: sum.values + part.values,
+            accepted: sum.accepted + part.accepted,
+            duplicates: sum.duplicates + part.duplicates,
+            merged: sum.merged + part.merged,
+            corrected: sum.corrected + part.corrected,
+            refused: sum.refused + part.refused,
+        })
+}
+
+/// Only an edit asks for these, and has one entity.
+fn committed_documents(
+    plan: &GroupPlan,
+    existed: &HashMap<EntityId, bool>,
+    catalogue: &Catalogue,
+) -> Vec<CommittedDocument> {
+    let [planned] = plan.documents.as_slice() else {
+        return Vec::new();
+    };
+    let name = |id: &sheaf_model::AttributeId| {
+        catalogue
+            .by_id(*id)
+            .map_or_else(|| id.to_string(), |attribute| attribute.name.clone())
+    };
+    let mut superseded: Vec<String> = planned.superseded.iter().map(name).collect();
+    superseded.sort_unstable();
+    vec![CommittedDocument {
+        created: !existed
+            .get(&planned.stored.entity)
+            .copied()
+            .unwrap_or(false),
+        version: planned.stored.document.version,
+        observed_at: planned.last_at,
+        superseded,
+    }]
+}

@@ -1,0 +1,291 @@
+//! What a group of events does: which rows they become, and what the documents become. Pure; the lane reads and writes.
+//!
+//! It takes two steps, because which stored rows matter depends on the documents: [`time_events`] gives every event its
+//! instant and names the instants to read; [`plan_group`] decides the rest.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sheaf_model::{
+    Appended, AttributeId, Attrs, Cell, Document, EntityId, Event, Op, Refusal, RefusalCode,
+    StoredRow, Tags, Timestamp, append, fold_rows, merge, time_after,
+};
+use sheaf_store::documents::StoredDocument;
+
+/// An event of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupEvent {
+    /// Its place in the request.
+    pub(crate) index: u32,
+    /// Whose it is.
+    pub(crate) entity: EntityId,
+    /// What it says.
+    pub(crate) event: Event,
+}
+
+/// An event with its instant.
+#[derive(Debug)]
+pub(crate) struct TimedEvent {
+    at: Timestamp,
+    inner: GroupEvent,
+}
+
+/// Documents of a group, by entity.
+pub(crate) type Documents = HashMap<EntityId, StoredDocument>;
+/// Rows already there, by entity and instant, in order of seq.
+pub(crate) type StoredInstants = HashMap<(EntityId, Timestamp), Vec<StoredRow>>;
+
+/// Gives every event its instant, and tells which instants of which entities must be compared with what is stored.
+pub(crate) fn time_events(
+    events: Vec<GroupEvent>,
+    documents: &Documents,
+    now: Timestamp,
+) -> (Vec<TimedEvent>, Vec<(EntityId, Timestamp)>) {
+    let mut newest_so_far: HashMap<EntityId, Timestamp> = HashMap::new();
+    let mut to_read = Vec::new();
+    let mut timed = Vec::with_capacity(events.len());
+    for inner in events {
+        let stored = documents
+            .get(&inner.entity)
+            .and_then(|stored| stored.document.newest);
+        let newest = stored.max(newest_so_far.get(&inner.entity).copied());
+        let at = inner
+            .event
+            .observed_at
+            .unwrap_or_else(|| time_after(now, newest));
+        if newest.is_none_or(|newest| at > newest) {
+            newest_so_far.insert(inner.entity, at);
+        }
+        if stored.is_some_and(|stored| at <= stored) {
+            to_read.push((inner.entity, at));
+        }
+        timed.push(TimedEvent { at, inner });
+    }
+    to_read.sort_unstable();
+    to_read.dedup();
+    (timed, to_read)
+}
+
+/// What an event came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EventOutcome {
+    Accepted,
+    Duplicate,
+    Merged,
+    Corrected,
+    Refused,
+}
+
+/// A planned event, for the counts of its bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) entity: EntityId,
+    pub(crate) outcome: EventOutcome,
+    pub(crate) values: usize,
+}
+
+/// An entity's document after the group.
+#[derive(Debug)]
+pub(crate) struct PlannedDocument {
+    pub(crate) stored: StoredDocument,
+    /// Whether there was one before; else it is inserted.
+    pub(crate) existed: bool,
+    /// Whether it has to be written.
+    pub(crate) written: bool,
+    /// Attributes that did not enter.
+    pub(crate) superseded: Vec<AttributeId>,
+    /// The instant of the entity's last event in the group.
+    pub(crate) last_at: Timestamp,
+}
+
+/// Everything that a group does.
+#[derive(Debug, Default)]
+pub(crate) struct GroupPlan {
+    /// Rows to append, sorted by entity, instant and seq.
+    pub(crate) rows: Vec<(EntityId, StoredRow)>,
+    /// Documents, in order of entity.
+    pub(crate) documents: Vec<PlannedDocument>,
+    /// What each event came to.
+    pub(crate) outcomes: Vec<Planned>,
+    /// Events that cannot be stored beside what is there, by their place in the request.
+    pub(crate) refusals: Vec<(u32, Option<AttributeId>, Refusal)>,
+}
+
+/// Decides what a group does. Events of one entity stay in the order of the request, which is their order of commit.
+pub(crate) fn plan_group(
+    mut events: Vec<TimedEvent>,
+    mut documents: Documents,
+    mut stored: StoredInstants,
+    now: Timestamp,
+) -> GroupPlan {
+    events.sort_by_key(|event| event.inner.entity);
+    let mut plan = GroupPlan::default();
+    let mut events = events.into_iter().peekable();
+    while let Some(first) = events.next() {
+        let entity = first.inner.entity;
+        let before = documents.remove(&entity);
+        let mut history =
+            EntityHistory::new(entity, before.as_ref().map(|stored| &stored.document));
+        history.take(first, &mut stored, &mut plan);
+        while let Some(event) = events.next_if(|event| event.inner.entity == entity) {
+            history.take(event, &mut stored, &mut plan);
+        }
+        history.finish(before, now, &mut plan);
+    }
+    plan
+}
+
+/// One entity's rows while its events are appended.
+struct EntityHistory {
+    entity: EntityId,
+    newest: Option<Timestamp>,
+    /// The newest event is a replace or delete, so that the series has to be named again.
+    emptied: bool,
+    instants: BTreeMap<Timestamp, Vec<StoredRow>>,
+    fresh: Vec<StoredRow>,
+    last_at: Timestamp,
+}
+
+impl EntityHistory {
+    fn new(entity: EntityId, document: Option<&Document>) -> EntityHistory {
+        let newest = document.and_then(|document| document.newest);
+        EntityHistory {
+            entity,
+            newest,
+            emptied: document.is_some_and(|document| document.floor == newest && newest.is_some()),
+            instants: BTreeMap::new(),
+            fresh: Vec::new(),
+            last_at: Timestamp::MIN,
+        }
+    }
+
+    fn take(&mut self, timed: TimedEvent, stored: &mut StoredInstants, plan: &mut GroupPlan) {
+        let TimedEvent { at, inner } = timed;
+        let is_newest = self.newest.is_none_or(|newest| at > newest);
+        let names_series = self.newest.is_none() || !is_newest || self.emptied;
+        let there = self.instants.entry(at).or_insert_with(|| {
+            // What is newer than the newest event cannot be stored yet.
+            stored.remove(&(self.entity, at)).unwrap_or_default()
+        });
+        let attrs = match inner.event.tags {
+            Tags::Series(tags) if names_series => inner.event.attrs.with(&tags),
+            Tags::Series(_) | Tags::None => inner.event.attrs,
+            Tags::Beside(others) => match conflicting_tag(there, &inner.event.attrs, &others) {
+                None => inner.event.attrs,
+                Some(tag) => {
+                    let reason = "another series wrote to this entity and instant: a tag beside the id differs";
+                    let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
+                    plan.refuse(self.entity, inner.index, Some(tag), refusal);
+                    return;
+                }
+            },
+        };
+        self.last_at = at;
+        let values = attrs.len();
+        let (outcome, row) = match append(there, at, inner.event.op, attrs) {
+            Appended::New(row) => (EventOutcome::Accepted, row),
+            Appended::Merged(row) => (EventOutcome::Merged, row),
+            Appended::Corrected(row) => (EventOutcome::Corrected, row),
+            Appended::Duplicate => {
+                plan.outcomes.push(Planned {
+                    entity: self.entity,
+                    outcome: EventOutcome::Duplicate,
+                    values,
+                });
+                return;
+            }
+            Appended::Full => {
+                let reason = "the instant holds 16384 corrections, the most that are kept";
+                plan.refuse(
+                    self.entity,
+                    inner.index,
+                    None,
+                    Refusal::new(RefusalCode::QuotaExceeded, reason),
+                );
+                return;
+            }
+        };
+        if is_newest {
+            self.newest = Some(at);
+        }
+        if self.newest == Some(at) {
+            self.emptied = matches!(row.op, Op::Replace | Op::Delete);
+        }
+        plan.outcomes.push(Planned {
+            entity: self.entity,
+            outcome,
+            values,
+        });
+        there.push(row.clone());
+        self.fresh.push(row);
+    }
+
+    fn finish(mut self, before: Option<StoredDocument>, now: Timestamp, plan: &mut GroupPlan) {
+        if self.fresh.is_empty() && before.is_none() {
+            return;
+        }
+        self.fresh.sort_by_key(|row| (row.observed_at, row.seq));
+        let existed = before.is_some();
+        let mut after = before.unwrap_or_else(|| StoredDocument {
+            entity: self.entity,
+            document: Document::default(),
+            updated_at: now,
+        });
+        let change = merge(&mut after.document, &fold_rows(&self.fresh));
+        if change.values_changed {
+            after.updated_at = now;
+        }
+        plan.documents.push(PlannedDocument {
+            stored: after,
+            existed,
+            written: change.written,
+            superseded: change.superseded,
+            last_at: self.last_at,
+        });
+        let entity = self.entity;
+        plan.rows
+            .extend(self.fresh.into_iter().map(|row| (entity, row)));
+    }
+}
+
+impl GroupPlan {
+    fn refuse(
+        &mut self,
+        entity: EntityId,
+        index: u32,
+        field: Option<AttributeId>,
+        refusal: Refusal,
+    ) {
+        self.outcomes.push(Planned {
+            entity,
+            outcome: EventOutcome::Refused,
+            values: 0,
+        });
+        self.refusals.push((index, field, refusal));
+    }
+}
+
+/// A tag beside the id that a stored row of the instant has with another value.
+fn conflicting_tag(
+    there: &[StoredRow],
+    attrs: &Attrs,
+    others: &[AttributeId],
+) -> Option<AttributeId> {
+    if there.is_empty() {
+        return None;
+    }
+    let stored = sheaf_model::fold_instant(there);
+    others
+        .iter()
+        .copied()
+        .find(|tag| match (stored.cells.get(tag), attrs.get(*tag)) {
+            (Some(Cell::Value(one)), Some(Cell::Value(two))) => one != two,
+            // A tag that one line has and the other lacks is a different tag set, too.
+            (None, Some(_)) => true,
+            (Some(_) | None, None)
+            | (Some(Cell::Removed), Some(_))
+            | (Some(_), Some(Cell::Removed)) => false,
+        })
+}
+
+#[cfg(test)]
+mod tests;

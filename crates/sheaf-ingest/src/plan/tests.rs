@@ -1,0 +1,174 @@
+//! The plan against the fold: whatever the grouping, documents are the fold of the rows.
+
+use proptest::prelude::*;
+use sheaf_model::{Cell, Value};
+
+use super::*;
+
+fn time(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros).expect("a small time")
+}
+
+fn attrs(cells: &[(i64, i64)]) -> Attrs {
+    let distinct: BTreeMap<i64, i64> = cells.iter().copied().collect();
+    Attrs::from_distinct(
+        distinct
+            .into_iter()
+            .map(|(id, value)| (AttributeId(id), Cell::Value(Value::Int(value))))
+            .collect(),
+    )
+}
+
+fn event(entity: i64, at: Option<i64>, op: Op, cells: &[(i64, i64)]) -> GroupEvent {
+    let event = Event {
+        observed_at: at.map(time),
+        op,
+        attrs: attrs(cells),
+        tags: Tags::None,
+    };
+    GroupEvent {
+        index: 0,
+        entity: EntityId(entity),
+        event,
+    }
+}
+
+/// A database of rows and documents that plans are applied to.
+#[derive(Default)]
+struct Database {
+    rows: BTreeMap<(EntityId, Timestamp, i16), StoredRow>,
+    documents: Documents,
+}
+
+impl Database {
+    fn commit(&mut self, events: Vec<GroupEvent>, now: i64) -> GroupPlan {
+        let (timed, to_read) = time_events(events, &self.documents, time(now));
+        let stored: StoredInstants = to_read
+            .into_iter()
+            .map(|(entity, at)| {
+                let rows = self.rows.range((entity, at, 0)..=(entity, at, i16::MAX));
+                ((entity, at), rows.map(|(_, row)| row.clone()).collect())
+            })
+            .collect();
+        let plan = plan_group(timed, self.documents.clone(), stored, time(now));
+        for (entity, row) in &plan.rows {
+            let taken = self
+                .rows
+                .insert((*entity, row.observed_at, row.seq), row.clone());
+            assert_eq!(taken, None, "a key was given twice");
+        }
+        for planned in &plan.documents {
+            self.documents
+                .insert(planned.stored.entity, planned.stored.clone());
+        }
+        plan
+    }
+
+    fn assert_documents_are_folds(&self) {
+        for (entity, stored) in &self.documents {
+            let rows = self
+                .rows
+                .iter()
+                .filter(|((of, _, _), _)| of == entity)
+                .map(|(_, row)| row);
+            let mut folded = fold_rows(rows);
+            folded.version = stored.document.version;
+            assert_eq!(stored.document, folded);
+        }
+    }
+}
+
+fn any_event() -> impl Strategy<Value = GroupEvent> {
+    let op = prop_oneof![5 => Just(Op::Patch), 1 => Just(Op::Replace), 1 => Just(Op::Delete)];
+    let at = prop::option::weighted(0.9, 0i64..5);
+    let cells = prop::collection::vec((0i64..4, 0i64..3), 0..4);
+    (0i64..3, at, op, cells).prop_map(|(entity, at, op, cells)| {
+        let cells = if op == Op::Delete { Vec::new() } else { cells };
+        event(entity, at, op, &cells)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn documents_are_the_fold_of_the_rows_whatever_the_grouping(
+        groups in prop::collection::vec(prop::collection::vec(any_event(), 1..6), 1..6)
+    ) {
+        let mut database = Database::default();
+        for (place, group) in groups.into_iter().enumerate() {
+            let events = group.len();
+            let plan = database.commit(group, 2 + i64::try_from(place).expect("few"));
+            prop_assert_eq!(plan.outcomes.len(), events);
+            prop_assert!(plan.rows.is_sorted_by_key(|(entity, row)| (*entity, row.observed_at, row.seq)));
+            database.assert_documents_are_folds();
+        }
+    }
+}
+
+#[test]
+fn events_without_a_time_come_one_microsecond_apart_after_the_newest() {
+    let mut database = Database::default();
+    database.commit(vec![event(1, Some(50), Op::Patch, &[(1, 1)])], 10);
+    let plan = database.commit(
+        vec![
+            event(1, None, Op::Patch, &[(1, 2)]),
+            event(1, None, Op::Patch, &[(1, 2)]),
+        ],
+        10,
+    );
+    let times: Vec<i64> = plan
+        .rows
+        .iter()
+        .map(|(_, row)| row.observed_at.as_micros())
+        .collect();
+    assert_eq!(times, [51, 52]);
+    assert!(
+        plan.outcomes
+            .iter()
+            .all(|planned| planned.outcome == EventOutcome::Accepted)
+    );
+}
+
+fn tagged(at: i64, tags: Tags, cells: &[(i64, i64)]) -> GroupEvent {
+    let mut tagged = event(1, Some(at), Op::Patch, cells);
+    tagged.event.tags = tags;
+    tagged
+}
+
+#[test]
+fn a_series_is_named_once_and_again_after_a_delete_and_with_late_events() {
+    let mut database = Database::default();
+    let series = || Tags::Series(attrs(&[(9, 9)]));
+    let names = |plan: &GroupPlan| plan.rows[0].1.attrs.get(AttributeId(9)).is_some();
+    assert!(
+        names(&database.commit(vec![tagged(10, series(), &[(1, 1)])], 0)),
+        "the first event"
+    );
+    assert!(
+        !names(&database.commit(vec![tagged(11, series(), &[(1, 2)])], 0)),
+        "a later event"
+    );
+    assert!(
+        names(&database.commit(vec![tagged(5, series(), &[(1, 0)])], 0)),
+        "a late event"
+    );
+    database.commit(vec![event(1, Some(12), Op::Delete, &[])], 0);
+    assert!(
+        names(&database.commit(vec![tagged(13, series(), &[(1, 3)])], 0)),
+        "the first after a delete"
+    );
+    database.assert_documents_are_folds();
+}
+
+#[test]
+fn two_series_in_one_entity_and_instant_are_a_conflict_and_no_correction() {
+    let mut database = Database::default();
+    let beside = || Tags::Beside(vec![AttributeId(9)]);
+    database.commit(vec![tagged(10, beside(), &[(1, 1), (9, 1)])], 0);
+    let plan = database.commit(vec![tagged(10, beside(), &[(1, 1), (9, 2)])], 0);
+    assert_eq!(plan.refusals[0].2.code, RefusalCode::SeriesConflict);
+    assert!(plan.rows.is_empty());
+    let plan = database.commit(vec![tagged(10, beside(), &[(1, 5), (9, 1)])], 0);
+    assert_eq!(plan.outcomes[0].outcome, EventOutcome::Corrected);
+}

@@ -1,0 +1,648 @@
+//! The way in for everything that writes: decode, type, name, commit, answer.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+use sheaf_model::{
+    BatchId, EntityId, Event, Limits, Name, Op, Refusal, RefusalCode, Tags, TenantId,
+};
+use sheaf_pg::{PgError, Pool};
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::{Catalogue, Catalogues, NewAttribute, create_attributes};
+use sheaf_store::ledger::{Counts, LedgerEntry, LedgerRecord, Outcome, fetch_request};
+use sheaf_store::rejections::{ListedRejection, NewRejection, fetch_batch_rejections};
+use sheaf_store::settings::{Settings, read_position};
+
+use crate::decode::{self, BodyFault, Decoded, IdRules, quote_line};
+use crate::lane::{self, Committed, Job, LaneHandle, LaneOutcome};
+use crate::names::EntityNames;
+use crate::plan::GroupEvent;
+use crate::request::{
+    BodyFormat, EditAnswer, EditFault, EditRequest, IngestAnswer, IngestRequest, OnError,
+    Precondition, WriteError,
+};
+use crate::schema::Schemas;
+use crate::typing::{Rules, Typed, time_refusal, type_body, type_cells};
+
+/// How many refusals an answer lists; the others are found by their batch.
+const LISTED_MAX: usize = 100;
+/// Bodies larger than this are decoded off the threads that serve connections.
+const DECODED_INLINE_BYTES_MAX: usize = 64 * 1024;
+/// How often a body is typed anew because other servers keep changing its catalogue.
+const TYPING_RUNS_MAX: usize = 8;
+
+/// The write path of one server. Clones share it.
+#[derive(Clone)]
+pub struct Writer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    app: Pool,
+    settings: Arc<Settings>,
+    catalogues: Arc<Catalogues>,
+    schemas: Schemas,
+    names: EntityNames,
+    limits: Limits,
+    lane: LaneHandle,
+    running: Mutex<HashSet<(TenantId, String)>>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl Writer {
+    /// Starts the lane. The task ends when the last clone is dropped; whoever stops the server joins it.
+    pub fn start(
+        app: Pool,
+        writer: Pool,
+        settings: Arc<Settings>,
+        catalogues: Arc<Catalogues>,
+        limits: Limits,
+    ) -> (Writer, tokio::task::JoinHandle<()>) {
+        let (lane, task) = lane::start(writer, Arc::clone(&settings), Arc::clone(&catalogues));
+        let names = EntityNames::new(app.clone());
+        let inner = Inner {
+            app,
+            settings,
+            catalogues,
+            schemas: Schemas::default(),
+            names,
+            limits,
+            lane,
+            running: Mutex::default(),
+        };
+        (
+            Writer {
+                inner: Arc::new(inner),
+            },
+            task,
+        )
+    }
+
+    /// Stores the events of a body.
+    pub async fn ingest(
+        &self,
+        scope: &TenantScope,
+        request: IngestRequest,
+    ) -> Result<IngestAnswer, WriteError> {
+        let inner = &self.inner;
+        let batch = BatchId::new();
+        let Some(key) = &request.idempotency_key else {
+            return inner
+                .ingest_once(scope, &request, batch, batch.to_string(), Vec::new())
+                .await;
+        };
+        let request_key = format!("k:{key}");
+        let request_hash = hash_of(&request);
+        let _running = inner.enter(scope, &request_key)?;
+        if let Some(record) = fetch_request(&inner.app, scope, &request_key).await? {
+            return inner.replay(scope, &record, &request_hash).await;
+        }
+        inner
+            .ingest_once(scope, &request, batch, request_key, request_hash)
+            .await
+    }
+
+    /// Changes one entity.
+    pub async fn edit(
+        &self,
+        scope: &TenantScope,
+        request: EditRequest,
+    ) -> Result<EditAnswer, WriteError> {
+        self.inner.edit(scope, request).await
+    }
+}
+
+/// A request that is running, until dropped.
+struct Running<'a> {
+    of: &'a Mutex<HashSet<(TenantId, String)>>,
+    key: (TenantId, String),
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.of
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
+    }
+}
+
+impl Inner {
+    fn enter(&self, scope: &TenantScope, request_key: &str) -> Result<Running<'_>, WriteError> {
+        let key = (scope.tenant(), request_key.to_owned());
+        let entered = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone());
+        if entered {
+            Ok(Running {
+                of: &self.running,
+                key,
+            })
+        } else {
+            Err(WriteError::InProgress)
+        }
+    }
+
+    async fn ingest_once(
+        &self,
+        scope: &TenantScope,
+        request: &IngestRequest,
+        batch: BatchId,
+        request_key: String,
+        request_hash: Vec<u8>,
+    ) -> Result<IngestAnswer, WriteError> {
+        let (typed, count, catalogue) = self.type_request(scope, request).await?;
+        count_refusals(&typed);
+        let events = i32::try_from(count).unwrap_or(i32::MAX);
+        let outcome = if request.on_error == OnError::Reject && !typed.refusals.is_empty() {
+            Outcome::BatchRefused
+        } else if typed.events.is_empty() && typed.refused_events > 0 {
+            Outcome::AllRefused
+        } else {
+            Outcome::Stored
+        };
+        let stored = outcome == Outcome::Stored;
+        let mut entry = LedgerEntry {
+            tenant: scope.tenant(),
+            request_key,
+            batch,
+            request_hash: request_hash.clone(),
+            outcome,
+            ack: request.ack.as_str(),
+            events,
+            refused: if stored {
+                i32::try_from(typed.refused_events).unwrap_or(i32::MAX)
+            } else {
+                events
+            },
+            received_at: request.received_at,
+            durable_at: request.received_at,
+        };
+        let mut job = self
+            .job(scope, request, catalogue, entry.clone(), typed, stored)
+            .await?;
+        loop {
+            let rejections = job.rejections.clone();
+            match self.lane.commit(job).await? {
+                LaneOutcome::Committed(committed) => {
+                    return Ok(answer(&entry, *committed, &request.format));
+                }
+                LaneOutcome::AlreadyThere => {
+                    let record = fetch_request(&self.app, scope, &entry.request_key).await?;
+                    let record = record.ok_or_else(|| {
+                        PgError::unreadable("finding a claimed request", "no row")
+                    })?;
+                    return self.replay(scope, &record, &request_hash).await;
+                }
+                LaneOutcome::RefusedByPlan(refused) => {
+                    debug_assert!(
+                        rejections.is_empty(),
+                        "a request that wants all or nothing came with refusals"
+                    );
+                    entry.outcome = Outcome::BatchRefused;
+                    entry.refused = events;
+                    let catalogue = self.catalogues.current(scope).await?;
+                    job = Job {
+                        scope: scope.clone(),
+                        catalogue,
+                        entry: entry.clone(),
+                        events: Vec::new(),
+                        rejections: refused,
+                        raw_of: HashMap::new(),
+                        precondition: None,
+                        must_exist: false,
+                        all_or_nothing: false,
+                        now: request.received_at,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Decodes and types a body, creating the attributes that it needs, unless it is refused as a whole.
+    async fn type_request(
+        &self,
+        scope: &TenantScope,
+        request: &IngestRequest,
+    ) -> Result<(Typed, u32, Arc<Catalogue>), WriteError> {
+        let mut catalogue = self.catalogues.current(scope).await?;
+        for _ in 0..TYPING_RUNS_MAX {
+            let (typed, count) = self.type_once(request, &catalogue)?;
+            let refused_whole = request.on_error == OnError::Reject && !typed.refusals.is_empty();
+            if typed.missing.is_empty() || refused_whole {
+                metrics::counter!("sheaf_ingest_times_cut_total").increment(typed.times_cut);
+                return Ok((typed, count, catalogue));
+            }
+            catalogue = self
+                .create(scope, &typed.missing, request.received_at)
+                .await?;
+        }
+        Err(WriteError::Overloaded)
+    }
+
+    fn type_once(
+        &self,
+        request: &IngestRequest,
+        catalogue: &Catalogue,
+    ) -> Result<(Typed, u32), WriteError> {
+        let work = || {
+            let decoded = decode_body(request, catalogue, &self.limits)?;
+            let count = decoded.count;
+            let rules = self.rules(catalogue, request.received_at);
+            Ok((type_body(decoded, &request.body, &rules), count))
+        };
+        if request.body.len() > DECODED_INLINE_BYTES_MAX
+            && tokio::runtime::Handle::current().runtime_flavor()
+                == tokio::runtime::RuntimeFlavor::MultiThread
+        {
+            tokio::task::block_in_place(work)
+        } else {
+            work()
+        }
+    }
+
+    fn rules<'a>(&'a self, catalogue: &'a Catalogue, now: sheaf_model::Timestamp) -> Rules<'a> {
+        Rules {
+            catalogue,
+            schemas: &self.schemas,
+            limits: &self.limits,
+            now,
+        }
+    }
+
+    async fn create(
+        &self,
+        scope: &TenantScope,
+        missing: &[NewAttribute],
+        now: sheaf_model::Timestamp,
+    ) -> Result<Arc<Catalogue>, WriteError> {
+        create_attributes(&self.app, scope, missing, now).await?;
+        Ok(self.catalogues.refresh(scope).await?)
+    }
+
+    async fn job(
+        &self,
+        scope: &TenantScope,
+        request: &IngestRequest,
+        catalogue: Arc<Catalogue>,
+        entry: LedgerEntry,
+        typed: Typed,
+        stored: bool,
+    ) -> Result<Job, WriteError> {
+        let typed_events = if stored { typed.events } else { Vec::new() };
+        let names: Vec<(&str, &str)> = typed_events
+            .iter()
+            .map(|event| (event.entity_type.as_str(), event.external_id.as_str()))
+            .collect();
+        let entities = self
+            .names
+            .require(scope, &names, request.received_at)
+            .await?;
+        let raw_of = typed_events
+            .iter()
+            .map(|event| (event.index, (event.raw.clone(), event.entity_type.clone())))
+            .collect();
+        let events = typed_events
+            .into_iter()
+            .zip(entities)
+            .map(|(typed, entity)| GroupEvent {
+                index: typed.index,
+                entity,
+                event: typed.event,
+            })
+            .collect();
+        Ok(Job {
+            scope: scope.clone(),
+            catalogue,
+            entry,
+            events,
+            rejections: typed.refusals,
+            raw_of,
+            precondition: None,
+            must_exist: false,
+            all_or_nothing: request.on_error == OnError::Reject && stored,
+            now: request.received_at,
+        })
+    }
+
+    /// The first answer once more, from the ledger; only the position is read anew.
+    async fn replay(
+        &self,
+        scope: &TenantScope,
+        record: &LedgerRecord,
+        request_hash: &[u8],
+    ) -> Result<IngestAnswer, WriteError> {
+        if record.request_hash != request_hash {
+            return Err(WriteError::KeyReused);
+        }
+        let listed_max = i64::try_from(LISTED_MAX).expect("a small number");
+        let kept = fetch_batch_rejections(&self.app, scope, record.batch, listed_max).await?;
+        let rows = scope
+            .run_one(&self.app, sheaf_pg::Access::Write, read_position())
+            .await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| PgError::unreadable("reading the position of a replay", "no row"))?;
+        let (position, _) = self.settings.position(row)?;
+        Ok(IngestAnswer {
+            batch: record.batch,
+            ack: record.ack.clone(),
+            outcome: record.outcome,
+            events: record.events,
+            counts: record.counts,
+            rejected: kept.first,
+            first_bad_line: kept.first_raw.map(|raw| quote_line(&raw)),
+            bad_events: kept.bad_events,
+            position,
+            replayed: true,
+        })
+    }
+
+    async fn edit(
+        &self,
+        scope: &TenantScope,
+        request: EditRequest,
+    ) -> Result<EditAnswer, WriteError> {
+        let (entity_type, external_id) = edit_names(&request)?;
+        let (event, catalogue) = self.edit_event(scope, &request).await?;
+        let name = (entity_type.as_str(), external_id.as_str());
+        let entity: EntityId = if request.op == Op::Delete {
+            self.names
+                .fetch(scope, name)
+                .await?
+                .ok_or(WriteError::NotFound)?
+        } else if let Some(Precondition::Version(_)) = request.precondition {
+            // What must have a version must be there; asking does not create it.
+            self.names
+                .fetch(scope, name)
+                .await?
+                .ok_or(WriteError::Precondition)?
+        } else {
+            self.names
+                .require(scope, &[name], request.received_at)
+                .await?[0]
+        };
+        let batch = BatchId::new();
+        let entry = LedgerEntry {
+            tenant: scope.tenant(),
+            request_key: batch.to_string(),
+            batch,
+            request_hash: Vec::new(),
+            outcome: Outcome::Stored,
+            ack: request.ack.as_str(),
+            events: 1,
+            refused: 0,
+            received_at: request.received_at,
+            durable_at: request.received_at,
+        };
+        let job = Job {
+            scope: scope.clone(),
+            catalogue,
+            entry,
+            events: vec![GroupEvent {
+                index: 0,
+                entity,
+                event,
+            }],
+            rejections: Vec::new(),
+            raw_of: HashMap::new(),
+            precondition: request.precondition,
+            must_exist: request.op == Op::Delete,
+            all_or_nothing: true,
+            now: request.received_at,
+        };
+        match self.lane.commit(job).await? {
+            LaneOutcome::Committed(committed) => {
+                count_events(&committed.counts);
+                let position = committed.position;
+                let mut documents = committed.documents;
+                let document = documents
+                    .pop()
+                    .ok_or_else(|| PgError::unreadable("answering an edit", "its document"))?;
+                Ok(EditAnswer {
+                    created: document.created,
+                    entity_type: entity_type.into_string(),
+                    external_id,
+                    version: document.version,
+                    observed_at: document.observed_at,
+                    superseded: document.superseded,
+                    position,
+                })
+            }
+            LaneOutcome::AlreadyThere => {
+                Err(PgError::unreadable("claiming an edit", "a new batch id").into())
+            }
+            LaneOutcome::RefusedByPlan(refused) => Err(WriteError::Edit(
+                refused
+                    .into_iter()
+                    .map(|rejection| EditFault {
+                        parameter: "observed_at".to_owned(),
+                        code: rejection.code,
+                        reason: rejection.reason,
+                    })
+                    .collect(),
+            )),
+        }
+    }
+
+    /// The typed event of an edit. One bad value refuses all of it.
+    async fn edit_event(
+        &self,
+        scope: &TenantScope,
+        request: &EditRequest,
+    ) -> Result<(Event, Arc<Catalogue>), WriteError> {
+        let mut catalogue = self.catalogues.current(scope).await?;
+        for _ in 0..TYPING_RUNS_MAX {
+            let edit = match request.op {
+                Op::Delete => decode::Edit {
+                    observed_at: request.observed_at,
+                    time_cut: false,
+                    cells: Vec::new(),
+                    refusals: Vec::new(),
+                },
+                Op::Patch | Op::Replace | Op::Correct => decode::edit(&request.body, &self.limits)?,
+            };
+            let mut faults: Vec<EditFault> = edit
+                .refusals
+                .into_iter()
+                .map(|(field, refusal)| edit_fault(field.as_deref().unwrap_or_default(), refusal))
+                .collect();
+            let too_early_or_late = edit
+                .observed_at
+                .and_then(|time| time_refusal(time, &catalogue, request.received_at));
+            faults.extend(too_early_or_late.map(|refusal| EditFault {
+                parameter: "observed_at".to_owned(),
+                code: refusal.code,
+                reason: refusal.reason,
+            }));
+            let (attrs, missing, refused) =
+                type_cells(edit.cells, &self.rules(&catalogue, request.received_at));
+            faults.extend(
+                refused
+                    .into_iter()
+                    .map(|(name, refusal)| edit_fault(&name, refusal)),
+            );
+            if !faults.is_empty() {
+                return Err(WriteError::Edit(faults));
+            }
+            if missing.is_empty() {
+                let event = Event {
+                    observed_at: edit.observed_at,
+                    op: request.op,
+                    attrs,
+                    tags: Tags::None,
+                };
+                return Ok((event, catalogue));
+            }
+            catalogue = self.create(scope, &missing, request.received_at).await?;
+        }
+        Err(WriteError::Overloaded)
+    }
+}
+
+fn edit_fault(name: &str, refusal: Refusal) -> EditFault {
+    let parameter = if name.is_empty() {
+        "attributes".to_owned()
+    } else {
+        format!("attributes.{name}")
+    };
+    EditFault {
+        parameter,
+        code: refusal.code,
+        reason: refusal.reason,
+    }
+}
+
+fn edit_names(request: &EditRequest) -> Result<(Name, String), WriteError> {
+    let fault = |parameter: &str, reason: String| {
+        WriteError::Edit(vec![EditFault {
+            parameter: parameter.to_owned(),
+            code: RefusalCode::InvalidName,
+            reason,
+        }])
+    };
+    let entity_type =
+        Name::parse(&request.entity_type).map_err(|error| fault("type", error.to_string()))?;
+    let external_id = decode::external_id(request.external_id.as_str().into())
+        .map_err(|refusal| fault("id", refusal.reason))?;
+    Ok((entity_type, external_id))
+}
+
+fn decode_body<'a>(
+    request: &'a IngestRequest,
+    catalogue: &Catalogue,
+    limits: &Limits,
+) -> Result<Decoded<'a>, BodyFault> {
+    match &request.format {
+        BodyFormat::JsonArray => decode::json_array(&request.body, limits),
+        BodyFormat::Ndjson => decode::ndjson(&request.body, limits),
+        BodyFormat::LineProtocol { precision, id_tags } => {
+            let rules = IdRules {
+                all: id_tags.clone(),
+                by_measurement: tenant_rules(&catalogue.tenant.policy.line_protocol),
+            };
+            decode::line_protocol(&request.body, *precision, &rules, limits)
+        }
+    }
+}
+
+/// The tenant's rules `{"cpu":{"id_tags":["host"]}}`; checked when they were stored.
+fn tenant_rules(stored: &str) -> HashMap<String, Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Rule {
+        id_tags: Vec<String>,
+    }
+    let rules: HashMap<String, Rule> = serde_json::from_str(stored).unwrap_or_else(|error| {
+        tracing::error!(%error, "a tenant's line protocol rules cannot be read; whole tag sets are ids");
+        HashMap::new()
+    });
+    rules
+        .into_iter()
+        .map(|(measurement, rule)| (measurement, rule.id_tags))
+        .collect()
+}
+
+/// What a retry must repeat: how the body is read, and the body.
+fn hash_of(request: &IngestRequest) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    hash.update(format!(
+        "{:?}|{:?}|{:?}|",
+        request.format, request.ack, request.on_error
+    ));
+    hash.update(&request.body);
+    hash.finalize().to_vec()
+}
+
+fn answer(entry: &LedgerEntry, committed: Committed, format: &BodyFormat) -> IngestAnswer {
+    let mut counts = committed.counts;
+    count_events(&counts);
+    metrics::counter!("sheaf_ingest_events_total", "result" => "refused")
+        .increment(entry.refused.unsigned_abs().into());
+    counts.refused += i64::from(entry.refused);
+    let first_bad_line = match format {
+        BodyFormat::LineProtocol { .. } => committed
+            .rejections
+            .first()
+            .map(|rejection: &NewRejection| quote_line(&rejection.raw)),
+        BodyFormat::JsonArray | BodyFormat::Ndjson => None,
+    };
+    let bad: HashSet<i32> = committed
+        .rejections
+        .iter()
+        .map(|rejection| rejection.event_index)
+        .collect();
+    IngestAnswer {
+        batch: entry.batch,
+        ack: entry.ack.to_owned(),
+        outcome: entry.outcome,
+        events: entry.events.into(),
+        counts,
+        bad_events: i64::try_from(bad.len()).unwrap_or(i64::MAX),
+        rejected: committed
+            .rejections
+            .into_iter()
+            .take(LISTED_MAX)
+            .map(listed)
+            .collect(),
+        first_bad_line,
+        position: committed.position,
+        replayed: false,
+    }
+}
+
+fn listed(rejection: NewRejection) -> ListedRejection {
+    ListedRejection {
+        event_index: rejection.event_index,
+        field: rejection.field,
+        code: rejection.code.as_str().to_owned(),
+        reason: rejection.reason,
+    }
+}
+
+fn count_events(counts: &Counts) {
+    for (result, count) in [
+        ("accepted", counts.accepted),
+        ("duplicate", counts.duplicates),
+        ("merged", counts.merged),
+        ("corrected", counts.corrected),
+        ("refused", counts.refused),
+    ] {
+        metrics::counter!("sheaf_ingest_events_total", "result" => result)
+            .increment(count.unsigned_abs());
+    }
+    metrics::counter!("sheaf_ingest_values_total").increment(counts.values.unsigned_abs());
+}
+
+fn count_refusals(typed: &Typed) {
+    for refusal in &typed.refusals {
+        metrics::counter!("sheaf_rejections_total", "code" => refusal.code.as_str()).increment(1);
+    }
+}
