@@ -183,6 +183,18 @@ pub async fn list_moving(upkeep: &Pool) -> Result<Vec<MovingAttribute>, PgError>
     Ok(moving.collect())
 }
 
+/// Waits until every writer that is at work has ended, by taking each bucket's lock once, in order. As `sheaf_upkeep`.
+pub async fn await_writers(upkeep: &Pool, bucket_count: i32) -> Result<(), PgError> {
+    let buckets: Vec<i32> = (0..bucket_count).collect();
+    let sql = include_str!("../sql/ledger/lock_buckets.sql");
+    let statement = Statement::new(
+        "waiting for writers to end",
+        sql,
+        vec![(&buckets, Type::INT4_ARRAY)],
+    );
+    upkeep_run(upkeep, vec![statement]).await.map(drop)
+}
+
 /// One step of a move, of at most so many documents. True once every document has moved and the attribute has settled.
 pub async fn step_move(
     upkeep: &Pool,

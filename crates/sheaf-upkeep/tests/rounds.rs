@@ -1,0 +1,112 @@
+//! Upkeep against a real PostgreSQL: what a round promises is so afterwards, and a second round finds nothing to do.
+
+use anyhow::{Context, Result};
+use sheaf_model::{AttributeType, Name, Timestamp};
+use sheaf_pg::{Pool, Tls};
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::{
+    Catalogues, Description, NewAttribute, Pin, Temperature, declare_attribute, describe_attribute,
+};
+use sheaf_store::partitions::list_partitions;
+use sheaf_store::settings::Settings;
+use sheaf_store::tenants::{TenantPolicy, create_tenant};
+use sheaf_testkit::TestDatabase;
+
+#[tokio::test]
+async fn partitions_reach_far_ahead_and_are_made_once() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let upkeep = Pool::new(&database.config("sheaf_upkeep"), 1, &Tls::none());
+    let now = Timestamp::now();
+    let made = sheaf_upkeep::create_ahead(&upkeep, now).await?;
+    assert!(made >= 2, "only {made} partitions were made");
+    assert_eq!(sheaf_upkeep::create_ahead(&upkeep, now).await?, 0);
+    let partitions = list_partitions(&upkeep).await?;
+    for day in 0..=sheaf_upkeep::AHEAD_DAYS {
+        let time = now.saturating_add_micros(day * 86_400_000_000);
+        assert!(
+            partitions.iter().any(|partition| partition.holds(time)),
+            "{time} has no partition"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let pool = |role: &str| Pool::new(&database.config(role), 2, &Tls::none());
+    let (app, upkeep) = (pool("sheaf_app"), pool("sheaf_upkeep"));
+    let settings = Settings::read(&app).await?;
+    let now = Timestamp::now();
+    let tenant = create_tenant(&app, &Name::parse("acme")?, &TenantPolicy::default(), now).await?;
+    let scope = TenantScope::authenticated(tenant.context("a new name")?);
+    let speed = NewAttribute {
+        name: "speed".into(),
+        kind: AttributeType::Float,
+        temperature: Temperature::Cold,
+    };
+    declare_attribute(&app, &scope, &speed, &Description::default(), now).await?;
+    let catalogues = Catalogues::new(app.clone());
+    let attribute = catalogues
+        .refresh(&scope)
+        .await?
+        .by_name("speed")
+        .context("it was declared")?
+        .id;
+    let client = database.superuser().await?;
+    client
+        .batch_execute(&format!(
+            "INSERT INTO sheaf.entities (tenant_id, entity_type, external_id, created_at)
+             SELECT {t}, 'plane', 'N' || n, now() FROM generate_series(1, 1200) n;
+             INSERT INTO sheaf.entity_jsonb (tenant_id, entity_id, version, newest, deleted, updated_at, hot_attrs,
+                 cold_attrs, present, times)
+             SELECT tenant_id, entity_id, 7, now(), false, now(), '{{}}', '{{\"{attribute}\": 1.5}}',
+                 ARRAY[{attribute}::bigint], '{{}}' FROM sheaf.entities",
+            t = scope.tenant()
+        ))
+        .await?;
+    for (pin, moving, settled, part) in [
+        (
+            Pin::Hot,
+            Temperature::Warming,
+            Temperature::Hot,
+            "hot_attrs",
+        ),
+        (
+            Pin::Cold,
+            Temperature::Cooling,
+            Temperature::Cold,
+            "cold_attrs",
+        ),
+    ] {
+        let description = Description {
+            pin: Some(pin),
+            ..Description::default()
+        };
+        describe_attribute(&app, &scope, attribute, &description, moving).await?;
+        assert_eq!(
+            sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
+            1
+        );
+        let held = format!(
+            "SELECT count(*) FILTER (WHERE {part} = '{{\"{attribute}\": 1.5}}' AND version = 7) FROM sheaf.entity_jsonb"
+        );
+        assert_eq!(
+            client.query_one(&held, &[]).await?.get::<_, i64>(0),
+            1200,
+            "values in {part}"
+        );
+        let now_is = catalogues
+            .refresh(&scope)
+            .await?
+            .by_id(attribute)
+            .context("it is there")?
+            .temperature;
+        assert_eq!(now_is, settled);
+    }
+    assert_eq!(
+        sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
+        0
+    );
+    Ok(())
+}
