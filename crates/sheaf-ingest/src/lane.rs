@@ -89,14 +89,25 @@ impl LaneHandle {
     /// Queues a request and waits for its end. A full queue is told at once.
     pub(crate) async fn commit(&self, job: Job) -> Result<LaneOutcome, WriteError> {
         let (reply, answer) = oneshot::channel();
+        let events = count_of(&job);
         self.queue
             .try_send((Box::new(job), reply))
             .map_err(|fault| match fault {
                 mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
             })?;
+        queued_events().increment(events);
         answer.await.map_err(|_| WriteError::Stopped)?
     }
+}
+
+/// Events of requests that wait for the lane.
+fn queued_events() -> metrics::Gauge {
+    metrics::gauge!("sheaf_ingest_queue_events")
+}
+
+fn count_of(job: &Job) -> f64 {
+    f64::from(u32::try_from(job.events.len()).unwrap_or(u32::MAX))
 }
 
 /// What a lane works with.
@@ -122,8 +133,7 @@ pub(crate) fn start(
     };
     let task = tokio::spawn(async move {
         while let Some((job, reply)) = jobs.recv().await {
-            metrics::gauge!("sheaf_ingest_queue_requests")
-                .set(f64::from(u32::try_from(jobs.len()).unwrap_or(u32::MAX)));
+            queued_events().decrement(count_of(&job));
             let outcome = lane.commit(&job).await;
             // A client that has gone away does not undo the commit.
             let _ = reply.send(outcome);
@@ -328,7 +338,7 @@ impl Lane {
             .iter()
             .map(|(entity, stored)| (*entity, stored.document.exists()))
             .collect();
-        let (timed, to_read) = time_events(job.events.clone(), &documents, job.now);
+        let (timed, to_read) = time_events(&job.events, &documents, job.now);
         let mut instants = Instants::default();
         for (entity, time) in to_read {
             instants.push(entity, time);

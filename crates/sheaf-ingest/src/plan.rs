@@ -24,9 +24,9 @@ pub(crate) struct GroupEvent {
 
 /// An event with its instant.
 #[derive(Debug)]
-pub(crate) struct TimedEvent {
+pub(crate) struct TimedEvent<'a> {
     at: Timestamp,
-    inner: GroupEvent,
+    inner: &'a GroupEvent,
 }
 
 /// Documents of a group, by entity.
@@ -35,11 +35,11 @@ pub(crate) type Documents = HashMap<EntityId, StoredDocument>;
 pub(crate) type StoredInstants = HashMap<(EntityId, Timestamp), Vec<StoredRow>>;
 
 /// Gives every event its instant, and tells which instants of which entities must be compared with what is stored.
-pub(crate) fn time_events(
-    events: Vec<GroupEvent>,
+pub(crate) fn time_events<'a>(
+    events: &'a [GroupEvent],
     documents: &Documents,
     now: Timestamp,
-) -> (Vec<TimedEvent>, Vec<(EntityId, Timestamp)>) {
+) -> (Vec<TimedEvent<'a>>, Vec<(EntityId, Timestamp)>) {
     let mut newest_so_far: HashMap<EntityId, Timestamp> = HashMap::new();
     let mut to_read = Vec::new();
     let mut timed = Vec::with_capacity(events.len());
@@ -112,7 +112,7 @@ pub(crate) struct GroupPlan {
 
 /// Decides what a group does. Events of one entity stay in the order of the request, which is their order of commit.
 pub(crate) fn plan_group(
-    mut events: Vec<TimedEvent>,
+    mut events: Vec<TimedEvent<'_>>,
     mut documents: Documents,
     mut stored: StoredInstants,
     now: Timestamp,
@@ -134,14 +134,20 @@ pub(crate) fn plan_group(
     plan
 }
 
+/// The rows of one instant, in order of seq: those that were there, then those of the group.
+#[derive(Default)]
+struct InstantRows {
+    rows: Vec<StoredRow>,
+    stored: usize,
+}
+
 /// One entity's rows while its events are appended.
 struct EntityHistory {
     entity: EntityId,
     newest: Option<Timestamp>,
     /// The newest event is a replace or delete, so that the series has to be named again.
     emptied: bool,
-    instants: BTreeMap<Timestamp, Vec<StoredRow>>,
-    fresh: Vec<StoredRow>,
+    instants: BTreeMap<Timestamp, InstantRows>,
     last_at: Timestamp,
 }
 
@@ -153,7 +159,6 @@ impl EntityHistory {
             newest,
             emptied: document.is_some_and(|document| document.floor == newest && newest.is_some()),
             instants: BTreeMap::new(),
-            fresh: Vec::new(),
             last_at: Timestamp::MIN,
         }
     }
@@ -164,24 +169,30 @@ impl EntityHistory {
         let names_series = self.newest.is_none() || !is_newest || self.emptied;
         let there = self.instants.entry(at).or_insert_with(|| {
             // What is newer than the newest event cannot be stored yet.
-            stored.remove(&(self.entity, at)).unwrap_or_default()
+            let rows = stored.remove(&(self.entity, at)).unwrap_or_default();
+            InstantRows {
+                stored: rows.len(),
+                rows,
+            }
         });
-        let attrs = match inner.event.tags {
-            Tags::Series(tags) if names_series => inner.event.attrs.with(&tags),
-            Tags::Series(_) | Tags::None => inner.event.attrs,
-            Tags::Beside(others) => match conflicting_tag(there, &inner.event.attrs, &others) {
-                None => inner.event.attrs,
-                Some(tag) => {
-                    let reason = "another series wrote to this entity and instant: a tag beside the id differs";
-                    let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
-                    plan.refuse(self.entity, inner.index, Some(tag), refusal);
-                    return;
+        let attrs = match &inner.event.tags {
+            Tags::Series(tags) if names_series => inner.event.attrs.clone().with(tags),
+            Tags::Series(_) | Tags::None => inner.event.attrs.clone(),
+            Tags::Beside(others) => {
+                match conflicting_tag(&there.rows, &inner.event.attrs, others) {
+                    None => inner.event.attrs.clone(),
+                    Some(tag) => {
+                        let reason = "another series wrote to this entity and instant: a tag beside the id differs";
+                        let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
+                        plan.refuse(self.entity, inner.index, Some(tag), refusal);
+                        return;
+                    }
                 }
-            },
+            }
         };
         self.last_at = at;
         let values = attrs.len();
-        let (outcome, row) = match append(there, at, inner.event.op, attrs) {
+        let (outcome, row) = match append(&there.rows, at, inner.event.op, attrs) {
             Appended::New(row) => (EventOutcome::Accepted, row),
             Appended::Merged(row) => (EventOutcome::Merged, row),
             Appended::Corrected(row) => (EventOutcome::Corrected, row),
@@ -215,22 +226,26 @@ impl EntityHistory {
             outcome,
             values,
         });
-        there.push(row.clone());
-        self.fresh.push(row);
+        there.rows.push(row);
     }
 
-    fn finish(mut self, before: Option<StoredDocument>, now: Timestamp, plan: &mut GroupPlan) {
-        if self.fresh.is_empty() && before.is_none() {
+    fn finish(self, before: Option<StoredDocument>, now: Timestamp, plan: &mut GroupPlan) {
+        // In order of instant and seq, which is the order of the fold.
+        let fresh: Vec<StoredRow> = self
+            .instants
+            .into_values()
+            .flat_map(|instant| instant.rows.into_iter().skip(instant.stored))
+            .collect();
+        if fresh.is_empty() && before.is_none() {
             return;
         }
-        self.fresh.sort_by_key(|row| (row.observed_at, row.seq));
         let existed = before.is_some();
         let mut after = before.unwrap_or_else(|| StoredDocument {
             entity: self.entity,
             document: Document::default(),
             updated_at: now,
         });
-        let change = merge(&mut after.document, &fold_rows(&self.fresh));
+        let change = merge(&mut after.document, fold_rows(&fresh));
         if change.values_changed {
             after.updated_at = now;
         }
@@ -241,9 +256,8 @@ impl EntityHistory {
             superseded: change.superseded,
             last_at: self.last_at,
         });
-        let entity = self.entity;
         plan.rows
-            .extend(self.fresh.into_iter().map(|row| (entity, row)));
+            .extend(fresh.into_iter().map(|row| (self.entity, row)));
     }
 }
 

@@ -160,7 +160,6 @@ impl Inner {
         request_hash: Vec<u8>,
     ) -> Result<IngestAnswer, WriteError> {
         let (typed, count, catalogue) = self.type_request(scope, request).await?;
-        count_refusals(&typed);
         let events = i32::try_from(count).unwrap_or(i32::MAX);
         let outcome = if request.on_error == OnError::Reject && !typed.refusals.is_empty() {
             Outcome::BatchRefused
@@ -584,6 +583,7 @@ fn hash_of(request: &IngestRequest) -> Vec<u8> {
 fn answer(entry: &LedgerEntry, committed: Committed, format: &BodyFormat) -> IngestAnswer {
     let mut counts = committed.counts;
     count_events(&counts);
+    count_refusals(&committed.rejections);
     metrics::counter!("sheaf_ingest_events_total", "result" => "refused")
         .increment(entry.refused.unsigned_abs().into());
     counts.refused += i64::from(entry.refused);
@@ -641,8 +641,8 @@ fn count_events(counts: &Counts) {
     metrics::counter!("sheaf_ingest_values_total").increment(counts.values.unsigned_abs());
 }
 
-fn count_refusals(typed: &Typed) {
-    for refusal in &typed.refusals {
-        metrics::counter!("sheaf_rejections_total", "code" => refusal.code.as_str()).increment(1);
+fn count_refusals(rejections: &[NewRejection]) {
+    for rejection in rejections {
+        metrics::counter!("sheaf_rejections_total", "code" => rejection.code.as_str()).increment(1);
     }
 }

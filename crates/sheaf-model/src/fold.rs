@@ -174,7 +174,7 @@ pub struct DocumentChange {
 }
 
 /// Brings the fold of a group's rows into an entity's document. The version moves if anything does.
-pub fn merge(document: &mut Document, group: &Document) -> DocumentChange {
+pub fn merge(document: &mut Document, group: Document) -> DocumentChange {
     let mut change = DocumentChange::default();
     let floor_before = document.floor;
     if let Some(floor) = group.floor {
@@ -185,25 +185,25 @@ pub fn merge(document: &mut Document, group: &Document) -> DocumentChange {
             stays
         });
     }
-    for (id, (cell, time)) in &group.cells {
-        let held = document.cells.get(id);
-        let enters = floor_before.is_none_or(|floor| *time >= floor)
-            && held.is_none_or(|(_, held_since)| time >= held_since);
+    for (id, (cell, time)) in group.cells {
+        let held = document.cells.get(&id);
+        let enters = floor_before.is_none_or(|floor| time >= floor)
+            && held.is_none_or(|(_, held_since)| time >= *held_since);
         if !enters {
-            change.superseded.push(*id);
+            change.superseded.push(id);
             continue;
         }
-        if held.is_some_and(|(held_cell, held_since)| held_cell == cell && held_since == time) {
+        if held.is_some_and(|(held_cell, held_since)| *held_cell == cell && *held_since == time) {
             continue;
         }
-        change.values_changed |= match (held, cell) {
+        change.values_changed |= match (held, &cell) {
             (Some((Cell::Value(before), _)), Cell::Value(after)) => before != after,
             (Some((Cell::Removed, _)) | None, Cell::Removed) => false,
             (Some((Cell::Value(_), _)), Cell::Removed) => true,
             (Some((Cell::Removed, _)) | None, Cell::Value(_)) => true,
         };
         change.written = true;
-        document.cells.insert(*id, (cell.clone(), *time));
+        document.cells.insert(id, (cell, time));
     }
     if group.floor > document.floor {
         document.floor = group.floor;

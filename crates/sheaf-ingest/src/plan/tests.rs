@@ -42,7 +42,7 @@ struct Database {
 
 impl Database {
     fn commit(&mut self, events: Vec<GroupEvent>, now: i64) -> GroupPlan {
-        let (timed, to_read) = time_events(events, &self.documents, time(now));
+        let (timed, to_read) = time_events(&events, &self.documents, time(now));
         let stored: StoredInstants = to_read
             .into_iter()
             .map(|(entity, at)| {

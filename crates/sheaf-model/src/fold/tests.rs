@@ -44,7 +44,7 @@ impl Entity {
             }
             appended.push(outcome);
         }
-        merge(&mut self.document, &fold_rows(fresh.values()));
+        merge(&mut self.document, fold_rows(fresh.values()));
         appended
     }
 
@@ -163,8 +163,8 @@ fn an_unchanged_document_is_not_written() {
         attrs: attrs(&[(1, Some(1))]),
     };
     let group = fold_rows([&row]);
-    assert!(merge(&mut document, &group).values_changed);
-    let again = merge(&mut document, &group);
+    assert!(merge(&mut document, group.clone()).values_changed);
+    let again = merge(&mut document, group);
     assert_eq!((again.written, document.version), (false, 1));
 }
 
