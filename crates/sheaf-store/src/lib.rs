@@ -3,10 +3,13 @@
 //! SQL lives in `sql/`, one statement a file. Functions here take an executor, a scope and arguments, and give rows
 //! back; they decide nothing.
 
+pub mod buckets;
 pub mod catalogue;
 pub mod documents;
 pub mod entities;
 pub mod events;
+pub mod invariants;
+pub mod history;
 pub mod keys;
 pub mod ledger;
 pub mod migrate;

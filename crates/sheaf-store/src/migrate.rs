@@ -44,6 +44,7 @@ pub struct SchemaStatus {
 const VERSION_TABLE: &str = "sheaf.schema_version";
 const CREATE_ROLES: &str = include_str!("../sql/migrate/create_roles.sql");
 const CREATE_SCHEMA: &str = include_str!("../sql/migrate/create_schema.sql");
+const DESCRIBE_VERSIONS: &str = include_str!("../sql/migrate/describe_versions.sql");
 const LOCK: &str = "SELECT pg_advisory_lock(24239, -2)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock(24239, -2)";
 
@@ -57,9 +58,12 @@ pub async fn up(client: &mut Client) -> Result<Vec<String>, MigrateError> {
 pub async fn up_to(client: &mut Client, version: Option<i32>) -> Result<Vec<String>, MigrateError> {
     execute(client, "waiting for other migrators", LOCK).await?;
     let outcome = up_locked(client, version).await;
-    execute(client, "letting other migrators in", "RESET ROLE").await?;
-    execute(client, "letting other migrators in", UNLOCK).await?;
-    outcome
+    let reset = execute(client, "letting other migrators in", "RESET ROLE").await;
+    let unlocked = execute(client, "letting other migrators in", UNLOCK).await;
+    // What went wrong first is the cause of what followed.
+    let applied = outcome?;
+    reset.and(unlocked)?;
+    Ok(applied)
 }
 
 async fn up_locked(client: &mut Client, version: Option<i32>) -> Result<Vec<String>, MigrateError> {
@@ -76,12 +80,7 @@ async fn up_locked(client: &mut Client, version: Option<i32>) -> Result<Vec<Stri
         .run_async(client)
         .await
         .map_err(|source| MigrateError::Migration(Box::new(source)))?;
-    execute(
-        client,
-        "describing the version table",
-        "COMMENT ON TABLE sheaf.schema_version IS 'Which migrations have run; written by the migration runner.'",
-    )
-    .await?;
+    execute(client, "describing the version table", DESCRIBE_VERSIONS).await?;
     Ok(report
         .applied_migrations()
         .iter()

@@ -17,12 +17,22 @@ pub struct Partition {
 }
 
 impl Partition {
-    fn from_row(row: &Row) -> Partition {
-        Partition {
-            name: row.get("partition_name"),
-            lower: row.get::<_, PgTime>("lower_bound").0,
-            upper: row.get::<_, PgTime>("upper_bound").0,
-        }
+    /// A partition made by hand may have no instant for a bound (`MINVALUE`, `DEFAULT`, `infinity`): an error, since
+    /// nothing of ours could tell what belongs in it.
+    fn from_row(row: &Row) -> Result<Partition, PgError> {
+        let name: String = row.get("partition_name");
+        let bound = |column: &str| match row.try_get::<_, PgTime>(column) {
+            Ok(time) => Ok(time.0),
+            Err(_) => Err(PgError::unreadable(
+                "reading a partition",
+                format!("{column} of {name}"),
+            )),
+        };
+        Ok(Partition {
+            lower: bound("lower_bound")?,
+            upper: bound("upper_bound")?,
+            name,
+        })
     }
 
     /// Whether it holds an instant.
@@ -37,7 +47,7 @@ pub async fn list_partitions(pool: &Pool) -> Result<Vec<Partition>, PgError> {
     let client = pool.get().await?;
     let statement = Statement::new("listing partitions", sql, vec![]);
     let rows = sheaf_pg::run(&client, Access::Read, None, &[statement]).await?;
-    Ok(rows[0].iter().map(Partition::from_row).collect())
+    rows[0].iter().map(Partition::from_row).collect()
 }
 
 /// The partition that holds an instant, made where it is missing, in a transaction of its own.
@@ -48,8 +58,8 @@ pub async fn ensure_partition(writer: &Pool, time: Timestamp) -> Result<Partitio
     let sql = include_str!("../sql/partitions/ensure_partition.sql");
     let statement = Statement::new(STEP, sql, vec![(&time, Type::TIMESTAMPTZ)]);
     let rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
-    rows[0]
+    let row = rows[0]
         .first()
-        .map(Partition::from_row)
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))
+        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    Partition::from_row(row)
 }

@@ -1,0 +1,58 @@
+//! Reading under a remembered catalogue, and again under a fresh one where the remembered one proved old.
+
+use std::sync::Arc;
+
+use sheaf_pg::PgError;
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::{Catalogue, Catalogues};
+
+use crate::error::ReadError;
+
+/// How often a read is tried. Each further time needs another change of the catalogue within a millisecond or so.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// One attempt after another at a read.
+pub(crate) struct Attempt<'a> {
+    catalogues: &'a Catalogues,
+    scope: &'a TenantScope,
+    catalogue: Arc<Catalogue>,
+    count: u32,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) async fn first(
+        catalogues: &'a Catalogues,
+        scope: &'a TenantScope,
+    ) -> Result<Attempt<'a>, PgError> {
+        Ok(Attempt {
+            catalogues,
+            scope,
+            catalogue: catalogues.current(scope).await?,
+            count: 1,
+        })
+    }
+
+    /// The catalogue to read under.
+    pub(crate) fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// The result, or nothing where the read has to be tried again. A name that a remembered catalogue lacks may have
+    /// been created since, by another server.
+    pub(crate) async fn judge<T>(
+        &mut self,
+        result: Result<T, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        let is_old = match &result {
+            Err(ReadError::CatalogueChanged) => self.count < ATTEMPTS_MAX,
+            Err(error) => self.count == 1 && error.code() == "unknown_attribute",
+            Ok(_) => false,
+        };
+        if !is_old {
+            return result.map(Some);
+        }
+        self.count += 1;
+        self.catalogue = self.catalogues.refresh(self.scope).await?;
+        Ok(None)
+    }
+}

@@ -1,0 +1,121 @@
+//! Why a read is not answered. Not found is no error: it is an answer that holds nothing.
+
+use sheaf_pg::{Disposition, PgError};
+use sheaf_store::stored::StoredFault;
+
+use crate::filter::FilterError;
+
+/// A read that was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The filter cannot be answered.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A name that the tenant's catalogue does not have.
+    #[error("unknown attribute {name:?}")]
+    UnknownAttribute {
+        /// The parameter that names it.
+        parameter: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A parameter whose value cannot be served.
+    #[error("{parameter}: {detail}")]
+    InvalidParameter {
+        /// Which.
+        parameter: &'static str,
+        /// What is wrong, in a safe sentence.
+        detail: String,
+    },
+    /// An aggregate that an attribute's type does not have.
+    #[error("{detail}")]
+    InvalidAggregate {
+        /// Which, and what the type has.
+        detail: String,
+    },
+    /// A cursor that is none of ours, is over an hour old, or belongs to another tenant or query.
+    #[error("the cursor is invalid, expired, or of another query")]
+    InvalidCursor,
+    /// A token of another database.
+    #[error("the consistency token is not of this database")]
+    InvalidToken,
+    /// A token of a timeline that a failover has ended, so that what it stands for may be gone.
+    #[error("the consistency token is of a timeline before the last failover")]
+    StaleTimeline,
+    /// A token of a position that the primary has not reached.
+    #[error("no source has reached the position of the consistency token")]
+    TokenNotReached,
+    /// The query ran into its time limit or another bound.
+    #[error("the query needs more than its limit: {detail}")]
+    QueryLimit {
+        /// Which bound, and the way out.
+        detail: &'static str,
+        /// What PostgreSQL said, where it did.
+        #[source]
+        source: Option<PgError>,
+    },
+    /// The catalogue changed under the read more often than it was tried again.
+    #[error("the attribute catalogue changed while it was read")]
+    CatalogueChanged,
+    /// PostgreSQL failed, or the way to it.
+    #[error(transparent)]
+    Postgres(PgError),
+}
+
+impl ReadError {
+    /// The code that clients get.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ReadError::Filter(error) => error.code(),
+            ReadError::UnknownAttribute { .. } => "unknown_attribute",
+            ReadError::InvalidParameter { .. } => "invalid_parameter",
+            ReadError::InvalidAggregate { .. } => "invalid_aggregate",
+            ReadError::InvalidCursor => "invalid_cursor",
+            ReadError::InvalidToken => "invalid_token",
+            ReadError::StaleTimeline => "stale_timeline",
+            ReadError::TokenNotReached => "token_not_reached",
+            ReadError::QueryLimit { .. } => "query_limit",
+            ReadError::CatalogueChanged => "overloaded",
+            ReadError::Postgres(error) => match error.disposition() {
+                Disposition::Unavailable => "database_unavailable",
+                Disposition::Retry => "overloaded",
+                Disposition::StorageFull => "storage_full",
+                Disposition::TimedOut => "query_limit",
+                Disposition::Conflict | Disposition::Stop => "internal",
+            },
+        }
+    }
+
+    pub(crate) fn parameter(parameter: &'static str, detail: impl Into<String>) -> ReadError {
+        ReadError::InvalidParameter {
+            parameter,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<PgError> for ReadError {
+    fn from(error: PgError) -> ReadError {
+        match error.disposition() {
+            Disposition::TimedOut => ReadError::QueryLimit {
+                detail: "time; narrow the filter, the range or the page",
+                source: Some(error),
+            },
+            Disposition::Unavailable
+            | Disposition::Retry
+            | Disposition::StorageFull
+            | Disposition::Conflict
+            | Disposition::Stop => ReadError::Postgres(error),
+        }
+    }
+}
+
+impl From<StoredFault> for ReadError {
+    fn from(fault: StoredFault) -> ReadError {
+        match fault {
+            // Attributes are never removed: the catalogue at hand is older than the document.
+            StoredFault::UnknownAttribute(_) => ReadError::CatalogueChanged,
+            StoredFault::Broken(error) => error.into(),
+        }
+    }
+}

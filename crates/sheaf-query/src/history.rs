@@ -1,0 +1,305 @@
+//! An entity's history: what was observed, instant by instant, or row by row.
+//!
+//! Rows are read in steps until a page is full, so that a page costs bounded memory whatever its rows hold. The rows of
+//! one instant are never divided between two items.
+
+use sheaf_model::{BatchId, Timestamp, Value};
+use sheaf_pg::Access;
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::Catalogue;
+use sheaf_store::events::history_of;
+use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
+use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+
+use crate::answer::{Page, Read};
+use crate::attempt::Attempt;
+use crate::consistency::ReadOptions;
+use crate::cursor::{QueryDescription, QueryDigest};
+use crate::entity_name::EntityName;
+use crate::error::ReadError;
+use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::selection::Selection;
+
+mod collector;
+
+use collector::Collector;
+
+/// Rows of one step: at most so many are in memory beside the page's items.
+const STEP_ROWS_MAX: usize = 250;
+/// A smaller step would ask several times for one corrected instant.
+const STEP_ROWS_MIN: usize = 16;
+/// Steps of one page; then the page ends early, with a cursor. Reached only where instants were corrected many times.
+const STEPS_MAX: usize = 64;
+/// Bytes of rows, as text, after which a page ends early.
+const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What is wanted of a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryQuery {
+    /// The attributes; absent for all.
+    pub attributes: Option<Vec<String>>,
+    /// The first instant.
+    pub from: Option<Timestamp>,
+    /// The first instant after the range.
+    pub to: Option<Timestamp>,
+    /// Newest first.
+    pub descending: bool,
+    /// Items of a page, 1 to 1,000.
+    pub limit: u32,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// One item a row, with what was corrected; else one an instant, with corrections applied.
+    pub corrections: bool,
+}
+
+/// A page of an entity's history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryAnswer {
+    /// The entity's type, in its canonical spelling.
+    pub entity_type: String,
+    /// Its id, in its canonical spelling.
+    pub external_id: String,
+    /// The items.
+    pub page: Page<HistoryItem>,
+}
+
+/// What was observed at one instant, or one row of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryItem {
+    /// The instant.
+    pub observed_at: Timestamp,
+    /// When the (last) row arrived.
+    pub ingested_at: Timestamp,
+    /// Nothing older shows through: attributes not named were removed.
+    pub replaced: bool,
+    /// The entity was deleted.
+    pub deleted: bool,
+    /// The attributes in order of name; absent values were removed.
+    pub attributes: Vec<(String, Option<Value>)>,
+    /// Which row it is, where items are rows.
+    pub row: Option<RowSource>,
+}
+
+/// Which row of its instant an item is, and who brought it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowSource {
+    /// The row's place among those of its instant.
+    pub seq: i16,
+    /// The request that brought it.
+    pub batch: BatchId,
+}
+
+impl Reader {
+    /// A page of an entity's history. Nothing for an entity that never had an event; a deleted one has its history.
+    pub async fn history(
+        &self,
+        scope: &TenantScope,
+        entity_type: &str,
+        external_id: &str,
+        query: &HistoryQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<Option<HistoryAnswer>>, ReadError> {
+        let limit = page_limit(query.limit)?;
+        check_range(query.from, query.to)?;
+        let name = EntityName::canonical(entity_type, external_id);
+        let digest = query.digest(&name);
+        let walk = Walk {
+            name,
+            digest,
+            start: self.start(scope, digest, query, options)?,
+            limit,
+        };
+        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        loop {
+            let result = self
+                .history_under(attempt.catalogue(), scope, &walk, query, options)
+                .await;
+            if let Some(answer) = attempt.judge(result).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn history_under(
+        &self,
+        catalogue: &Catalogue,
+        scope: &TenantScope,
+        walk: &Walk,
+        query: &HistoryQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<Option<HistoryAnswer>>, ReadError> {
+        let selection = Selection::resolve_attributes(query.attributes.as_deref(), catalogue)?;
+        let keys = selection.keys();
+        let of = HistoryOf::new(
+            scope.tenant(),
+            &walk.name.entity_type,
+            &walk.name.external_id,
+        );
+        let direction = if query.descending {
+            Direction::Backwards
+        } else {
+            Direction::Forwards
+        };
+        let rows_max = (walk.limit + 1).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX);
+        let mut collector = Collector::new(catalogue, selection, query);
+        let mut place = walk.start;
+        let mut first = None;
+        let (mut steps, mut bytes) = (0, 0);
+        let is_end = loop {
+            let step = HistoryStep::new(
+                &of,
+                direction,
+                place,
+                query.end(),
+                keys.as_ref(),
+                i64::try_from(rows_max).expect("some hundred rows fit an i64"),
+            );
+            let statements = [
+                limit_time(&STATEMENT_TIME_MAX),
+                of.find(),
+                step.statement(),
+                read_snapshot(),
+            ];
+            let rows = scope.run(&self.app, Access::Read, &statements).await?;
+            // The first step's snapshot is the oldest, and what it lacks the page may lack.
+            let freshness = match first {
+                Some(freshness) => freshness,
+                None => self.freshness(&snapshot_of(&rows[3], &self.settings)?, options)?,
+            };
+            if rows[1].is_empty() {
+                return Ok(Read {
+                    value: None,
+                    freshness,
+                });
+            }
+            first = Some(freshness);
+            for row in &rows[2] {
+                bytes += row.raw_size_bytes();
+                let row = history_of(row, catalogue)?;
+                place = Place {
+                    observed_at: row.row.observed_at,
+                    seq: row.row.seq,
+                };
+                collector.push(row)?;
+            }
+            steps += 1;
+            if rows[2].len() < rows_max {
+                collector.finish()?;
+                break true;
+            }
+            let is_long = steps >= STEPS_MAX || bytes > PAGE_BYTES_MAX;
+            if collector.item_count() > walk.limit || (is_long && collector.closed().is_some()) {
+                break false;
+            }
+        };
+        let freshness = first.ok_or(ReadError::CatalogueChanged)?;
+        let (items, resume) = collector.into_page(walk.limit, is_end);
+        let next_cursor = match resume {
+            Some(place) => {
+                let keyset = [
+                    Some(place.observed_at.as_micros().to_string()),
+                    Some(place.seq.to_string()),
+                ];
+                let binding = self.binding(scope, walk.digest, options);
+                Some(binding.encode(&keyset).expect("two numbers fit a cursor"))
+            }
+            None => None,
+        };
+        Ok(Read {
+            value: Some(HistoryAnswer {
+                entity_type: walk.name.entity_type.clone(),
+                external_id: walk.name.external_id.clone(),
+                page: Page { items, next_cursor },
+            }),
+            freshness,
+        })
+    }
+
+    /// Where a page begins: at the start of the range, or after the place in the cursor.
+    fn start(
+        &self,
+        scope: &TenantScope,
+        digest: QueryDigest,
+        query: &HistoryQuery,
+        options: &ReadOptions,
+    ) -> Result<Place, ReadError> {
+        let Some(text) = &query.cursor else {
+            return Ok(match query.descending {
+                true => Place::before(query.to.unwrap_or(Timestamp::MAX)),
+                false => Place::before(query.from.unwrap_or(Timestamp::MIN)),
+            });
+        };
+        let keyset = self.binding(scope, digest, options).decode(text, 2)?;
+        place_in(&keyset).ok_or(ReadError::InvalidCursor)
+    }
+}
+
+fn place_in(keyset: &[Option<String>]) -> Option<Place> {
+    let [Some(micros), Some(seq)] = keyset else {
+        return None;
+    };
+    Some(Place {
+        observed_at: Timestamp::from_micros(micros.parse().ok()?).ok()?,
+        seq: seq.parse().ok()?,
+    })
+}
+
+/// A walk of one page, apart from the catalogue.
+struct Walk {
+    name: EntityName,
+    digest: QueryDigest,
+    start: Place,
+    limit: usize,
+}
+
+impl HistoryQuery {
+    /// Where the walk ends.
+    fn end(&self) -> Timestamp {
+        if self.descending {
+            self.from.unwrap_or(Timestamp::MIN)
+        } else {
+            self.to.unwrap_or(Timestamp::MAX)
+        }
+    }
+
+    fn digest(&self, name: &EntityName) -> QueryDigest {
+        let mut description = QueryDescription::new("history");
+        describe_range(
+            &mut description,
+            name,
+            self.attributes.as_deref(),
+            self.from,
+            self.to,
+        );
+        description.add(if self.descending { "desc" } else { "asc" });
+        description.add(if self.corrections { "rows" } else { "instants" });
+        description.digest()
+    }
+}
+
+/// Describes what both forms of history have in common.
+pub(crate) fn describe_range(
+    description: &mut QueryDescription,
+    name: &EntityName,
+    attributes: Option<&[String]>,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) {
+    description.add(&name.entity_type);
+    description.add(&name.external_id);
+    description.add(if attributes.is_some() { "these" } else { "all" });
+    description.add_list(attributes.unwrap_or_default().iter().map(String::as_str));
+    for bound in [from, to] {
+        let micros = bound.map(|time| time.as_micros().to_string());
+        description.add_option(micros.as_deref());
+    }
+}
+
+pub(crate) fn check_range(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(), ReadError> {
+    match (from, to) {
+        (Some(from), Some(to)) if from > to => {
+            Err(ReadError::parameter("to", "a time before from"))
+        }
+        (_, _) => Ok(()),
+    }
+}

@@ -1,0 +1,378 @@
+//! Lists: the entities that pass a filter, in an order, page by page.
+//!
+//! A list is read as `sheaf_search`, which does not see the catalogue. A filter or an order on attributes is compiled
+//! for where the catalogue says that their values are, so that the catalogue's version is read again afterwards: it only
+//! grows, and one that is still the same after the search was the same in the search's snapshot.
+
+use sheaf_model::Name;
+use sheaf_pg::{Access, PgError};
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::Catalogue;
+use sheaf_store::documents::{StoredDocument, document_of};
+use sheaf_store::snapshot::{limit_time, read_catalogue_version, read_snapshot, snapshot_of};
+use tokio_postgres::Row;
+
+use crate::answer::{EntityAnswer, Page, Read};
+use crate::attempt::Attempt;
+use crate::consistency::ReadOptions;
+use crate::cursor::{QueryDescription, QueryDigest};
+use crate::error::ReadError;
+use crate::filter::{Expr, TypedExpr};
+use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::selection::{Selection, select_values};
+
+mod order;
+mod sql;
+#[cfg(test)]
+mod tests;
+
+use order::{Order, property};
+use sql::Matching;
+
+/// Up to here an estimate is a count: counting this far costs some milliseconds.
+const ESTIMATE_EXACT_MAX: i64 = 10_000;
+
+/// What is wanted of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListQuery {
+    /// Only entities of this type.
+    pub entity_type: Option<String>,
+    /// Only entities that pass this filter.
+    pub filter: Option<Expr>,
+    /// The order; then by id, then by type.
+    pub sort: Vec<SortKey>,
+    /// The attributes of each entity; absent for all.
+    pub select: Option<Vec<String>>,
+    /// Entities of a page, 1 to 1,000.
+    pub limit: u32,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// Whether all that match are counted.
+    pub count: CountMode,
+}
+
+/// One key of an order. Entities without a value come last, either way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SortKey {
+    /// An attribute, or a property of the entity itself.
+    pub name: String,
+    /// Greatest first.
+    pub descending: bool,
+}
+
+/// Whether all entities that match are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountMode {
+    /// No.
+    None,
+    /// About how many: exact up to 10,000, then as the planner estimates.
+    Estimate,
+    /// Exactly.
+    Exact,
+}
+
+impl CountMode {
+    /// The mode with this name.
+    pub fn parse(text: &str) -> Option<CountMode> {
+        match text {
+            "none" => Some(CountMode::None),
+            "estimate" => Some(CountMode::Estimate),
+            "exact" => Some(CountMode::Exact),
+            _ => None,
+        }
+    }
+}
+
+/// How a count came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountKind {
+    /// An estimate was asked for.
+    Estimate,
+    /// Every match was counted.
+    Exact,
+}
+
+impl CountKind {
+    /// The kind's name in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CountKind::Estimate => "estimate",
+            CountKind::Exact => "exact",
+        }
+    }
+}
+
+/// How many entities match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// How it came about.
+    pub kind: CountKind,
+    /// How many.
+    pub value: i64,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListAnswer {
+    /// The entities, without times.
+    pub page: Page<EntityAnswer>,
+    /// How many match in all, where that was asked for.
+    pub count: Option<Count>,
+}
+
+impl Reader {
+    /// A page of the entities that pass a filter.
+    pub async fn list(
+        &self,
+        scope: &TenantScope,
+        query: &ListQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<ListAnswer>, ReadError> {
+        let limit = page_limit(query.limit)?;
+        let entity_type = match &query.entity_type {
+            Some(text) => Some(
+                Name::parse(text)
+                    .map_err(|fault| ReadError::parameter("type", fault.to_string()))?,
+            ),
+            None => None,
+        };
+        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        loop {
+            let catalogue = attempt.catalogue();
+            let result = match Plan::resolve(query, entity_type.as_ref(), limit, catalogue) {
+                Ok(plan) => self.list_under(&plan, scope, query, options).await,
+                Err(error) => Err(error),
+            };
+            if let Some(answer) = attempt.judge(result).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    async fn list_under(
+        &self,
+        plan: &Plan<'_>,
+        scope: &TenantScope,
+        query: &ListQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<ListAnswer>, ReadError> {
+        let digest = query.digest();
+        let after = match &query.cursor {
+            Some(text) => Some(
+                self.binding(scope, digest, options)
+                    .decode(text, plan.order.key_count())?,
+            ),
+            None => None,
+        };
+        let matching = Matching {
+            tenant: scope.tenant(),
+            entity_type: plan.entity_type,
+            filter: plan.filter.as_ref(),
+        };
+        let rows_max = i64::from(query.limit) + 1;
+        let page = matching.page(&plan.order, after.as_deref(), rows_max);
+        let count = match query.count {
+            CountMode::None => None,
+            CountMode::Estimate => Some(matching.count_to(ESTIMATE_EXACT_MAX + 1)),
+            CountMode::Exact => Some(matching.count()),
+        };
+        let mut statements = vec![
+            limit_time(&STATEMENT_TIME_MAX),
+            read_snapshot(),
+            page.statement(),
+        ];
+        statements.extend(count.as_ref().map(sql::Composed::statement));
+        let client = self.search.get().await?;
+        let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
+        drop(client);
+        let freshness = self.freshness(&snapshot_of(&rows[1], &self.settings)?, options)?;
+        if plan.uses_attributes() {
+            self.check_version(scope, plan.catalogue).await?;
+        }
+        let count = match rows.get(3) {
+            Some(rows) => Some(self.count(&matching, query.count, rows).await?),
+            None => None,
+        };
+        let (rows, has_more) = plan.rows(&rows[2])?;
+        let next_cursor = match rows.last() {
+            Some(last) if has_more => {
+                let keyset = plan.order.keyset(last);
+                let cursor = self.binding(scope, digest, options).encode(&keyset);
+                Some(cursor.ok_or(ReadError::QueryLimit {
+                    detail: "the length of a value to continue from; sort by another attribute",
+                    source: None,
+                })?)
+            }
+            Some(_) | None => None,
+        };
+        let items = rows
+            .into_iter()
+            .map(|row| plan.item(row))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Read {
+            value: ListAnswer {
+                page: Page { items, next_cursor },
+                count,
+            },
+            freshness,
+        })
+    }
+
+    /// Fails where the catalogue is no longer the one that a query was compiled with.
+    async fn check_version(
+        &self,
+        scope: &TenantScope,
+        catalogue: &Catalogue,
+    ) -> Result<(), ReadError> {
+        let tenant = scope.tenant();
+        let statement = read_catalogue_version(&tenant);
+        let rows = scope.run_one(&self.app, Access::Read, statement).await?;
+        let version: Option<i64> = rows.first().map(|row| row.get(0));
+        if version == Some(catalogue.version()) {
+            Ok(())
+        } else {
+            Err(ReadError::CatalogueChanged)
+        }
+    }
+
+    async fn count(
+        &self,
+        matching: &Matching<'_>,
+        mode: CountMode,
+        rows: &[Row],
+    ) -> Result<Count, ReadError> {
+        const STEP: &str = "counting entities";
+        let row = rows
+            .first()
+            .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+        let counted: i64 = row.get("matches");
+        let kind = match mode {
+            CountMode::Exact => CountKind::Exact,
+            CountMode::Estimate | CountMode::None => CountKind::Estimate,
+        };
+        if kind == CountKind::Exact || counted <= ESTIMATE_EXACT_MAX {
+            return Ok(Count {
+                kind,
+                value: counted,
+            });
+        }
+        let plan = matching.plan();
+        let client = self.search.get().await?;
+        let rows = sheaf_pg::run(&client, Access::Read, None, &[plan.statement()]).await?;
+        let line: &str = rows[0]
+            .first()
+            .map(|row| row.get(0))
+            .ok_or_else(|| PgError::unreadable(STEP, "a plan"))?;
+        let estimate =
+            estimated_rows(line).ok_or_else(|| PgError::unreadable(STEP, "a plan's estimate"))?;
+        Ok(Count {
+            kind,
+            value: estimate.max(counted),
+        })
+    }
+}
+
+/// The number in `.. (cost=0.29..8.31 rows=12 width=8)`.
+fn estimated_rows(line: &str) -> Option<i64> {
+    let (_, after) = line.split_once(" rows=")?;
+    after.split(' ').next()?.parse().ok()
+}
+
+/// A list query with its names found.
+struct Plan<'a> {
+    catalogue: &'a Catalogue,
+    entity_type: Option<&'a str>,
+    filter: Option<TypedExpr>,
+    order: Order,
+    selection: Selection,
+    limit: usize,
+}
+
+/// An entity as a list meets it.
+struct ListRow {
+    entity_type: String,
+    external_id: String,
+    stored: StoredDocument,
+}
+
+impl Plan<'_> {
+    fn resolve<'a>(
+        query: &ListQuery,
+        entity_type: Option<&'a Name>,
+        limit: usize,
+        catalogue: &'a Catalogue,
+    ) -> Result<Plan<'a>, ReadError> {
+        let filter = match &query.filter {
+            Some(expr) => Some(TypedExpr::resolve(expr, &|name| property(name, catalogue))?),
+            None => None,
+        };
+        Ok(Plan {
+            catalogue,
+            entity_type: entity_type.map(Name::as_str),
+            filter,
+            order: Order::resolve(query, catalogue)?,
+            selection: Selection::resolve("select", query.select.as_deref(), catalogue)?,
+            limit,
+        })
+    }
+
+    /// Whether where values lie decides what is found and in which order.
+    fn uses_attributes(&self) -> bool {
+        self.filter.is_some() || self.order.uses_attributes()
+    }
+
+    /// The entities of the page, and whether there are more.
+    fn rows(&self, rows: &[Row]) -> Result<(Vec<ListRow>, bool), ReadError> {
+        let found: i64 = rows.first().map_or(0, |row| row.get("found"));
+        let mut listed = Vec::with_capacity(rows.len());
+        for row in rows.iter().take(self.limit) {
+            listed.push(ListRow {
+                entity_type: row.get("entity_type"),
+                external_id: row.get("external_id"),
+                stored: document_of(row, self.catalogue)?,
+            });
+        }
+        let has_more = usize::try_from(found).is_ok_and(|found| found > listed.len());
+        Ok((listed, has_more))
+    }
+
+    fn item(&self, row: ListRow) -> Result<EntityAnswer, ReadError> {
+        let StoredDocument {
+            document,
+            updated_at,
+            ..
+        } = row.stored;
+        let (version, newest) = (document.version, document.newest);
+        let (attributes, _) = select_values(document, &self.selection, self.catalogue)?;
+        Ok(EntityAnswer {
+            entity_type: row.entity_type,
+            external_id: row.external_id,
+            version: Some(version),
+            observed_at: newest.unwrap_or(updated_at),
+            updated_at,
+            attributes,
+            times: None,
+        })
+    }
+}
+
+impl ListQuery {
+    fn digest(&self) -> QueryDigest {
+        let mut description = QueryDescription::new("list");
+        description.add_option(self.entity_type.as_deref());
+        let filter = self.filter.as_ref().map(Expr::to_text);
+        description.add_option(filter.as_deref());
+        description.add_list(self.sort.iter().map(|key| key.name.as_str()));
+        for key in &self.sort {
+            description.add(if key.descending { "desc" } else { "asc" });
+        }
+        description.add(if self.select.is_some() {
+            "these"
+        } else {
+            "all"
+        });
+        let select = self.select.as_deref().unwrap_or_default();
+        description.add_list(select.iter().map(String::as_str));
+        description.digest()
+    }
+}

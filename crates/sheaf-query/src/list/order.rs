@@ -1,0 +1,255 @@
+//! The order of a list, as SQL and as the keyset of a cursor.
+
+use sheaf_model::{AttributeId, AttributeType, Cell, Name, Value};
+use sheaf_store::catalogue::Catalogue;
+
+use super::{ListQuery, ListRow, SortKey};
+use crate::error::ReadError;
+use crate::filter::{Parameter, Parameters, Property, Reserved, Temperature};
+
+/// Keys of one order. PostgreSQL compares them one by one; nobody sorts by more.
+const KEYS_MAX: usize = 8;
+
+/// A total order of entities.
+#[derive(Debug)]
+pub(super) struct Order {
+    keys: Vec<Key>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Key {
+    property: Property,
+    descending: bool,
+}
+
+impl Order {
+    pub(super) fn resolve(query: &ListQuery, catalogue: &Catalogue) -> Result<Order, ReadError> {
+        if query.sort.len() > KEYS_MAX {
+            return Err(ReadError::parameter(
+                "sort",
+                format!("at most {KEYS_MAX} names"),
+            ));
+        }
+        let mut keys: Vec<Key> = Vec::new();
+        for SortKey { name, descending } in &query.sort {
+            let name = Name::parse(name)
+                .map_err(|fault| ReadError::parameter("sort", fault.to_string()))?;
+            let property =
+                property(name.as_str(), catalogue).ok_or_else(|| ReadError::UnknownAttribute {
+                    parameter: "sort",
+                    name: name.as_str().to_owned(),
+                })?;
+            if property.kind() == AttributeType::Json {
+                let detail = format!("{name} is json, which has no order");
+                return Err(ReadError::parameter("sort", detail));
+            }
+            // Within equal values a second mention of the same key has nothing left to order.
+            if !keys.iter().any(|key| key.property == property) {
+                keys.push(Key {
+                    property,
+                    descending: *descending,
+                });
+            }
+        }
+        Ok(Order::total(keys, query.entity_type.is_some()))
+    }
+
+    /// Adds what tells apart entities that are equal by the keys.
+    fn total(mut keys: Vec<Key>, is_one_type: bool) -> Order {
+        // One id can be of several types; where the type is given, the id alone makes the order total.
+        let mut ties = vec![Reserved::ExternalId];
+        if !is_one_type {
+            ties.push(Reserved::EntityType);
+        }
+        for tie in ties.into_iter().map(Property::Reserved) {
+            if !keys.iter().any(|key| key.property == tie) {
+                keys.push(Key {
+                    property: tie,
+                    descending: false,
+                });
+            }
+        }
+        Order { keys }
+    }
+
+    /// An order by reserved names.
+    #[cfg(test)]
+    pub(super) fn of(names: &[(&str, bool)], entity_type: Option<&str>) -> Order {
+        let keys = names.iter().map(|(name, descending)| Key {
+            property: Property::Reserved(Reserved::named(name).expect("a reserved name")),
+            descending: *descending,
+        });
+        Order::total(keys.collect(), entity_type.is_some())
+    }
+
+    /// Whether the order reads the documents' attributes, whose place depends on the catalogue.
+    pub(super) fn uses_attributes(&self) -> bool {
+        self.keys.iter().any(|key| match key.property {
+            Property::Attribute { .. } => true,
+            Property::Reserved(_) => false,
+        })
+    }
+
+    pub(super) fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The keys as columns `k0`, `k1`, of the tables `e` and `d`.
+    pub(super) fn columns(&self, parameters: &mut Parameters) -> String {
+        let columns: Vec<String> = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(place, key)| format!("{} AS k{place}", key.value(parameters)))
+            .collect();
+        columns.join(", ")
+    }
+
+    /// What follows ORDER BY, over those columns.
+    pub(super) fn by(&self) -> String {
+        let keys: Vec<String> = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(place, key)| match key.descending {
+                true => format!("k{place} DESC NULLS LAST"),
+                false => format!("k{place}"),
+            })
+            .collect();
+        keys.join(", ")
+    }
+
+    /// Holds for what comes after an item, over those columns.
+    pub(super) fn after(&self, keyset: &[Option<String>], parameters: &mut Parameters) -> String {
+        let mut condition = "FALSE".to_owned();
+        for (place, (key, value)) in self.keys.iter().zip(keyset).enumerate().rev() {
+            let is_last = place + 1 == self.keys.len();
+            condition = match value {
+                // Nothing comes after an absent value but other absent ones.
+                None => format!("(k{place} IS NULL AND {condition})"),
+                Some(value) => {
+                    let value = parameters.push(Parameter::Text(value.clone()));
+                    let value = format!("{value}{}", key.cast());
+                    let sign = if key.descending { "<" } else { ">" };
+                    let beyond = match key.property {
+                        Property::Attribute { .. } => {
+                            format!("k{place} {sign} {value} OR k{place} IS NULL")
+                        }
+                        Property::Reserved(_) => format!("k{place} {sign} {value}"),
+                    };
+                    if is_last {
+                        format!("({beyond})")
+                    } else {
+                        format!("({beyond} OR (k{place} = {value} AND {condition}))")
+                    }
+                }
+            };
+        }
+        condition
+    }
+
+    /// The keyset of an item.
+    pub(super) fn keyset(&self, row: &ListRow) -> Vec<Option<String>> {
+        self.keys
+            .iter()
+            .map(|key| match key.property {
+                Property::Attribute { id, .. } => match row.stored.document.cells.get(&id) {
+                    Some((Cell::Value(value), _)) => Some(plain(value)),
+                    Some((Cell::Removed, _)) | None => None,
+                },
+                Property::Reserved(Reserved::EntityType) => Some(row.entity_type.clone()),
+                Property::Reserved(Reserved::ExternalId) => Some(row.external_id.clone()),
+                Property::Reserved(Reserved::ObservedAt) => {
+                    row.stored.document.newest.map(|time| time.to_sortable())
+                }
+                Property::Reserved(Reserved::UpdatedAt) => {
+                    Some(row.stored.updated_at.to_sortable())
+                }
+            })
+            .collect()
+    }
+}
+
+impl Key {
+    fn value(&self, parameters: &mut Parameters) -> String {
+        match self.property {
+            Property::Reserved(Reserved::EntityType) => "e.entity_type".to_owned(),
+            Property::Reserved(Reserved::ExternalId) => "e.external_id".to_owned(),
+            Property::Reserved(Reserved::ObservedAt) => "d.newest".to_owned(),
+            Property::Reserved(Reserved::UpdatedAt) => "d.updated_at".to_owned(),
+            Property::Attribute {
+                id, temperature, ..
+            } => {
+                let text = attribute_text(id, temperature, parameters);
+                match self.cast() {
+                    "" => format!("{text} COLLATE \"C\""),
+                    cast => format!("{text}{cast}"),
+                }
+            }
+        }
+    }
+
+    /// From text to what is compared. A stored time sorts as its text does.
+    fn cast(&self) -> &'static str {
+        match self.property {
+            Property::Attribute { kind, .. } => match kind {
+                AttributeType::Int | AttributeType::Float | AttributeType::Decimal => "::numeric",
+                AttributeType::Bool => "::boolean",
+                AttributeType::Text | AttributeType::Time | AttributeType::Json => "",
+            },
+            Property::Reserved(Reserved::EntityType | Reserved::ExternalId) => "",
+            Property::Reserved(Reserved::ObservedAt | Reserved::UpdatedAt) => "::timestamptz",
+        }
+    }
+}
+
+/// The value of an attribute as text. While it moves between the parts, the part that it moves to is right.
+fn attribute_text(
+    id: AttributeId,
+    temperature: Temperature,
+    parameters: &mut Parameters,
+) -> String {
+    let key = parameters.push(Parameter::Text(id.to_string()));
+    let (hot, cold) = (
+        format!("d.hot_attrs ->> {key}"),
+        format!("d.cold_attrs ->> {key}"),
+    );
+    match temperature {
+        Temperature::Hot => format!("({hot})"),
+        Temperature::Cold => format!("({cold})"),
+        Temperature::Warming => format!("coalesce({hot}, {cold})"),
+        Temperature::Cooling => format!("coalesce({cold}, {hot})"),
+    }
+}
+
+/// A value as `->>` gives it, or equal to that as a number.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Time(time) => time.to_sortable(),
+        Value::Int(_) | Value::Float(_) | Value::Decimal(_) | Value::Bool(_) | Value::Json(_) => {
+            let mut text = String::new();
+            value.write_stored(&mut text);
+            text
+        }
+    }
+}
+
+/// What a name stands for in filters and orders.
+pub(super) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
+    use sheaf_store::catalogue::Temperature as Stored;
+    if let Some(reserved) = Reserved::named(name) {
+        return Some(Property::Reserved(reserved));
+    }
+    let attribute = catalogue.by_name(name)?;
+    Some(Property::Attribute {
+        id: attribute.id,
+        kind: attribute.kind,
+        temperature: match attribute.temperature {
+            Stored::Cold => Temperature::Cold,
+            Stored::Warming => Temperature::Warming,
+            Stored::Hot => Temperature::Hot,
+            Stored::Cooling => Temperature::Cooling,
+        },
+    })
+}

@@ -1,0 +1,88 @@
+//! The reader: pools, settings and catalogues, and how one attempt at a read becomes an answer with its freshness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sheaf_pg::Pool;
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::Catalogues;
+use sheaf_store::settings::Settings;
+use sheaf_store::snapshot::Snapshot;
+
+use crate::consistency::{Freshness, ReadOptions, decide};
+use crate::cursor::{Binding, QueryDigest};
+use crate::error::ReadError;
+
+/// How long a statement that can be expensive may run. Long enough for an honest scan of a million documents; short
+/// enough that a few hundred hostile ones do not hold every connection for minutes.
+pub(crate) const STATEMENT_TIME_MAX: &str = "10s";
+/// The largest page.
+const PAGE_ITEMS_MAX: u32 = 1_000;
+
+/// Answers every read of the interface.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pub(crate) app: Pool,
+    pub(crate) search: Pool,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) catalogues: Arc<Catalogues>,
+}
+
+impl Reader {
+    /// A reader with a pool of `sheaf_app` and one of `sheaf_search`.
+    pub fn new(
+        app: Pool,
+        search: Pool,
+        settings: Arc<Settings>,
+        catalogues: Arc<Catalogues>,
+    ) -> Reader {
+        Reader {
+            app,
+            search,
+            settings,
+            catalogues,
+        }
+    }
+
+    /// The freshness of what was read from this snapshot of the primary, if that satisfies the request.
+    pub(crate) fn freshness(
+        &self,
+        snapshot: &Snapshot,
+        options: &ReadOptions,
+    ) -> Result<Freshness, ReadError> {
+        Ok(Freshness {
+            source: "primary",
+            lag: Duration::ZERO,
+            data_timestamp: snapshot.complete_until,
+            level: decide(options.level, options.token, snapshot.position)?,
+            cache_hit: false,
+            position: snapshot.position,
+        })
+    }
+
+    /// What the cursors of a query of this request are bound to.
+    pub(crate) fn binding(
+        &self,
+        scope: &TenantScope,
+        query: QueryDigest,
+        options: &ReadOptions,
+    ) -> Binding<'_> {
+        Binding {
+            tenant: scope.tenant(),
+            query,
+            now: options.now,
+            signing_key: &self.settings.signing_key,
+        }
+    }
+}
+
+/// The number of items of a page, where it is one that is served.
+pub(crate) fn page_limit(limit: u32) -> Result<usize, ReadError> {
+    if !(1..=PAGE_ITEMS_MAX).contains(&limit) {
+        return Err(ReadError::parameter(
+            "limit",
+            format!("1 to {PAGE_ITEMS_MAX}"),
+        ));
+    }
+    Ok(usize::try_from(limit).expect("a thousand fits a usize"))
+}

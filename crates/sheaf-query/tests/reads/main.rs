@@ -1,0 +1,12 @@
+//! The reader against a real PostgreSQL: what it answers is what the model says of the same events.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has nothing better to do than to stop"
+)]
+
+mod buckets;
+mod entity;
+mod history;
+mod list;
+mod tenants;
+mod world;
