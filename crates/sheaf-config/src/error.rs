@@ -1,0 +1,111 @@
+//! Why a configuration stops the start. No message quotes a value, because it might be a secret in the wrong place.
+
+use std::fmt;
+
+use crate::database_url::DatabaseUrlFault;
+
+/// Where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the configuration file.
+    File {
+        /// The file's name as the caller gave it.
+        file: String,
+        /// From 1.
+        line: usize,
+        /// From 1, in characters.
+        column: usize,
+    },
+    /// In the environment.
+    Variable(String),
+}
+
+impl Place {
+    /// The place of a byte of a file.
+    pub(crate) fn in_file(file: &str, text: &str, offset: usize) -> Place {
+        let before = text.get(..offset).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        Place::File {
+            file: file.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File { file, line, column } => write!(f, "{file}:{line}:{column}"),
+            Place::Variable(name) => write!(f, "environment variable {name}"),
+        }
+    }
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not TOML, has a key that does not exist, or a value of another TOML type.
+    #[error("{place}: {message}")]
+    File {
+        /// Where.
+        place: Place,
+        /// What the parser says of it. Its own form would quote the line, and the line may hold a secret.
+        message: String,
+    },
+    /// A value cannot be used.
+    #[error("{place}: {key} cannot be used")]
+    Value {
+        /// Where it was set.
+        place: Place,
+        /// Section and key.
+        key: String,
+        /// Why not.
+        #[source]
+        fault: ValueFault,
+    },
+    /// A variable that looks like ours and is not: most likely a misspelt one.
+    #[error("environment variable {name}: there is no such setting")]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+    },
+    /// A password and a file with the password.
+    #[error("{key} and {key}_file are both set ({place} and {file_place}); keep one")]
+    PasswordTwice {
+        /// The key of the password.
+        key: String,
+        /// Where the password was set.
+        place: Place,
+        /// Where the file was set.
+        file_place: Place,
+    },
+}
+
+/// Why a value cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ValueFault {
+    /// An address to listen on.
+    #[error("not an address of the form 127.0.0.1:7070 or [::1]:7070")]
+    Address(#[source] std::net::AddrParseError),
+    /// A number in text.
+    #[error("not a whole number")]
+    Number(#[source] std::num::ParseIntError),
+    /// A number out of its bounds.
+    #[error("not between {min} and {max}")]
+    Range {
+        /// The least.
+        min: i64,
+        /// The greatest.
+        max: i64,
+    },
+    /// One of a few words.
+    #[error("not one of: {0}")]
+    Word(&'static str),
+    /// Nothing at all.
+    #[error("empty")]
+    Empty,
+    /// The address of the database.
+    #[error("not the address of a database")]
+    DatabaseUrl(#[from] DatabaseUrlFault),
+}

@@ -1,0 +1,18 @@
+//! The configuration of a sheaf process: the raw form of `sheaf.toml`, the environment over it, where each value came
+//! from, and the validated [`Settings`].
+//!
+//! This crate opens no file and reads no environment: the caller hands in the text and the variables. It guesses
+//! nothing: an unknown key, an unknown `SHEAF_` variable and an unreadable value are errors that name their place.
+
+mod database_url;
+mod error;
+mod raw;
+mod reader;
+mod secret;
+mod settings;
+
+pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
+pub use error::{ConfigError, Place, ValueFault};
+pub use reader::{Provenance, Shown};
+pub use secret::Secret;
+pub use settings::{Database, Log, LogFormat, LogLevel, Password, Roles, Server, Settings};

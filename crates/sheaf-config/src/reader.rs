@@ -1,0 +1,172 @@
+//! Takes each setting from the environment, else from the file, else its default, and remembers which.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use toml::Spanned;
+
+use crate::error::{ConfigError, Place, ValueFault};
+use crate::raw::Raw;
+
+/// What every variable of ours begins with.
+const PREFIX: &str = "SHEAF_";
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provenance {
+    /// Nobody said anything.
+    Default,
+    /// Somebody did, here.
+    Set(Place),
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Provenance::Default => f.write_str("default"),
+            Provenance::Set(place) => place.fmt(f),
+        }
+    }
+}
+
+/// One setting as a person may see it: a secret is not shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Section and key, `database.url`.
+    pub key: String,
+    /// The value in effect; absent where there is none.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub provenance: Provenance,
+}
+
+/// A value that was set, as text, and where.
+pub(crate) struct Given {
+    pub(crate) text: String,
+    pub(crate) place: Place,
+}
+
+/// The sources of one start.
+pub(crate) struct Reader<'a> {
+    file: Option<(&'a str, &'a str)>,
+    variables: BTreeMap<String, String>,
+    pub(crate) shown: Vec<Shown>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(
+        file: Option<(&'a str, &'a str)>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Reader<'a>, Raw), ConfigError> {
+        let raw = match file {
+            Some((name, text)) => toml::from_str(text).map_err(|error| ConfigError::File {
+                place: Place::in_file(name, text, error.span().map_or(0, |span| span.start)),
+                message: error.message().to_owned(),
+            })?,
+            None => Raw::default(),
+        };
+        let variables = variables
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+        let reader = Reader {
+            file,
+            variables,
+            shown: Vec::new(),
+        };
+        Ok((reader, raw))
+    }
+
+    /// Reads a setting that has a default.
+    pub(crate) fn value<T: fmt::Display, R: ToString>(
+        &mut self,
+        key: &str,
+        raw: Option<Spanned<R>>,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, ValueFault>,
+    ) -> Result<T, ConfigError> {
+        let given = self.given(key, raw, |raw| raw.to_string());
+        let value = parsed(key, given.as_ref(), parse)?.unwrap_or(default);
+        self.show(key, Some(value.to_string()), given.as_ref());
+        Ok(value)
+    }
+
+    /// Reads a setting that may be absent.
+    pub(crate) fn optional<T: fmt::Display, R: ToString>(
+        &mut self,
+        key: &str,
+        raw: Option<Spanned<R>>,
+        parse: impl Fn(&str) -> Result<T, ValueFault>,
+    ) -> Result<Option<T>, ConfigError> {
+        let given = self.given(key, raw, |raw| raw.to_string());
+        let value = parsed(key, given.as_ref(), parse)?;
+        self.show(key, value.as_ref().map(T::to_string), given.as_ref());
+        Ok(value)
+    }
+
+    /// What was set for a key, the environment before the file.
+    pub(crate) fn given<R>(
+        &mut self,
+        key: &str,
+        raw: Option<Spanned<R>>,
+        text: impl Fn(R) -> String,
+    ) -> Option<Given> {
+        let name = variable(key);
+        if let Some(text) = self.variables.remove(&name) {
+            return Some(Given {
+                text,
+                place: Place::Variable(name),
+            });
+        }
+        let raw = raw?;
+        let (file, whole) = self.file.expect("a raw value comes from a file");
+        let place = Place::in_file(file, whole, raw.span().start);
+        Some(Given {
+            text: text(raw.into_inner()),
+            place,
+        })
+    }
+
+    pub(crate) fn show(&mut self, key: &str, value: Option<String>, given: Option<&Given>) {
+        let provenance = match given {
+            Some(given) => Provenance::Set(given.place.clone()),
+            None => Provenance::Default,
+        };
+        self.shown.push(Shown {
+            key: key.to_owned(),
+            value,
+            provenance,
+        });
+    }
+
+    /// Every variable must have been asked for by now.
+    pub(crate) fn finish(self) -> Result<Vec<Shown>, ConfigError> {
+        match self.variables.into_keys().next() {
+            Some(name) => Err(ConfigError::UnknownVariable { name }),
+            None => Ok(self.shown),
+        }
+    }
+}
+
+fn parsed<T>(
+    key: &str,
+    given: Option<&Given>,
+    parse: impl Fn(&str) -> Result<T, ValueFault>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    match parse(&given.text) {
+        Ok(value) => Ok(Some(value)),
+        Err(fault) => Err(ConfigError::Value {
+            place: given.place.clone(),
+            key: key.to_owned(),
+            fault,
+        }),
+    }
+}
+
+/// `database.url` is `SHEAF_DATABASE_URL`.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+}

@@ -1,0 +1,322 @@
+//! The validated settings, and every default with the argument for it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use crate::database_url::{DatabaseUrl, HostPort};
+use crate::error::{ConfigError, ValueFault};
+use crate::raw::{Raw, RawDatabase};
+use crate::reader::{Reader, Shown};
+use crate::secret::Secret;
+
+/// The loopback address: a server that answers other machines is a decision.
+const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7070);
+/// 64 MiB decompressed holds some 100,000 events of ten values. A body is held in memory as a whole: larger makes a
+/// few clients able to fill it, smaller makes bulk loads pay more round trips.
+const BODY_BYTES_MAX: i64 = 64 << 20;
+const BODY_BYTES_LEAST: i64 = 1 << 10;
+const BODY_BYTES_MOST: i64 = 1 << 30;
+/// Point reads take below a millisecond, so that 16 connections serve some 10,000 a second; PostgreSQL's default
+/// limit of 100 connections must hold several servers. Fewer queue sooner, more only move the queue into PostgreSQL.
+const APP_CONNECTIONS: i64 = 16;
+/// Filters may take long and use a core each: half of the point readers, so that they cannot occupy them all.
+const SEARCH_CONNECTIONS: i64 = 8;
+/// Writes are grouped, one transaction a lane: more connections than lanes are never used.
+const WRITER_CONNECTIONS: i64 = 4;
+/// PostgreSQL itself degrades beyond some hundreds.
+const CONNECTIONS_MAX: i64 = 1000;
+
+/// Everything that a server is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The HTTP side.
+    pub server: Server,
+    /// The database.
+    pub database: Database,
+    /// The log.
+    pub log: Log,
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where the interface is served.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is served without a key, if anywhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// The longest body of a request, decompressed.
+    pub body_bytes_max: usize,
+}
+
+/// The database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Where it is.
+    pub url: DatabaseUrl,
+    /// The certificates to trust. With them every connection is encrypted and verified, without them none is.
+    pub ca_file: Option<PathBuf>,
+    /// The passwords of our roles; absent where the server asks for none.
+    pub passwords: Roles<Option<Password>>,
+    /// The connections of the app role.
+    pub app_connections: usize,
+    /// The connections of the search role.
+    pub search_connections: usize,
+    /// The connections of the writer role.
+    pub writer_connections: usize,
+}
+
+/// One of something for each role that logs in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Roles<T> {
+    /// `sheaf_app`.
+    pub app: T,
+    /// `sheaf_search`.
+    pub search: T,
+    /// `sheaf_writer`.
+    pub writer: T,
+    /// `sheaf_upkeep`.
+    pub upkeep: T,
+}
+
+/// A password, or where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Password {
+    /// The password.
+    Text(Secret),
+    /// A file that holds it, with or without a line end. The caller reads it.
+    File(PathBuf),
+}
+
+/// The log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe messages that are written.
+    pub level: LogLevel,
+    /// Their form.
+    pub format: LogFormat,
+}
+
+/// Severities of messages, most severe first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Someone must look.
+    Error,
+    /// Someone should know.
+    Warn,
+    /// What happened.
+    Info,
+    /// How it happened.
+    Debug,
+    /// Every step.
+    Trace,
+}
+
+/// Forms of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Settings {
+    /// Reads a file, given as its name and text, under the environment's variables; those that do not begin with
+    /// `SHEAF_` are not looked at. Gives back the settings, and each with its origin.
+    pub fn load(
+        file: Option<(&str, &str)>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Settings, Vec<Shown>), ConfigError> {
+        let (mut reader, raw) = Reader::new(file, variables)?;
+        let Raw {
+            server,
+            database,
+            log,
+        } = raw;
+        let settings = Settings {
+            server: Server {
+                listen: reader.value("server.listen", server.listen, LISTEN, address)?,
+                admin_listen: reader.optional(
+                    "server.admin_listen",
+                    server.admin_listen,
+                    address,
+                )?,
+                body_bytes_max: reader.value(
+                    "server.body_bytes_max",
+                    server.body_bytes_max,
+                    count(BODY_BYTES_MAX),
+                    |text| between(text, BODY_BYTES_LEAST, BODY_BYTES_MOST),
+                )?,
+            },
+            database: read_database(&mut reader, database)?,
+            log: Log {
+                level: reader.value("log.level", log.level, LogLevel::Info, level)?,
+                format: reader.value("log.format", log.format, LogFormat::Text, format)?,
+            },
+        };
+        Ok((settings, reader.finish()?))
+    }
+}
+
+fn read_database(reader: &mut Reader<'_>, raw: RawDatabase) -> Result<Database, ConfigError> {
+    let default_url = DatabaseUrl {
+        hosts: vec![HostPort {
+            host: "localhost".to_owned(),
+            port: 5432,
+        }],
+        name: "sheaf".to_owned(),
+    };
+    let mut password = |role: &str, text, file| read_password(reader, role, text, file);
+    let passwords = Roles {
+        app: password("app", raw.app_password, raw.app_password_file)?,
+        search: password("search", raw.search_password, raw.search_password_file)?,
+        writer: password("writer", raw.writer_password, raw.writer_password_file)?,
+        upkeep: password("upkeep", raw.upkeep_password, raw.upkeep_password_file)?,
+    };
+    let mut connections = |key: &str, raw, default| {
+        reader.value(key, raw, count(default), |text| {
+            between(text, 1, CONNECTIONS_MAX)
+        })
+    };
+    Ok(Database {
+        app_connections: connections(
+            "database.app_connections",
+            raw.app_connections,
+            APP_CONNECTIONS,
+        )?,
+        search_connections: connections(
+            "database.search_connections",
+            raw.search_connections,
+            SEARCH_CONNECTIONS,
+        )?,
+        writer_connections: connections(
+            "database.writer_connections",
+            raw.writer_connections,
+            WRITER_CONNECTIONS,
+        )?,
+        url: reader.value("database.url", raw.url, default_url, |text| {
+            Ok(DatabaseUrl::parse(text)?)
+        })?,
+        ca_file: reader
+            .optional("database.ca_file", raw.ca_file, filled)?
+            .map(PathBuf::from),
+        passwords,
+    })
+}
+
+fn read_password(
+    reader: &mut Reader<'_>,
+    role: &str,
+    text: Option<Spanned<Secret>>,
+    file: Option<Spanned<String>>,
+) -> Result<Option<Password>, ConfigError> {
+    let key = format!("database.{role}_password");
+    let file_key = format!("{key}_file");
+    let text = reader.given(&key, text, |secret| secret.reveal().to_owned());
+    let file = reader.given(&file_key, file, |path| path);
+    reader.show(
+        &key,
+        text.as_ref().map(|_| "(secret)".to_owned()),
+        text.as_ref(),
+    );
+    reader.show(
+        &file_key,
+        file.as_ref().map(|file| file.text.clone()),
+        file.as_ref(),
+    );
+    let (given, key, password) = match (text, file) {
+        (None, None) => return Ok(None),
+        (Some(text), Some(file)) => {
+            return Err(ConfigError::PasswordTwice {
+                key,
+                place: text.place,
+                file_place: file.place,
+            });
+        }
+        (Some(text), None) => {
+            let password = Password::Text(Secret::new(text.text.clone()));
+            (text, key, password)
+        }
+        (None, Some(file)) => {
+            let password = Password::File(PathBuf::from(&file.text));
+            (file, file_key, password)
+        }
+    };
+    if given.text.is_empty() {
+        return Err(ConfigError::Value {
+            place: given.place,
+            key,
+            fault: ValueFault::Empty,
+        });
+    }
+    Ok(Some(password))
+}
+
+fn count(number: i64) -> usize {
+    usize::try_from(number).expect("bounds keep counts positive and small")
+}
+
+fn between(text: &str, min: i64, max: i64) -> Result<usize, ValueFault> {
+    let number: i64 = text.parse().map_err(ValueFault::Number)?;
+    if (min..=max).contains(&number) {
+        Ok(count(number))
+    } else {
+        Err(ValueFault::Range { min, max })
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, ValueFault> {
+    text.parse().map_err(ValueFault::Address)
+}
+
+fn filled(text: &str) -> Result<String, ValueFault> {
+    if text.is_empty() {
+        Err(ValueFault::Empty)
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn level(text: &str) -> Result<LogLevel, ValueFault> {
+    match text {
+        "error" => Ok(LogLevel::Error),
+        "warn" => Ok(LogLevel::Warn),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        "trace" => Ok(LogLevel::Trace),
+        _ => Err(ValueFault::Word("error, warn, info, debug, trace")),
+    }
+}
+
+fn format(text: &str) -> Result<LogFormat, ValueFault> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(ValueFault::Word("text, json")),
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        })
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! What a configuration may say, and what stops the start.
+
+use std::error::Error;
+
+use sheaf_config::{ConfigError, LogFormat, Password, Place, Provenance, Secret, Settings};
+
+type Outcome = Result<(Settings, Vec<sheaf_config::Shown>), ConfigError>;
+
+fn load(file: &str, variables: &[(&str, &str)]) -> Outcome {
+    let variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Settings::load(Some(("sheaf.toml", file)), variables)
+}
+
+/// The message with its causes, as the executable prints it.
+fn message(file: &str, variables: &[(&str, &str)]) -> String {
+    let error = load(file, variables).expect_err(file);
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[test]
+fn the_example_file_is_the_defaults() {
+    let example = include_str!("../../../sheaf.example.toml");
+    let (from_example, _) = load(example, &[]).expect("the example is valid");
+    let (defaults, shown) = Settings::load(None, []).expect("nothing is valid");
+    assert_eq!(from_example, defaults);
+    for setting in shown {
+        let key = setting.key.rsplit('.').next().expect("keys have a name");
+        let documented = example.contains(&format!("\n{key} = "))
+            || example.contains(&format!("\n# {key} = "))
+            || key.ends_with("_password");
+        assert!(documented, "the example does not mention {}", setting.key);
+        assert_eq!(setting.provenance, Provenance::Default, "{}", setting.key);
+    }
+}
+
+#[test]
+fn the_commented_lines_of_the_example_are_valid_too() {
+    let example: String = include_str!("../../../sheaf.example.toml")
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.contains(" = \"") => format!("{rest}\n"),
+            Some(_) | None => format!("{line}\n"),
+        })
+        .collect();
+    let (settings, _) = load(&example, &[]).expect("valid");
+    assert!(settings.server.admin_listen.is_some());
+    assert!(settings.database.ca_file.is_some());
+    assert!(settings.database.passwords.upkeep.is_some());
+}
+
+#[test]
+fn a_fault_in_the_file_names_line_and_column() {
+    for (file, wanted) in [
+        (
+            "[server]\nlisten_on = \"x\"\n",
+            "sheaf.toml:2:1: unknown field `listen_on`",
+        ),
+        ("\n[servers]\n", "sheaf.toml:2:2: unknown field `servers`"),
+        (
+            "[log]\nlevel = 3\n",
+            "sheaf.toml:2:9: invalid type: integer `3`, expected a string",
+        ),
+        ("[log\n", "sheaf.toml:1:5: "),
+        (
+            "[log]\nlevel = \"info\"\nlevel = \"warn\"\n",
+            "sheaf.toml:3:1: duplicate key",
+        ),
+        (
+            "[database]\n  app_connections = 0\n",
+            "sheaf.toml:2:21: database.app_connections cannot be used: not between 1 and 1000",
+        ),
+        (
+            "[database]\napp_connections = \"16\"\n",
+            "sheaf.toml:2:19: invalid type",
+        ),
+        (
+            "[server]\nlisten = \"localhost\"\n",
+            "sheaf.toml:2:10: server.listen cannot be used: not an address",
+        ),
+        (
+            "[server]\nbody_bytes_max = 1\n",
+            "sheaf.toml:2:18: server.body_bytes_max cannot be used: not between",
+        ),
+        (
+            "[log]\nlevel = \"loud\"\n",
+            "sheaf.toml:2:9: log.level cannot be used: not one of: error,",
+        ),
+        (
+            "[log]\nformat = \"xml\"\n",
+            "sheaf.toml:2:10: log.format cannot be used: not one of: text, json",
+        ),
+        (
+            "[database]\nurl = \"postgresql://h\"\n",
+            "sheaf.toml:2:7: database.url cannot be used: not the address of a database: the name",
+        ),
+        (
+            "[database]\nca_file = \"\"\n",
+            "sheaf.toml:2:11: database.ca_file cannot be used: empty",
+        ),
+        (
+            "[database]\napp_password = \"\"\n",
+            "sheaf.toml:2:16: database.app_password cannot be used: empty",
+        ),
+    ] {
+        let message = message(file, &[]);
+        assert!(message.starts_with(wanted), "{file}\n{message}\n{wanted}");
+    }
+}
+
+#[test]
+fn a_fault_in_the_environment_names_the_variable() {
+    for (variable, wanted) in [
+        (
+            ("SHEAF_SERVER_LISTN", "x"),
+            "environment variable SHEAF_SERVER_LISTN: there is no such setting",
+        ),
+        (
+            ("SHEAF_LOG_LEVEL", "loud"),
+            "environment variable SHEAF_LOG_LEVEL: log.level cannot be used: not one of",
+        ),
+        (
+            ("SHEAF_DATABASE_APP_CONNECTIONS", "many"),
+            "environment variable SHEAF_DATABASE_APP_CONNECTIONS: database.app_connections cannot be used: not a whole number",
+        ),
+        (
+            ("SHEAF_DATABASE_APP_CONNECTIONS", ""),
+            "environment variable SHEAF_DATABASE_APP_CONNECTIONS: ",
+        ),
+        (
+            ("SHEAF_DATABASE_URL", "postgresql://u:hunter2@h/d"),
+            "environment variable SHEAF_DATABASE_URL: database.url cannot be used: not the address of a database: it holds a user or a password",
+        ),
+    ] {
+        let message = message("", &[variable]);
+        assert!(message.starts_with(wanted), "{message}\n{wanted}");
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_both_are_told() {
+    let file = "[server]\nlisten = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\n";
+    let variables = [
+        ("SHEAF_SERVER_LISTEN", "127.0.0.1:3"),
+        ("SHEAF_LOG_FORMAT", "json"),
+        ("HOME", "/root"),
+    ];
+    let (settings, shown) = load(file, &variables).expect("valid");
+    assert_eq!(settings.server.listen.port(), 3);
+    assert_eq!(settings.log.format, LogFormat::Json);
+    let origin = |key: &str| {
+        let setting = shown.iter().find(|setting| setting.key == key);
+        setting.expect(key).provenance.to_string()
+    };
+    assert_eq!(
+        origin("server.listen"),
+        "environment variable SHEAF_SERVER_LISTEN"
+    );
+    assert_eq!(origin("server.admin_listen"), "sheaf.toml:3:16");
+    assert_eq!(origin("log.level"), "default");
+}
+
+#[test]
+fn an_invalid_value_in_the_file_is_no_matter_where_the_environment_wins() {
+    let file = "[log]\nlevel = \"loud\"\n";
+    let (settings, _) = load(file, &[("SHEAF_LOG_LEVEL", "warn")]).expect("not looked at");
+    assert_eq!(settings.log.level.to_string(), "warn");
+}
+
+#[test]
+fn a_secret_is_shown_nowhere() {
+    const SECRET: &str = "hunter2";
+    let whole = format!("[database]\napp_password = \"{SECRET}\"\n");
+    let (settings, shown) =
+        load(&whole, &[("SHEAF_DATABASE_WRITER_PASSWORD", SECRET)]).expect("valid");
+    let password = Password::Text(Secret::new(SECRET.to_owned()));
+    assert_eq!(settings.database.passwords.app, Some(password.clone()));
+    assert_eq!(settings.database.passwords.writer, Some(password));
+    for text in [format!("{settings:?}"), format!("{shown:?}")] {
+        assert!(!text.contains(SECRET), "{text}");
+        assert!(text.contains("(secret)"), "{text}");
+    }
+    for file in [
+        format!("[database]\napp_password = {SECRET}\n"),
+        format!("[database]\napp_pasword = \"{SECRET}\"\n"),
+        format!("[database]\napp_password = [\"{SECRET}\"]\n"),
+        format!("[database]\napp_password = \"{SECRET}\napp_connections = 3\n"),
+        format!("[database]\nurl = \"postgresql://u:{SECRET}@h/d\"\n"),
+        format!("[database]\nurl = \"postgresql://h/d?password={SECRET}\"\n"),
+        format!("app_password = \"{SECRET}\"\n"),
+    ] {
+        let message = message(&file, &[]);
+        assert!(!message.contains(SECRET), "{message}");
+        let debug = format!("{:?}", load(&file, &[]).expect_err(&file));
+        assert!(!debug.contains(SECRET), "{debug}");
+    }
+}
+
+#[test]
+fn a_password_comes_from_one_place() {
+    let file = "[database]\nsearch_password_file = \"/run/secret\"\n";
+    let (settings, _) = load(file, &[]).expect("valid");
+    let path = Password::File("/run/secret".into());
+    assert_eq!(settings.database.passwords.search, Some(path));
+    let twice = load(file, &[("SHEAF_DATABASE_SEARCH_PASSWORD", "x")]);
+    let Err(ConfigError::PasswordTwice { key, place, .. }) = twice else {
+        panic!("two passwords for one role are refused: {twice:?}");
+    };
+    assert_eq!(key, "database.search_password");
+    assert_eq!(
+        place,
+        Place::Variable("SHEAF_DATABASE_SEARCH_PASSWORD".to_owned())
+    );
+}
