@@ -99,12 +99,22 @@ CREATE FUNCTION sheaf.ensure_event_partition(instant timestamptz)
     $$;
 COMMENT ON FUNCTION sheaf.ensure_event_partition(timestamptz) IS 'The partition of entity_events that holds an instant, made where it is missing.';
 
+-- Bounds are known as text only, which the session's settings shape: with another DateStyle they name time zones by
+-- abbreviations, which read back as other zones.
+CREATE FUNCTION sheaf.list_event_partitions()
+    RETURNS TABLE (partition_name text, lower_bound timestamptz, upper_bound timestamptz)
+    LANGUAGE sql STABLE SET search_path = '' SET timezone = 'UTC' SET datestyle = 'ISO'
+    AS $$
+        SELECT c.relname::text,
+            (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$FROM \('([^']+)'\)$r$))[1]::timestamptz,
+            (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$TO \('([^']+)'\)$r$))[1]::timestamptz
+        FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'sheaf.entity_events'::regclass
+    $$;
+COMMENT ON FUNCTION sheaf.list_event_partitions() IS 'The partitions of entity_events with their bounds, in any session.';
+
 CREATE VIEW sheaf.event_partitions WITH (security_invoker = true) AS
-    SELECT c.relname::text AS partition_name,
-        (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$FROM \('([^']+)'\)$r$))[1]::timestamptz AS lower_bound,
-        (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$TO \('([^']+)'\)$r$))[1]::timestamptz AS upper_bound
-    FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'sheaf.entity_events'::regclass;
+    SELECT partition_name, lower_bound, upper_bound FROM sheaf.list_event_partitions();
 COMMENT ON VIEW sheaf.event_partitions IS 'The partitions of entity_events with their bounds, as the database knows them.';
 COMMENT ON COLUMN sheaf.event_partitions.partition_name IS 'The table in schema sheaf.';
 COMMENT ON COLUMN sheaf.event_partitions.lower_bound IS 'The first instant that it holds.';
@@ -128,7 +138,7 @@ CREATE VIEW sheaf.entity_values_ts WITH (security_invoker = true) AS
     CROSS JOIN LATERAL (
         SELECT j.key, j.value FROM jsonb_each(e.attrs) j
         UNION ALL
-        SELECT NULL, NULL WHERE e.op IN ('r', 'd')
+        SELECT NULL AS key, NULL AS value WHERE e.op IN ('r', 'd')
     ) f
     LEFT JOIN sheaf.attributes a ON a.tenant_id = e.tenant_id AND a.attribute_id = f.key::bigint
     -- A later row of the same instant hides what it says again, and everything if it replaces or deletes.
@@ -164,5 +174,6 @@ GRANT EXECUTE ON FUNCTION sheaf.find_api_key(text),
     sheaf.update_tenant(bigint, text, timestamptz, bigint, bigint, jsonb),
     sheaf.list_tenants(text, integer), sheaf.find_tenant(text) TO sheaf_app;
 GRANT EXECUTE ON FUNCTION sheaf.ensure_event_partition(timestamptz) TO sheaf_writer;
+GRANT EXECUTE ON FUNCTION sheaf.list_event_partitions() TO sheaf_app, sheaf_writer;
 GRANT SELECT ON sheaf.event_partitions TO sheaf_app, sheaf_writer;
 GRANT SELECT ON sheaf.entity_values_ts TO sheaf_app;

@@ -1,0 +1,352 @@
+//! A role can do what it was given and nothing else: asked of the database itself, of everything that it has.
+
+mod world;
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use sheaf_pg::{RoleFault, check_role};
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use world::{World, begin_as, names, two_tenants};
+
+/// Who may do what, beside the owner: each line is a decision. `UPDATE(..)` is of columns, `EXECUTE` of functions.
+const GRANTED: &[(&str, &str, &[&str])] = &[
+    (
+        "sheaf_app",
+        "SELECT",
+        &[
+            "api_keys",
+            "attributes",
+            "entities",
+            "entity_events",
+            "entity_jsonb",
+            "entity_values_ts",
+            "event_partitions",
+            "ingest_parts",
+            "ingest_requests",
+            "rejections",
+            "settings",
+            "tenants",
+        ],
+    ),
+    (
+        "sheaf_app",
+        "INSERT",
+        &["api_keys", "attributes", "entities"],
+    ),
+    ("sheaf_app", "UPDATE(revoked_at)", &["api_keys"]),
+    ("sheaf_app", "UPDATE(unit)", &["attributes"]),
+    ("sheaf_app", "UPDATE(description)", &["attributes"]),
+    ("sheaf_app", "UPDATE(schema)", &["attributes"]),
+    ("sheaf_app", "UPDATE(pii)", &["attributes"]),
+    ("sheaf_app", "UPDATE(pin)", &["attributes"]),
+    ("sheaf_app", "UPDATE(temperature)", &["attributes"]),
+    ("sheaf_app", "UPDATE(catalogue_version)", &["tenants"]),
+    ("sheaf_app", "UPDATE(status)", &["rejections"]),
+    (
+        "sheaf_app",
+        "USAGE",
+        &["attribute_number", "entity_number", "schema sheaf"],
+    ),
+    (
+        "sheaf_app",
+        "EXECUTE",
+        &[
+            "create_tenant",
+            "current_tenant",
+            "find_api_key",
+            "find_tenant",
+            "list_event_partitions",
+            "list_tenants",
+            "update_tenant",
+        ],
+    ),
+    ("sheaf_search", "SELECT", &["entities", "entity_jsonb"]),
+    ("sheaf_search", "USAGE", &["schema sheaf"]),
+    ("sheaf_search", "EXECUTE", &["current_tenant"]),
+    ("sheaf_upkeep", "USAGE", &["schema sheaf"]),
+    (
+        "sheaf_writer",
+        "SELECT",
+        &[
+            "attributes",
+            "entity_events",
+            "entity_jsonb",
+            "event_partitions",
+            "ingest_parts",
+            "ingest_requests",
+            "rejections",
+            "settings",
+            "tenants",
+        ],
+    ),
+    (
+        "sheaf_writer",
+        "INSERT",
+        &[
+            "entity_jsonb",
+            "ingest_parts",
+            "ingest_requests",
+            "rejections",
+            "a partition",
+        ],
+    ),
+    ("sheaf_writer", "UPDATE", &["entity_jsonb"]),
+    ("sheaf_writer", "USAGE", &["schema sheaf"]),
+    (
+        "sheaf_writer",
+        "EXECUTE",
+        &[
+            "current_tenant",
+            "ensure_event_partition",
+            "list_event_partitions",
+        ],
+    ),
+];
+
+/// The grants as the database has them, in the same words.
+const GRANTS: &str = "
+    WITH granted AS (
+        SELECT CASE WHEN c.relispartition THEN 'a partition' ELSE c.relname::text END AS object, c.relowner AS owner,
+            g.grantee, g.privilege_type AS privilege
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) g WHERE c.relnamespace = 'sheaf'::regnamespace
+        UNION ALL
+        SELECT c.relname, c.relowner, g.grantee, format('%s(%s)', g.privilege_type, a.attname)
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid CROSS JOIN LATERAL aclexplode(a.attacl) g
+        WHERE c.relnamespace = 'sheaf'::regnamespace
+        UNION ALL
+        SELECT p.proname, p.proowner, g.grantee, g.privilege_type
+        FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) g
+        WHERE p.pronamespace = 'sheaf'::regnamespace
+        UNION ALL
+        SELECT 'schema sheaf', n.nspowner, g.grantee, g.privilege_type
+        FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) g WHERE n.nspname = 'sheaf'
+    )
+    SELECT DISTINCT concat_ws(' ', coalesce(r.rolname, 'PUBLIC'), privilege, object)
+    FROM granted LEFT JOIN pg_roles r ON r.oid = grantee WHERE grantee <> owner";
+
+fn granted() -> BTreeSet<String> {
+    let lines = GRANTED.iter().flat_map(|(role, privilege, objects)| {
+        objects
+            .iter()
+            .map(move |object| format!("{role} {privilege} {object}"))
+    });
+    lines.collect()
+}
+
+#[tokio::test]
+async fn roles_have_the_grants_that_were_decided_and_no_others() -> Result<()> {
+    let (world, ..) = two_tenants().await?;
+    let client = world.database.superuser().await?;
+    let found: BTreeSet<String> = names(&client, GRANTS).await?.into_iter().collect();
+    let decided = granted();
+    let (more, less) = (found.difference(&decided), decided.difference(&found));
+    let (more, less): (Vec<_>, Vec<_>) = (more.collect(), less.collect());
+    assert!(
+        more.is_empty() && less.is_empty(),
+        "more {more:?}, less {less:?}"
+    );
+    let memberships =
+        "SELECT member::regrole::text || ' in ' || roleid::regrole::text FROM pg_auth_members
+        WHERE member::regrole::text LIKE 'sheaf%'";
+    assert_eq!(
+        names(&client, memberships).await?,
+        ["sheaf_upkeep in sheaf_owner"]
+    );
+    let attributes = "SELECT rolname::text FROM pg_roles
+        WHERE rolname IN ('sheaf_owner', 'sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc')
+            AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
+                OR rolcanlogin = (rolname = 'sheaf_owner'))";
+    assert_eq!(names(&client, attributes).await?, Vec::<String>::new());
+    Ok(())
+}
+
+/// Every relation of the schema with its kind, a column of it, and the name that grants know it by.
+const RELATIONS: &str = "
+    SELECT c.relname::text, c.relkind::text, (SELECT attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND attnum = 1),
+        CASE WHEN c.relispartition THEN 'a partition' ELSE c.relname::text END
+    FROM pg_class c WHERE c.relnamespace = 'sheaf'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')";
+
+#[tokio::test]
+async fn what_is_not_granted_is_denied_on_every_table_partition_view_and_sequence() -> Result<()> {
+    let (world, ours, ..) = two_tenants().await?;
+    let admin = world.database.superuser().await?;
+    let decided = granted();
+    let (mut denied, mut partitions) = (0, 0);
+    for role in ["sheaf_app", "sheaf_search", "sheaf_writer", "sheaf_cdc"] {
+        let client = world.database.client(role).await?;
+        for row in admin.query(RELATIONS, &[]).await? {
+            let (name, kind): (String, String) = (row.get(0), row.get(1));
+            let (column, object): (String, String) = (row.get(2), row.get(3));
+            partitions += usize::from(object == "a partition");
+            for (privilege, statement) in attempts(&name, &kind, &column) {
+                // UPDATE of any column is one of the grant's; LOCK is let through by UPDATE, DELETE and TRUNCATE.
+                let is_granted = match privilege {
+                    "LOCK" => decided.contains(&format!("{role} UPDATE {object}")),
+                    _ => decided.contains(&format!("{role} {privilege} {object}")),
+                };
+                begin_as(&client, &ours).await?;
+                let outcome = client.execute(&statement, &[]).await;
+                client.batch_execute("ROLLBACK").await?;
+                let is_denied = outcome.as_ref().is_err_and(is_permission_denied);
+                assert_eq!(is_denied, !is_granted, "{role}: {statement}: {outcome:?}");
+                denied += usize::from(is_denied);
+            }
+        }
+    }
+    assert!(
+        denied > 200 && partitions > 4,
+        "{denied} denied, {partitions} partitions"
+    );
+    Ok(())
+}
+
+/// What could be tried on a relation, each with the privilege that it needs. Views here cannot be written at all.
+fn attempts(name: &str, kind: &str, column: &str) -> Vec<(&'static str, String)> {
+    let select = ("SELECT", format!("SELECT count(*) FROM sheaf.{name}"));
+    match kind {
+        "v" => vec![select],
+        "S" => vec![
+            select,
+            ("SETVAL", format!("SELECT setval('sheaf.{name}', 1)")),
+            ("USAGE", format!("SELECT nextval('sheaf.{name}')")),
+        ],
+        _ => vec![
+            select,
+            ("INSERT", format!("INSERT INTO sheaf.{name} DEFAULT VALUES")),
+            (
+                "UPDATE",
+                format!("UPDATE sheaf.{name} SET {column} = DEFAULT"),
+            ),
+            ("DELETE", format!("DELETE FROM sheaf.{name}")),
+            ("TRUNCATE", format!("TRUNCATE sheaf.{name} CASCADE")),
+            (
+                "LOCK",
+                format!("LOCK sheaf.{name} IN ACCESS EXCLUSIVE MODE"),
+            ),
+            ("CREATE", format!("CREATE INDEX ON sheaf.{name} ({column})")),
+        ],
+    }
+}
+
+/// Refused for want of a right, and not by a policy, a constraint or a missing value.
+fn is_permission_denied(error: &Error) -> bool {
+    error.as_db_error().is_some_and(|answer| {
+        let said = answer.message();
+        *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE
+            && (said.starts_with("permission denied") || said.starts_with("must be owner"))
+    })
+}
+
+#[tokio::test]
+async fn functions_that_are_not_granted_cannot_be_called() -> Result<()> {
+    let (world, ..) = two_tenants().await?;
+    let admin = world.database.superuser().await?;
+    let calls = "SELECT p.proname::text, format('SELECT sheaf.%I(%s)', p.proname,
+            (SELECT string_agg(format('NULL::%s', t::regtype), ', ') FROM unnest(p.proargtypes) t))
+        FROM pg_proc p WHERE p.pronamespace = 'sheaf'::regnamespace";
+    let decided = granted();
+    let mut denied = 0;
+    for role in ["sheaf_app", "sheaf_search", "sheaf_writer", "sheaf_cdc"] {
+        let client = world.database.client(role).await?;
+        for row in admin.query(calls, &[]).await? {
+            let (name, call): (String, String) = (row.get(0), row.get(1));
+            client.batch_execute("BEGIN").await?;
+            let outcome = client.query(&call, &[]).await;
+            client.batch_execute("ROLLBACK").await?;
+            let is_granted = decided.contains(&format!("{role} EXECUTE {name}"));
+            let is_denied = outcome.as_ref().is_err_and(is_permission_denied);
+            assert_eq!(is_denied, !is_granted, "{role}: {call}: {outcome:?}");
+            denied += usize::from(is_denied);
+        }
+    }
+    assert!(denied > 10, "{denied}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_role_can_become_another_or_make_anything_of_its_own() -> Result<()> {
+    let (world, ours, ..) = two_tenants().await?;
+    for role in ["sheaf_app", "sheaf_search", "sheaf_writer", "sheaf_cdc"] {
+        let client = world.database.client(role).await?;
+        for statement in [
+            "SET ROLE sheaf_owner",
+            "SET ROLE sheaf_upkeep",
+            "SET SESSION AUTHORIZATION sheaf_owner",
+            "SET session_replication_role = replica",
+            "CREATE TABLE sheaf.own ()",
+            "CREATE FUNCTION sheaf.own() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE TABLE public.own ()",
+            "CREATE SCHEMA own",
+            "CREATE ROLE own",
+            "ALTER TABLE sheaf.entities DISABLE ROW LEVEL SECURITY",
+            "DROP POLICY tenant_only ON sheaf.entities",
+            "COPY (SELECT 1) TO PROGRAM 'true'",
+            "SELECT pg_read_file('PG_VERSION')",
+        ] {
+            begin_as(&client, &ours).await?;
+            let outcome = client.batch_execute(statement).await;
+            client.batch_execute("ROLLBACK").await?;
+            let error = outcome.expect_err(statement);
+            assert_eq!(
+                error.code(),
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+                "{role}: {statement}: {error:?}"
+            );
+        }
+    }
+    let app = world.database.client("sheaf_app").await?;
+    app.batch_execute("SET row_security = off").await?;
+    let error = app
+        .query("SELECT FROM sheaf.entities", &[])
+        .await
+        .expect_err("no way round");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_that_policies_do_not_bind_may_not_serve() -> Result<()> {
+    let world = World::create().await?;
+    let admin = world.database.superuser().await?;
+    let name = world.database.name();
+    let (bypass, member) = (format!("bypass_of_{name}"), format!("member_of_{name}"));
+    admin
+        .batch_execute(&format!(
+            "CREATE ROLE {bypass} LOGIN BYPASSRLS;
+             CREATE ROLE {member} LOGIN NOINHERIT IN ROLE sheaf_upkeep"
+        ))
+        .await?;
+    let fault = async |role: &str, expected: &str| {
+        let client = world.database.client(role).await?;
+        anyhow::Ok(check_role(&client, expected, "sheaf_owner").await)
+    };
+    for (role, said) in [
+        (sheaf_pg::cluster::SUPERUSER, "a superuser"),
+        (bypass.as_str(), "BYPASSRLS"),
+        ("sheaf_upkeep", "a member of the tables' owner"),
+        (member.as_str(), "a member of the tables' owner"),
+    ] {
+        // Also where it is the very role that the configuration names.
+        for expected in [role, "sheaf_app"] {
+            let outcome = fault(role, expected).await?;
+            let is_unbound =
+                matches!(&outcome, Err(RoleFault::Unbound { what, .. }) if *what == said);
+            assert!(is_unbound, "{role}: {outcome:?}");
+        }
+    }
+    let outcome = fault("sheaf_search", "sheaf_app").await?;
+    assert!(
+        matches!(outcome, Err(RoleFault::OtherRole { .. })),
+        "{outcome:?}"
+    );
+    for role in ["sheaf_app", "sheaf_search", "sheaf_writer"] {
+        assert!(fault(role, role).await?.is_ok(), "{role}");
+    }
+    admin
+        .batch_execute(&format!("DROP ROLE {bypass}; DROP ROLE {member}"))
+        .await?;
+    Ok(())
+}
