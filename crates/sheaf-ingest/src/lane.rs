@@ -21,6 +21,7 @@ use sheaf_store::settings::{Settings, read_position};
 use sheaf_store::stored::{StoredFault, write_document};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::plan::{
     Documents, EventOutcome, GroupEvent, GroupPlan, StoredInstants, plan_group, time_events,
@@ -148,8 +149,6 @@ enum Abort {
     Error(WriteError),
     /// It needs a partition for this instant; made outside, it can run again.
     Partition(Timestamp),
-    /// The catalogue at hand lacks an attribute that is stored.
-    Catalogue,
     /// It ends without a commit, and that is its outcome.
     Ended(LaneOutcome),
 }
@@ -163,7 +162,11 @@ impl From<PgError> for Abort {
 impl From<StoredFault> for Abort {
     fn from(fault: StoredFault) -> Abort {
         match fault {
-            StoredFault::UnknownAttribute(_) => Abort::Catalogue,
+            // The catalogue was compared in this transaction, so that it has every attribute that is stored.
+            StoredFault::UnknownAttribute(id) => {
+                PgError::unreadable("reading documents to merge into", format!("attribute {id}"))
+                    .into()
+            }
             StoredFault::Broken(error) => error.into(),
         }
     }
@@ -188,27 +191,27 @@ impl Lane {
                 tracing::debug!(%error, "rolling back a request");
                 drop(Connection::take(client));
             }
-            match abort {
+            let error = match abort {
                 Abort::Ended(outcome) => return Ok(outcome),
-                Abort::Partition(time) => self.make_partition(time).await?,
-                Abort::Catalogue => {
-                    self.catalogues.refresh(&job.scope).await?;
-                }
-                Abort::Error(WriteError::Postgres(error))
-                    if error.disposition() == Disposition::Retry =>
-                {
-                    tracing::info!(%error, "a request runs again after a conflict");
-                }
-                Abort::Error(error) => {
-                    self.partitions.clear();
-                    return Err(error);
-                }
+                Abort::Partition(time) => match self.make_partition(time).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                Abort::Error(WriteError::Postgres(error)) => error,
+                Abort::Error(error) => return Err(error),
+            };
+            // What is remembered of partitions may be what is wrong.
+            self.partitions.clear();
+            let partition_is_gone = error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE);
+            if error.disposition() != Disposition::Retry && !partition_is_gone {
+                return Err(error.into());
             }
+            tracing::info!(%error, "a request runs again after a conflict");
         }
         Err(WriteError::Overloaded)
     }
 
-    async fn make_partition(&mut self, time: Timestamp) -> Result<(), WriteError> {
+    async fn make_partition(&mut self, time: Timestamp) -> Result<(), PgError> {
         let partition = ensure_partition(&self.writer, time).await?;
         tracing::info!(
             partition = partition.name,
