@@ -1,0 +1,329 @@
+//! From a key to what a request may do. Every route says which key it needs; a request that has none gets no further,
+//! and its body is not read.
+//!
+//! A verified key is remembered for ten seconds, so that a revocation reaches every server within that time. A key of
+//! the wrong form or checksum costs no look-up, and neither does any unremembered key from an address that has failed
+//! too often: guessing cannot be turned into load on the database.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use quick_cache::sync::Cache;
+use sheaf_model::{KeyId, Name, TenantId, Timestamp};
+use sheaf_pg::{PgError, Pool};
+use sheaf_store::TenantScope;
+use sheaf_store::keys::{ApiKey, KeyOwner, KeyScope, StoredKey, fetch_key};
+use sheaf_store::tenants::fetch_tenant;
+
+use crate::problem::{Code, Problem};
+use crate::state::Shared;
+
+/// Which key a route needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeyClass {
+    /// None.
+    Open,
+    /// One that may read its tenant, or an administrator's with `X-Tenant`.
+    Read,
+    /// One that may write its tenant, or an administrator's with `X-Tenant`.
+    Write,
+    /// An administrator's.
+    Admin,
+}
+
+/// The address of the client's end of the connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// The tenant that the key of this request opens.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(pub(crate) TenantScope);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        Ok(caller.expect("routes on tenant data are declared with a class that makes a caller"))
+    }
+}
+
+/// Admits a request to a route of this class.
+pub(crate) async fn guard(
+    State((class, shared)): State<(KeyClass, Shared)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+    match admit(class, &shared, request.headers(), peer).await {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn admit(
+    class: KeyClass,
+    shared: &Shared,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<Option<Caller>, Problem> {
+    let wanted = match class {
+        KeyClass::Open => return Ok(None),
+        KeyClass::Read => Some(KeyScope::Read),
+        KeyClass::Write => Some(KeyScope::Write),
+        KeyClass::Admin => None,
+    };
+    let owner = shared.keys.verify(&shared.state.app, headers, peer).await?;
+    let named = named_tenant(headers)?;
+    match (owner, wanted) {
+        (KeyOwner::Admin, None) => Ok(None),
+        (KeyOwner::Tenant { .. }, None) => Err(Problem::new(
+            Code::Forbidden,
+            "this needs an administrator's key",
+        )),
+        (KeyOwner::Admin, Some(_)) => {
+            let name = named.ok_or_else(|| {
+                Problem::new(
+                    Code::TenantRequired,
+                    "an administrator's key needs the header X-Tenant here",
+                )
+            })?;
+            let tenant = shared.keys.tenant(&shared.state.app, &name).await?;
+            Ok(Some(Caller(TenantScope::authenticated(tenant))))
+        }
+        (
+            KeyOwner::Tenant {
+                tenant,
+                name,
+                scopes,
+            },
+            Some(wanted),
+        ) => {
+            if named.is_some_and(|named| named.as_str() != name) {
+                return Err(Problem::new(
+                    Code::Forbidden,
+                    "the key is of another tenant than X-Tenant names",
+                ));
+            }
+            if !scopes.contains(&wanted) {
+                let detail = format!("the key lacks the scope {}", wanted.as_str());
+                return Err(Problem::new(Code::Forbidden, detail));
+            }
+            Ok(Some(Caller(TenantScope::authenticated(tenant))))
+        }
+    }
+}
+
+fn named_tenant(headers: &HeaderMap) -> Result<Option<Name>, Problem> {
+    let Some(value) = headers.get("x-tenant") else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Problem::invalid("X-Tenant", "not UTF-8"))?;
+    let name =
+        Name::parse(text).map_err(|fault| Problem::invalid("X-Tenant", fault.to_string()))?;
+    Ok(Some(name))
+}
+
+/// The key in `Authorization: Bearer <key>`, `Token <key>` or `Basic <any user>:<key>`.
+fn sent_key(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    let credentials = credentials.trim();
+    if scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token") {
+        return Some(credentials.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(credentials)
+        .ok()?;
+    let (_, key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(key.to_owned())
+}
+
+/// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
+const KEY_BELIEVED: Duration = Duration::from_secs(10);
+const FAILURES_TOTAL: &str = "sheaf_auth_failures_total";
+const KEYS_MAX: usize = 10_000;
+const TENANTS_MAX: usize = 10_000;
+const ADDRESSES_MAX: usize = 10_000;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// Keys that were verified lately, and addresses that failed lately. All bounded.
+pub(crate) struct KeyRing {
+    verified: Cache<KeyId, (Arc<StoredKey>, Instant)>,
+    /// By name. A tenant keeps its number for ever.
+    tenants: Cache<String, TenantId>,
+    failures: Cache<IpAddr, (Instant, u32)>,
+    failures_max: u32,
+}
+
+/// Why a look-up gave no key.
+enum Unverified {
+    Unknown,
+    Failed(PgError),
+}
+
+impl KeyRing {
+    pub(crate) fn new(failures_max: u32) -> KeyRing {
+        KeyRing {
+            verified: Cache::new(KEYS_MAX),
+            tenants: Cache::new(TENANTS_MAX),
+            failures: Cache::new(ADDRESSES_MAX),
+            failures_max,
+        }
+    }
+
+    /// Whose key the request carries.
+    async fn verify(
+        &self,
+        app: &Pool,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<KeyOwner, Problem> {
+        if !headers.contains_key(header::AUTHORIZATION) {
+            return Err(Problem::new(
+                Code::Unauthorized,
+                "the request carries no key",
+            ));
+        }
+        let Some(key) = sent_key(headers).as_deref().and_then(ApiKey::parse) else {
+            return Err(self.failed(peer));
+        };
+        self.verified.remove_if(key.id(), |(_, verified_at)| {
+            verified_at.elapsed() >= KEY_BELIEVED
+        });
+        if let (None, Some(problem)) = (self.verified.get(key.id()), self.locked_out(peer)) {
+            return Err(problem);
+        }
+        let look_up = async {
+            match fetch_key(app, key.id()).await {
+                Ok(Some(stored)) => Ok((Arc::new(stored), Instant::now())),
+                Ok(None) => Err(Unverified::Unknown),
+                Err(error) => Err(Unverified::Failed(error)),
+            }
+        };
+        // Requests with one key wait for one look-up.
+        match self.verified.get_or_insert_async(key.id(), look_up).await {
+            Ok((stored, _)) if stored.admits(&key, Timestamp::now()) => Ok(stored.owner.clone()),
+            Ok(_) | Err(Unverified::Unknown) => Err(self.failed(peer)),
+            Err(Unverified::Failed(error)) => Err(error.into()),
+        }
+    }
+
+    /// Forgets a key that was revoked here, so that this server refuses it at once.
+    pub(crate) fn forget(&self, id: &KeyId) {
+        self.verified.remove(id);
+    }
+
+    /// The number of the tenant with this name, for an administrator.
+    pub(crate) async fn tenant(&self, app: &Pool, name: &Name) -> Result<TenantId, Problem> {
+        if let Some(tenant) = self.tenants.get(name.as_str()) {
+            return Ok(tenant);
+        }
+        let tenant = fetch_tenant(app, name.as_str())
+            .await?
+            .ok_or_else(Problem::not_found)?
+            .tenant;
+        self.tenants.insert(name.as_str().to_owned(), tenant);
+        Ok(tenant)
+    }
+
+    /// Counts a failed attempt. What was wrong with the key is not told.
+    fn failed(&self, peer: Option<IpAddr>) -> Problem {
+        if let Some(problem) = self.locked_out(peer) {
+            return problem;
+        }
+        if let Some(peer) = peer {
+            let now = Instant::now();
+            let (since, count) = self
+                .failures
+                .get(&peer)
+                .filter(|(since, _)| since.elapsed() < WINDOW)
+                .unwrap_or((now, 0));
+            self.failures.insert(peer, (since, count + 1));
+        }
+        metrics::counter!(FAILURES_TOTAL).increment(1);
+        Problem::new(Code::Unauthorized, "the key is not valid")
+    }
+
+    fn locked_out(&self, peer: Option<IpAddr>) -> Option<Problem> {
+        let (since, count) = self.failures.get(&peer?)?;
+        let left = WINDOW.checked_sub(since.elapsed())?;
+        let seconds = u32::try_from(left.as_secs())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        (count >= self.failures_max).then(|| {
+            Problem::new(
+                Code::RateLimited,
+                "too many failed attempts from this address",
+            )
+            .after_s(seconds)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::AUTHORIZATION,
+            value.parse().expect("a header value"),
+        );
+        headers
+    }
+
+    #[test]
+    fn three_schemes_carry_the_same_key() {
+        // "any user:shf_x" in base 64.
+        for value in [
+            "Bearer shf_x",
+            "bearer  shf_x",
+            "Token shf_x",
+            "Basic YW55IHVzZXI6c2hmX3g=",
+        ] {
+            assert_eq!(
+                sent_key(&headers(value)).as_deref(),
+                Some("shf_x"),
+                "{value}"
+            );
+        }
+        for value in ["shf_x", "Digest shf_x", "Basic shf_x", "Basic c2hmX3g="] {
+            assert_eq!(sent_key(&headers(value)), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_fails_too_often_is_told_to_wait_and_others_are_not() {
+        let ring = KeyRing::new(3);
+        let (bad, good) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        for _ in 0..3 {
+            assert_eq!(ring.failed(Some(bad)).code, Code::Unauthorized);
+        }
+        let problem = ring.failed(Some(bad));
+        assert_eq!(problem.code, Code::RateLimited);
+        assert!(
+            problem
+                .retry_after_s
+                .is_some_and(|seconds| (1..=60).contains(&seconds))
+        );
+        assert_eq!(ring.failed(Some(good)).code, Code::Unauthorized);
+    }
+}

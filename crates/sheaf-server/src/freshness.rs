@@ -1,0 +1,126 @@
+//! How fresh an answer is, in headers; and what a request asks of it.
+
+use std::future::Future;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use sheaf_model::{Position, TenantId, Timestamp};
+use sheaf_pg::{Access, PgError};
+use sheaf_query::{ConsistencyLevel, Freshness, ReadOptions, decide, token};
+use sheaf_store::snapshot::{Snapshot, read_snapshot, snapshot_of};
+
+use crate::params::Params;
+use crate::problem::{Code, Problem};
+use crate::state::AppState;
+
+const TOKEN: HeaderName = HeaderName::from_static("x-consistency-token");
+
+/// What administrators read belongs to no tenant; no tenant has this number.
+pub(crate) const NO_TENANT: TenantId = TenantId(0);
+
+/// Takes the read options out of a request.
+pub(crate) fn read_options(
+    params: &mut Params,
+    headers: &HeaderMap,
+    tenant: TenantId,
+    state: &AppState,
+) -> Result<ReadOptions, Problem> {
+    let position =
+        match headers.get(TOKEN) {
+            None => None,
+            Some(sent) => {
+                let text = sent.to_str().map_err(|_| {
+                    Problem::new(
+                        Code::InvalidToken,
+                        "the consistency token is not one of ours",
+                    )
+                })?;
+                let decoded = token::decode(text, tenant, &state.settings.signing_key);
+                Some(decoded.map_err(|fault| {
+                    Problem::new(Code::of_name(fault.code()), fault.to_string())
+                })?)
+            }
+        };
+    let mut options = ReadOptions::new(position, Timestamp::now());
+    let level = params.take_as(
+        "consistency",
+        "strong, session, eventual or analytics",
+        ConsistencyLevel::parse,
+    )?;
+    options.level = level.unwrap_or(options.level);
+    options.max_lag =
+        params.take_as("max_lag", "a duration such as 3s", |text| text.parse().ok())?;
+    Ok(options)
+}
+
+/// The headers of every read.
+pub(crate) fn read_headers(freshness: &Freshness, tenant: TenantId, state: &AppState) -> HeaderMap {
+    let mut headers = token_header(freshness.position, tenant, state);
+    let mut put = |name: &'static str, value: String| {
+        let value =
+            HeaderValue::from_str(&value).expect("names, numbers and times are header values");
+        headers.insert(HeaderName::from_static(name), value);
+    };
+    put("x-data-source", freshness.source.to_owned());
+    put(
+        "x-data-lag-seconds",
+        format!("{:.3}", freshness.lag.as_secs_f64()),
+    );
+    put("x-data-timestamp", freshness.data_timestamp.to_string());
+    put("x-consistency-level", freshness.level.as_str().to_owned());
+    put("x-cache-hit", freshness.cache_hit.to_string());
+    headers
+}
+
+/// The token of a position, as text.
+pub(crate) fn token_text(position: Position, tenant: TenantId, state: &AppState) -> String {
+    token::encode(position, tenant, &state.settings.signing_key)
+}
+
+/// The header of every write.
+pub(crate) fn token_header(position: Position, tenant: TenantId, state: &AppState) -> HeaderMap {
+    let token = token_text(position, tenant, state);
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        TOKEN,
+        HeaderValue::from_str(&token).expect("base64url is a header value"),
+    );
+    headers
+}
+
+/// The freshness of what was read in the snapshot.
+pub(crate) fn freshness_of(
+    snapshot: Snapshot,
+    options: &ReadOptions,
+) -> Result<Freshness, Problem> {
+    Ok(Freshness {
+        source: "primary",
+        lag: std::time::Duration::ZERO,
+        data_timestamp: snapshot.complete_until,
+        level: decide(options.level, options.token, snapshot.position)?,
+        cache_hit: false,
+        position: snapshot.position,
+    })
+}
+
+/// Reads something that has a transaction of its own. How complete it is, is asked before it; what a token has to
+/// cover, after it.
+pub(crate) async fn read_fresh<T>(
+    state: &AppState,
+    options: &ReadOptions,
+    read: impl Future<Output = Result<T, PgError>>,
+) -> Result<(T, Freshness), Problem> {
+    let before = snapshot(state).await?;
+    let value = read.await?;
+    let after = snapshot(state).await?;
+    let snapshot = Snapshot {
+        position: after.position,
+        complete_until: before.complete_until,
+    };
+    Ok((value, freshness_of(snapshot, options)?))
+}
+
+async fn snapshot(state: &AppState) -> Result<Snapshot, PgError> {
+    let client = state.app.get().await?;
+    let rows = sheaf_pg::run(&client, Access::Read, None, &[read_snapshot()]).await?;
+    snapshot_of(&rows[0], &state.settings)
+}

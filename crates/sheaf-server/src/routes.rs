@@ -1,0 +1,117 @@
+//! Every route with the key that it needs. A route cannot be added without saying which: the guard is part of adding it.
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+use utoipa_axum::routes;
+
+use crate::auth::{KeyClass, KeyRing, guard};
+use crate::docs::{self, Document};
+use crate::observe::observe;
+use crate::openapi;
+use crate::problem::Problem;
+use crate::state::{AppState, Shared};
+use crate::{attributes, edits, entities, history, influx, ingest, keys, service, tenants};
+
+/// The whole interface.
+pub fn router(state: AppState) -> Router {
+    let shared = Shared {
+        keys: Arc::new(KeyRing::new(state.bounds.failed_attempts_max)),
+        state: Arc::new(state),
+    };
+    let (router, document) = declared(&shared).split_for_parts();
+    router
+        .fallback(async || Problem::not_found())
+        .layer(Extension(Document(Arc::new(openapi::complete(document)))))
+        .layer(from_fn_with_state(shared.state.bounds.deadline, observe))
+        .with_state(shared)
+}
+
+fn declared(shared: &Shared) -> OpenApiRouter<Shared> {
+    let routes = Routes {
+        shared: shared.clone(),
+        router: OpenApiRouter::with_openapi(OpenApi::default()),
+    };
+    routes
+        .add(KeyClass::Open, routes!(service::healthz))
+        .add(KeyClass::Open, routes!(service::readyz))
+        .add(KeyClass::Admin, routes!(service::metrics))
+        .add(KeyClass::Open, routes!(docs::page))
+        .add(KeyClass::Open, routes!(docs::asset))
+        .add(KeyClass::Open, routes!(docs::error))
+        .add(KeyClass::Open, routes!(docs::openapi))
+        .add(KeyClass::Admin, routes!(tenants::create, tenants::list))
+        .add(KeyClass::Admin, routes!(tenants::change))
+        .add(KeyClass::Admin, routes!(keys::create, keys::list))
+        .add(KeyClass::Admin, routes!(keys::revoke))
+        .add(KeyClass::Write, routes!(attributes::declare))
+        .add(KeyClass::Read, routes!(attributes::list))
+        .add(KeyClass::Read, routes!(attributes::show))
+        .add(KeyClass::Write, routes!(attributes::describe))
+        .add(KeyClass::Read, routes!(entities::list))
+        .add(KeyClass::Read, routes!(entities::search))
+        .add(KeyClass::Read, routes!(entities::show))
+        .add(
+            KeyClass::Write,
+            routes!(edits::patch, edits::replace, edits::delete),
+        )
+        .add(KeyClass::Read, routes!(history::show))
+        .add(KeyClass::Write, routes!(ingest::ingest))
+        .add(KeyClass::Read, routes!(ingest::batch))
+        .add(KeyClass::Read, routes!(ingest::rejections))
+        .add(KeyClass::Open, routes!(influx::ping))
+        .add(KeyClass::Write, routes!(influx::query, influx::query_form))
+        .add(KeyClass::Write, routes!(influx::write_v1))
+        .add(KeyClass::Write, routes!(influx::write_v2))
+        .router
+}
+
+struct Routes {
+    shared: Shared,
+    router: OpenApiRouter<Shared>,
+}
+
+impl Routes {
+    fn add(
+        mut self,
+        class: KeyClass,
+        (schemas, mut paths, methods): UtoipaMethodRouter<Shared>,
+    ) -> Routes {
+        for item in paths.paths.values_mut() {
+            for operation in operations(item) {
+                operation.security = Some(security(class));
+            }
+        }
+        let methods = methods.route_layer(from_fn_with_state((class, self.shared.clone()), guard));
+        self.router = self.router.routes((schemas, paths, methods));
+        self
+    }
+}
+
+/// Which key the operation needs, as the document says it.
+fn security(class: KeyClass) -> Vec<SecurityRequirement> {
+    match class {
+        KeyClass::Open => Vec::new(),
+        KeyClass::Read => vec![SecurityRequirement::new(openapi::KEY, ["read"])],
+        KeyClass::Write => vec![SecurityRequirement::new(openapi::KEY, ["write"])],
+        KeyClass::Admin => vec![SecurityRequirement::new(openapi::KEY, ["admin"])],
+    }
+}
+
+/// The operations of a path.
+pub(crate) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ]
+    .into_iter()
+    .flatten()
+}

@@ -1,0 +1,104 @@
+//! What every handler may use. The executable builds it; nothing here is read from the environment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::FromRef;
+use futures::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use sheaf_ingest::Writer;
+use sheaf_model::Limits;
+use sheaf_pg::Pool;
+use sheaf_query::Reader;
+use sheaf_store::catalogue::Catalogues;
+use sheaf_store::settings::Settings;
+
+use crate::auth::KeyRing;
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct AppState {
+    /// Connections as `sheaf_app`.
+    pub app: Pool,
+    /// The constants of the database.
+    pub settings: Arc<Settings>,
+    /// The remembered catalogues, shared with the writer and the reader.
+    pub catalogues: Arc<Catalogues>,
+    /// The write path.
+    pub writer: Writer,
+    /// The read path.
+    pub reader: Reader,
+    /// What `/metrics` prints.
+    pub metrics: PrometheusHandle,
+    /// What `/readyz` asks, in this order.
+    pub readiness: Vec<ReadinessCheck>,
+    /// How much of anything a tenant may send at once.
+    pub limits: Limits,
+    /// How long and how often anybody may ask.
+    pub bounds: Bounds,
+}
+
+/// Bounds on requests that do not depend on the tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// From the request's head to the end of the handler.
+    pub deadline: Duration,
+    /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
+    /// let a guesser cause more look-ups.
+    pub failed_attempts_max: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            deadline: Duration::from_secs(30),
+            failed_attempts_max: 100,
+        }
+    }
+}
+
+/// One thing that must work before requests are sent here.
+pub type ReadinessCheck = Arc<dyn Fn() -> BoxFuture<'static, Check> + Send + Sync>;
+
+/// What a readiness check found.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct Check {
+    /// What was asked.
+    pub name: String,
+    /// How it is.
+    pub status: CheckStatus,
+    /// Why, for people.
+    pub detail: String,
+}
+
+/// How a thing that was checked is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    /// As it should be.
+    Ok,
+    /// Working, and somebody should look.
+    Warn,
+    /// Not working: send no requests here.
+    Fail,
+}
+
+/// The state with what the server remembers beside it.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) state: Arc<AppState>,
+    pub(crate) keys: Arc<KeyRing>,
+}
+
+impl FromRef<Shared> for Arc<AppState> {
+    fn from_ref(shared: &Shared) -> Arc<AppState> {
+        Arc::clone(&shared.state)
+    }
+}
+
+impl FromRef<Shared> for Arc<KeyRing> {
+    fn from_ref(shared: &Shared) -> Arc<KeyRing> {
+        Arc::clone(&shared.keys)
+    }
+}

@@ -1,0 +1,18 @@
+//! The interface from outside: a server in this process on a free port, over a real PostgreSQL.
+
+#[path = "http/attributes.rs"]
+mod attributes;
+#[path = "http/entities.rs"]
+mod entities;
+#[path = "http/influx.rs"]
+mod influx;
+#[path = "http/ingest.rs"]
+mod ingest;
+#[path = "http/keys.rs"]
+mod keys;
+#[path = "http/service.rs"]
+mod service;
+#[path = "http/support.rs"]
+mod support;
+#[path = "http/tenants.rs"]
+mod tenants;

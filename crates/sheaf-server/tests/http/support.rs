@@ -1,0 +1,228 @@
+//! A server for one test.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result, ensure};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::Value;
+use sheaf_ingest::Writer;
+use sheaf_model::{Limits, Timestamp};
+use sheaf_pg::{Pool, Tls};
+use sheaf_query::Reader;
+use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
+use sheaf_store::catalogue::Catalogues;
+use sheaf_store::keys::{ApiKey, insert_admin_key};
+use sheaf_store::settings::Settings;
+use sheaf_testkit::{HttpClient, HttpResponse, TestDatabase};
+
+/// A server with a database of its own; it ends with this value.
+pub(crate) struct TestServer {
+    pub(crate) database: Arc<TestDatabase>,
+    pub(crate) anonymous: HttpClient,
+    pub(crate) admin: HttpClient,
+    pub(crate) authority: String,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+}
+
+impl TestServer {
+    pub(crate) async fn start() -> Result<TestServer> {
+        TestServer::start_with(Bounds::default(), Limits::DEFAULT).await
+    }
+
+    pub(crate) async fn start_with(bounds: Bounds, limits: Limits) -> Result<TestServer> {
+        TestServer::start_on(Arc::new(TestDatabase::create().await?), bounds, limits).await
+    }
+
+    /// A further server on a database, as another process would be one.
+    pub(crate) async fn start_on(
+        database: Arc<TestDatabase>,
+        bounds: Bounds,
+        limits: Limits,
+    ) -> Result<TestServer> {
+        let pool = |role: &str| Pool::new(&database.config(role), 4, &Tls::none());
+        let app = pool("sheaf_app");
+        let settings = Arc::new(Settings::read(&app).await?);
+        let catalogues = Arc::new(Catalogues::new(app.clone()));
+        let (writer, _task) = Writer::start(
+            app.clone(),
+            pool("sheaf_writer"),
+            Arc::clone(&settings),
+            Arc::clone(&catalogues),
+            limits,
+        );
+        let reader = Reader::new(
+            app.clone(),
+            pool("sheaf_search"),
+            Arc::clone(&settings),
+            Arc::clone(&catalogues),
+        );
+        let key = ApiKey::generate();
+        insert_admin_key(&pool("sheaf_upkeep"), &key, Timestamp::now()).await?;
+        let state = AppState {
+            app,
+            settings,
+            catalogues,
+            writer,
+            reader,
+            metrics: metrics(),
+            readiness: vec![always_ready()],
+            limits,
+            bounds,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let authority = listener.local_addr()?.to_string();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(sheaf_server::serve(
+            listener,
+            sheaf_server::router(state),
+            async {
+                let _ = stopped.await;
+            },
+        ));
+        let anonymous = HttpClient::new(&format!("http://{authority}"))?;
+        Ok(TestServer {
+            database,
+            admin: anonymous.with_key(key.reveal()),
+            anonymous,
+            authority,
+            stop: Some(stop),
+        })
+    }
+
+    /// A new tenant's client, with a key that reads and writes.
+    pub(crate) async fn tenant(&self, name: &str) -> Result<HttpClient> {
+        let body = serde_json::json!({ "name": name }).to_string();
+        let created = self
+            .admin
+            .post("/v1/tenants", JSON, body.as_bytes())
+            .await?;
+        let key = expect(&created, 201)?["key"]["key"]
+            .as_str()
+            .context("a key")?
+            .to_owned();
+        Ok(self.anonymous.with_key(&key))
+    }
+
+    /// A further key of a tenant.
+    pub(crate) async fn key(&self, tenant: &str, body: &str) -> Result<Value> {
+        let created = self
+            .admin
+            .post(&format!("/v1/tenants/{tenant}/keys"), JSON, body.as_bytes())
+            .await?;
+        expect(&created, 201)
+    }
+}
+
+pub(crate) const JSON: &str = "application/json";
+
+/// One recorder for the process, as the executable has.
+fn metrics() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            PrometheusBuilder::new()
+                .install_recorder()
+                .expect("no other recorder")
+        })
+        .clone()
+}
+
+fn always_ready() -> ReadinessCheck {
+    Arc::new(|| {
+        Box::pin(async {
+            Check {
+                name: "primary".to_owned(),
+                status: CheckStatus::Ok,
+                detail: "answers".to_owned(),
+            }
+        })
+    })
+}
+
+/// The JSON of an answer that must have this status.
+pub(crate) fn expect(response: &HttpResponse, status: u16) -> Result<Value> {
+    ensure!(
+        response.status == status,
+        "status {} and not {status}: {}",
+        response.status,
+        response.text()
+    );
+    response.json()
+}
+
+/// The code of a problem that must have this status and the form that every problem has.
+pub(crate) fn problem(response: &HttpResponse, status: u16) -> Result<String> {
+    let body = expect(response, status)?;
+    ensure!(
+        response.header("content-type") == Some("application/problem+json"),
+        "{:?}",
+        response.headers
+    );
+    let code = body["code"].as_str().context("a code")?;
+    ensure!(body["type"] == format!("/docs/errors/{code}"), "{body}");
+    ensure!(body["status"] == status, "{body}");
+    ensure!(
+        body["title"].is_string() && body["detail"].is_string(),
+        "{body}"
+    );
+    ensure!(
+        body["request_id"].as_str() == response.header("x-request-id"),
+        "{body} {:?}",
+        response.headers
+    );
+    Ok(code.to_owned())
+}
+
+/// PATCH, PUT and other methods with a JSON body.
+pub(crate) async fn send(
+    client: &HttpClient,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<HttpResponse> {
+    client
+        .request(method, path, &[("content-type", JSON)], body.as_bytes())
+        .await
+}
+
+/// The headers that every read has.
+pub(crate) fn is_fresh_read(response: &HttpResponse) -> Result<()> {
+    ensure!(
+        response.header("x-data-source") == Some("primary"),
+        "{:?}",
+        response.headers
+    );
+    ensure!(
+        response.header("x-data-lag-seconds") == Some("0.000"),
+        "{:?}",
+        response.headers
+    );
+    ensure!(
+        response.header("x-cache-hit") == Some("false"),
+        "{:?}",
+        response.headers
+    );
+    ensure!(
+        response.header("x-consistency-level").is_some(),
+        "{:?}",
+        response.headers
+    );
+    let time = response.header("x-data-timestamp").context("a timestamp")?;
+    ensure!(Timestamp::parse(time).is_ok(), "{time}");
+    ensure!(
+        response
+            .header("x-consistency-token")
+            .is_some_and(|token| token.starts_with("t1.")),
+        "{:?}",
+        response.headers
+    );
+    Ok(())
+}
