@@ -1,0 +1,62 @@
+//! HTTP/1.1 as a benchmark needs it: one kept connection, one request at a time, never retried.
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// One connection to the server of the benchmark.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    authority: String,
+    authorization: String,
+}
+
+impl Connection {
+    pub(super) async fn open(authority: &str, key: &str) -> Result<Connection> {
+        let stream = TcpStream::connect(authority)
+            .await
+            .context("connecting to the server of the benchmark")?;
+        stream.set_nodelay(true)?;
+        let (sender, driver) = handshake(TokioIo::new(stream)).await?;
+        // Ends with the connection.
+        tokio::spawn(driver);
+        Ok(Connection {
+            sender,
+            authority: authority.to_owned(),
+            authorization: format!("Bearer {key}"),
+        })
+    }
+
+    /// Sends a request and reads the whole answer, which must have one of these statuses.
+    pub(super) async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Bytes> {
+        self.sender.ready().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.authority)
+            .header(AUTHORIZATION, &self.authorization)
+            .header(CONTENT_TYPE, kind)
+            .body(Full::new(body))?;
+        let answer = self.sender.send_request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        if !matches!(
+            status,
+            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT
+        ) {
+            bail!("{status}: {}", String::from_utf8_lossy(&body));
+        }
+        Ok(body)
+    }
+}

@@ -1,0 +1,200 @@
+//! Reading one entity by id over HTTP, against the bare primary-key SELECT of its document through the same driver over as
+//! many connections.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use hyper::Method;
+use hyper::body::Bytes;
+use sheaf_store::entities::fetch_entities;
+use tokio_postgres::types::Type;
+
+use super::report::{Better, Line, Report, Rounds, percentile, spread};
+use super::world::World;
+use super::{CLIENTS, ROUNDS, Scale};
+
+const ENTITIES: usize = 10_000;
+const CASE: &str = "entity_by_id";
+
+pub(super) async fn run(
+    world: &World,
+    scale: Scale,
+    wanted: &impl Fn(&str) -> bool,
+    report: &mut Report,
+) -> Result<()> {
+    if !wanted(CASE) {
+        return Ok(());
+    }
+    fill(world).await?;
+    let numbers = numbers(world).await?;
+    let reads = match scale {
+        Scale::Small => 500,
+        Scale::Full => 5_000,
+    };
+    let (mut p50, mut p99, mut rate) = (Rounds::default(), Rounds::default(), Rounds::default());
+    for round in 0..=ROUNDS {
+        let case = over_http(world, reads, round).await?;
+        let baseline = by_hand(world, &numbers, reads, round).await?;
+        // The first round fills caches on both sides and is not counted.
+        if round == 0 {
+            continue;
+        }
+        for (rounds, figure) in [
+            (&mut p50, Figure::P50),
+            (&mut p99, Figure::P99),
+            (&mut rate, Figure::Rate),
+        ] {
+            rounds.case.push(figure.of(&case));
+            rounds.baseline.push(figure.of(&baseline));
+        }
+    }
+    for (rounds, measure, unit, better) in [
+        (&p50, "p50", "ms", Better::Lower),
+        (&p99, "p99", "ms", Better::Lower),
+        (&rate, "rate", "reads/s", Better::Higher),
+    ] {
+        let (value, value_min, value_max) = spread(&rounds.case);
+        let against = Some(rounds.against("primary_key_select", better, None));
+        report.add(&Line {
+            suite: "read",
+            case: CASE,
+            measure,
+            value,
+            value_min,
+            value_max,
+            unit,
+            better,
+            against,
+        })?;
+    }
+    Ok(())
+}
+
+/// Latencies in milliseconds, sorted, and the seconds that all of them took together.
+struct Latencies {
+    sorted: Vec<f64>,
+    seconds: f64,
+}
+
+enum Figure {
+    P50,
+    P99,
+    Rate,
+}
+
+impl Figure {
+    fn of(&self, latencies: &Latencies) -> f64 {
+        match self {
+            Figure::P50 => percentile(&latencies.sorted, 50),
+            Figure::P99 => percentile(&latencies.sorted, 99),
+            Figure::Rate => {
+                f64::from(u32::try_from(latencies.sorted.len()).unwrap_or(u32::MAX))
+                    / latencies.seconds
+            }
+        }
+    }
+}
+
+async fn fill(world: &World) -> Result<()> {
+    let mut body = String::new();
+    for entity in 0..ENTITIES {
+        body += &format!(
+            "{{\"type\":\"device\",\"id\":\"d{entity}\",\"observed_at\":\"2013-01-01T00:00:00Z\",\"attributes\":\
+             {{\"model\":\"m{}\",\"size\":{},\"a\":1.5,\"b\":2.5,\"c\":3.5,\"d\":4.5,\"e\":5.5,\"f\":true,\"g\":\"x\",\"h\":7}}}}\n",
+            entity % 50,
+            entity % 7,
+        );
+    }
+    let mut connection = world.connect().await?;
+    connection
+        .call(
+            Method::POST,
+            "/v1/ingest",
+            "application/x-ndjson",
+            Bytes::from(body),
+        )
+        .await
+        .map(drop)
+}
+
+async fn numbers(world: &World) -> Result<Vec<i64>> {
+    let ids: Vec<String> = (0..ENTITIES).map(|entity| format!("d{entity}")).collect();
+    let names: Vec<(&str, &str)> = ids.iter().map(|id| ("device", id.as_str())).collect();
+    let found = fetch_entities(&world.pools.app, &world.scope, &names).await?;
+    found
+        .into_iter()
+        .map(|id| Ok(id.context("an entity was not created")?.0))
+        .collect()
+}
+
+/// Which entity a client reads next: all of them, in no order that a cache likes.
+fn chosen(client: usize, read: usize, round: usize) -> usize {
+    (client * 7919 + read * 104_729 + round * 1_299_709) % ENTITIES
+}
+
+async fn over_http(world: &World, reads: usize, round: usize) -> Result<Latencies> {
+    let mut connections = Vec::new();
+    for _ in 0..CLIENTS {
+        connections.push(world.connect().await?);
+    }
+    let begun = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for (client, mut connection) in connections.into_iter().enumerate() {
+        clients.spawn(async move {
+            let mut latencies = Vec::with_capacity(reads);
+            for read in 0..reads {
+                let path = format!("/v1/entities/device/d{}", chosen(client, read, round));
+                let begun = Instant::now();
+                connection
+                    .call(Method::GET, &path, "text/plain", Bytes::new())
+                    .await?;
+                latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+            anyhow::Ok(latencies)
+        });
+    }
+    gathered(clients, begun).await
+}
+
+async fn by_hand(world: &World, numbers: &[i64], reads: usize, round: usize) -> Result<Latencies> {
+    const SQL: &str = "SELECT hot_attrs::text, cold_attrs::text FROM sheaf.entity_jsonb WHERE tenant_id = $1 AND entity_id = $2";
+    let tenant = world.scope.tenant().0;
+    let mut prepared = Vec::new();
+    for _ in 0..CLIENTS {
+        // As the search role, which no policy slows down: the barest read that the schema allows.
+        let client = world.pools.search.get().await?;
+        let statement = client.prepare_typed(SQL, &[Type::INT8, Type::INT8]).await?;
+        prepared.push((client, statement));
+    }
+    let begun = Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for (place, (client, statement)) in prepared.into_iter().enumerate() {
+        let chosen: Vec<i64> = (0..reads)
+            .map(|read| numbers[chosen(place, read, round)])
+            .collect();
+        clients.spawn(async move {
+            let mut latencies = Vec::with_capacity(chosen.len());
+            for entity in chosen {
+                let begun = Instant::now();
+                let rows = client.query(&statement, &[&tenant, &entity]).await?;
+                anyhow::ensure!(rows.len() == 1, "entity {entity} is not there");
+                latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
+            }
+            anyhow::Ok(latencies)
+        });
+    }
+    gathered(clients, begun).await
+}
+
+async fn gathered(
+    mut clients: tokio::task::JoinSet<Result<Vec<f64>>>,
+    begun: Instant,
+) -> Result<Latencies> {
+    let mut sorted = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        sorted.extend(client??);
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    sorted.sort_unstable_by(f64::total_cmp);
+    Ok(Latencies { sorted, seconds })
+}

@@ -1,0 +1,234 @@
+//! The command line. No secret is taken from it, because every user of the machine can read it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::Scale;
+use crate::import::Format;
+
+/// Entities, their attributes and their history, over PostgreSQL.
+///
+/// Exit codes: 0 done, 1 failed, 2 a command line or configuration that cannot be used, 3 something that was named
+/// does not exist, 4 something that was to be created exists.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on a private PostgreSQL, with nothing to configure
+    Dev(DevArgs),
+    /// Run a server on an existing PostgreSQL
+    Serve(ServeArgs),
+    /// Look at or bring up the schema of an existing database
+    Migrate {
+        #[command(subcommand)]
+        command: MigrateCommand,
+    },
+    /// Manage tenants
+    Tenant {
+        #[command(subcommand)]
+        command: TenantCommand,
+    },
+    /// Manage API keys
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Check the database as a server would, and say what is wrong
+    Doctor(DoctorArgs),
+    /// Send a CSV, NDJSON or Parquet file to a server; run again after an interruption to go on
+    Import(ImportArgs),
+    /// Measure against baselines in the same run, on a server of its own
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where everything is kept
+    #[arg(long, default_value = ".sheaf")]
+    pub(crate) data_dir: PathBuf,
+    /// Where to serve
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    pub(crate) listen: SocketAddr,
+    /// The directory of PostgreSQL's programs, instead of the one that is found
+    #[arg(long)]
+    pub(crate) postgres: Option<PathBuf>,
+}
+
+/// Settings come from the file and from SHEAF_ variables, which win.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Show what is configured and where each value came from, and exit
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Show the version of the schema and what is missing
+    Status {
+        #[command(flatten)]
+        config: ConfigArgs,
+    },
+    /// Run what is missing
+    Up {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Connect as this role instead of sheaf_upkeep: the first time, one that may create roles
+        #[arg(long = "as", value_name = "ROLE")]
+        role: Option<String>,
+        /// The file with that role's password
+        #[arg(long, requires = "role")]
+        password_file: Option<PathBuf>,
+    },
+}
+
+/// Which database: that of a running `sheaf dev`, or of the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// The data directory of a running sheaf dev
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantCommand {
+    /// Create a tenant with a key, and print both as JSON; the key is shown this once
+    Create {
+        /// The tenant's name
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Create a key and print it as JSON; it is shown this once
+    Create {
+        /// Whose key
+        #[arg(long, required_unless_present = "admin", conflicts_with = "admin")]
+        tenant: Option<String>,
+        /// A key that may act for every tenant
+        #[arg(long)]
+        admin: bool,
+        /// What a tenant's key may do
+        #[arg(long, value_delimiter = ',', default_value = "read,write")]
+        scope: Vec<String>,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// End a key for good
+    Revoke {
+        /// The key's id, as k_..
+        key_id: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Read every row, and not a sample: slow on a large database
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file
+    pub(crate) file: PathBuf,
+    /// How it is written, if its name does not say
+    #[arg(long)]
+    pub(crate) format: Option<Format>,
+    /// The entity type of every row. Without it, an NDJSON file holds whole events
+    #[arg(long, requires = "id")]
+    pub(crate) r#type: Option<String>,
+    /// The column with the entity's id
+    #[arg(long, requires = "type")]
+    pub(crate) id: Option<String>,
+    /// The column with the time
+    #[arg(long, requires = "id", conflicts_with = "observed_at")]
+    pub(crate) time: Option<String>,
+    /// The time of every row
+    #[arg(long, requires = "id")]
+    pub(crate) observed_at: Option<String>,
+    /// A text that stands for no value, like NA; may be repeated. An empty cell of a CSV file always does
+    #[arg(long, requires = "id")]
+    pub(crate) null: Vec<String>,
+    /// Columns to leave out
+    #[arg(long, value_delimiter = ',', requires = "id")]
+    pub(crate) skip: Vec<String>,
+    /// The server
+    #[arg(long, default_value = "http://127.0.0.1:7070")]
+    pub(crate) url: String,
+    /// The file with the key
+    #[arg(long, default_value = ".sheaf/demo.key")]
+    pub(crate) key_file: PathBuf,
+    /// Rows in one request
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) batch: u32,
+    /// Where refused rows are listed [default: FILE.rejected.ndjson]
+    #[arg(long)]
+    pub(crate) rejected: Option<PathBuf>,
+    /// Where interrupted imports are remembered
+    #[arg(long, default_value = ".sheaf/imports")]
+    pub(crate) state_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure
+    pub(crate) suite: Suite,
+    /// One case of the suite, instead of all
+    #[arg(long)]
+    pub(crate) case: Option<String>,
+    /// How much data to build
+    #[arg(long, default_value = "small")]
+    pub(crate) scale: Scale,
+    /// Write one JSON object a line to this file
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What a benchmark is about.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Suite {
+    /// Writing
+    Ingest,
+    /// Reading
+    Read,
+}

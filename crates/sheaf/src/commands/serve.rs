@@ -1,0 +1,40 @@
+//! `sheaf serve`: a server on an existing PostgreSQL.
+
+use anyhow::{Context, Result};
+use sheaf_config::Shown;
+
+use crate::cli::ServeArgs;
+use crate::commands::settings;
+use crate::connect::Access;
+use crate::exit::say;
+use crate::{logging, serving};
+
+pub(super) async fn run(args: ServeArgs) -> Result<()> {
+    let (settings, shown) = settings::load(&args.config)?;
+    if args.print_config {
+        return print(&shown);
+    }
+    logging::begin(settings.log)?;
+    let access = Access::from_settings(&settings)?;
+    access
+        .require_sound()
+        .await
+        .with_context(|| format!("checking the database {}", settings.database.url))?;
+    let stop = serving::stop_signal()?;
+    let listener = serving::listen(settings.server.listen).await?;
+    tracing::info!(listen = %settings.server.listen, database = %settings.database.url, "serving");
+    serving::serve(listener, &settings, access.pools(), stop).await
+}
+
+fn print(shown: &[Shown]) -> Result<()> {
+    for Shown {
+        key,
+        value,
+        provenance,
+    } in shown
+    {
+        let value = value.as_deref().unwrap_or("(none)");
+        say(&format!("{key} = {value}    # {provenance}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,27 @@
+//! The sheaf executable: its commands, their wiring, and what they exit with.
+//!
+//! Only this crate reads the environment, configuration files and the command line. Everything else is told.
+
+mod bench;
+mod cli;
+mod commands;
+mod connect;
+mod exit;
+mod http_client;
+mod import;
+mod logging;
+mod private_file;
+mod serving;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    // Two providers may be linked, and then none is the default until one is named.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        unreachable!("nothing ran before this line");
+    }
+    exit::report(commands::run(cli::Cli::parse()))
+}
