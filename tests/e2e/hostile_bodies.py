@@ -4,9 +4,7 @@ import gzip
 import http.client
 import json
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import time
 import unittest
@@ -123,9 +121,9 @@ class HostileBodies(unittest.TestCase):
         plain = line * (512 * 1024 * 1024 // len(line) // 1024)
         for name, body, encoding in (
             ("gzip", gzip.compress(plain) * 1024, "gzip"),
-            ("zstd", zstd(plain) * 1024, "zstd"),
-            ("gzip of zeros", gzip.compress(bytes(1 << 30), 9), "gzip"),
-            ("zstd of zeros", zstd_of_zeros(1 << 30), "zstd"),
+            ("gzip of spaces", gzip.compress(b" " * (256 << 20)), "gzip"),
+            ("zstd of spaces", zstd_of_spaces(1 << 30), "zstd"),
+            ("zstd in many frames", zstd_of_spaces(1 << 20) * 1024, "zstd"),
         ):
             with self.subTest(bomb=name):
                 self.assertLess(len(body), BODY_BYTES_MAX // 4)
@@ -135,7 +133,7 @@ class HostileBodies(unittest.TestCase):
             self.refused(encoding, "/v1/ingest", gzip.compress(gzip.compress(line)), {**NDJSON, "Content-Encoding": encoding}, {415})
 
     def test_a_zstd_frame_that_asks_for_gigabytes_is_refused(self):
-        body = zstd_of_zeros(1 << 30, "--long=31")
+        body = zstd_of_spaces(1 << 20, window_log=31)
         self.refused("window of 2 GiB", "/v1/ingest", body, {**NDJSON, "Content-Encoding": "zstd"}, {400, 413})
 
     def test_a_broken_or_short_body_is_told(self):
@@ -185,15 +183,13 @@ def read_answer(file):
     return status, headers, file.read(int(headers["content-length"]))
 
 
-def zstd(content, *options):
-    return subprocess.run(["zstd", "-c", "-q", *options], input=content, capture_output=True, check=True).stdout
-
-
-def zstd_of_zeros(size, *options):
-    return zstd(bytes(size), *options)
+def zstd_of_spaces(size, window_log=20):
+    """A frame of blocks that each repeat one byte: the smallest for its content that the format has (RFC 8878, 3.1)."""
+    block = 128 * 1024
+    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3])
+    blocks = [(block << 3 | 1 << 1 | last).to_bytes(3, "little") + b" " for last in (0, 1)]
+    return header + blocks[0] * (size // block - 1) + blocks[1]
 
 
 if __name__ == "__main__":
-    if shutil.which("zstd") is None:
-        sys.exit("the program zstd is needed")
     unittest.main(verbosity=2)

@@ -18,6 +18,8 @@ from server import Server  # noqa: E402
 SERVER = None
 EPOCH = 1357020000  # 2013-01-01T06:00:00Z
 AWKWARD = 'a b,c=d"e\\f é'
+# This client doubles a backslash in a tag, which InfluxDB, and so sheaf, takes for two.
+UNSLASHED = 'a b,c=d"e é'
 
 
 def setUpModule():
@@ -134,7 +136,7 @@ class Version1(unittest.TestCase):
         when = datetime.datetime(2013, 1, 1, 6, 0, 0, 250000, tzinfo=datetime.timezone.utc)
         point = {
             "measurement": "v1 points",
-            "tags": {"host": AWKWARD},
+            "tags": {"host": UNSLASHED},
             "time": when.isoformat(),
             "fields": {"usage": 0.1, "count": 2**62 + 1, "up": False, "note": 'a "quoted", text'},
         }
@@ -143,7 +145,7 @@ class Version1(unittest.TestCase):
         self.assertEqual(found["observed_at"], "2013-01-01T06:00:00.25Z")
         self.assertEqual(
             found["attributes"],
-            {"host": AWKWARD, "usage": 0.1, "count": 2**62 + 1, "up": False, "note": 'a "quoted", text'},
+            {"host": UNSLASHED, "usage": 0.1, "count": 2**62 + 1, "up": False, "note": 'a "quoted", text'},
         )
 
     def test_every_precision_means_its_unit(self):
