@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{join, try_join};
-use sheaf_model::{EntityId, Position, TenantId, Timestamp};
+use sheaf_model::{AttributeId, EntityId, Position, TenantId, Timestamp};
 use sheaf_pg::{Connection, Disposition, PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, Catalogues, catalogue_of, read_catalogue, read_version};
@@ -18,13 +19,14 @@ use sheaf_store::ledger::{Counts, LedgerEntry, claim_request, insert_parts, lock
 use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
 use sheaf_store::rejections::{NewRejection, insert_rejections};
 use sheaf_store::settings::{Settings, read_position};
-use sheaf_store::stored::{StoredFault, write_document};
+use sheaf_store::stored::{PartsToWrite, StoredFault, write_document};
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::plan::{
-    Documents, EventOutcome, GroupEvent, GroupPlan, StoredInstants, plan_group, time_events,
+    Documents, EventOutcome, GroupEvent, GroupPlan, PlannedDocument, StoredInstants, plan_group,
+    time_events,
 };
 use crate::request::{Precondition, WriteError};
 
@@ -35,8 +37,8 @@ pub(crate) struct Job {
     pub(crate) entry: LedgerEntry,
     pub(crate) events: Vec<GroupEvent>,
     pub(crate) rejections: Vec<NewRejection>,
-    /// The bytes of each event, for refusals that only the plan can decide.
-    pub(crate) raw_of: HashMap<u32, (bytes::Bytes, String)>,
+    /// Where each event came from, in order of index, for refusals that only the plan can decide.
+    pub(crate) sources: Vec<EventSource>,
     /// What must hold of the one entity of an edit.
     pub(crate) precondition: Option<Precondition>,
     /// The one event is a delete, which needs something to delete.
@@ -44,6 +46,17 @@ pub(crate) struct Job {
     /// One refusal by the plan, and nothing is stored.
     pub(crate) all_or_nothing: bool,
     pub(crate) now: Timestamp,
+}
+
+/// Where an event came from.
+#[derive(Debug, Clone)]
+pub(crate) struct EventSource {
+    /// Its place in the request.
+    pub(crate) index: u32,
+    /// Its bytes.
+    pub(crate) raw: bytes::Bytes,
+    /// The type of its entity.
+    pub(crate) entity_type: String,
 }
 
 /// What a committed request came to.
@@ -175,8 +188,11 @@ impl From<StoredFault> for Abort {
 /// How often one request may run again: for partitions it lacks, for a catalogue that moved, for deadlocks with
 /// maintenance. Far more than ever needed; a bound, so that nothing spins.
 const RUNS_MAX: u32 = 64;
-/// Reads that precede any write of ours can be late, but not for ever.
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '15s'; SET LOCAL statement_timeout = '120s'";
+/// Waiting is bounded. Nested loops are forbidden, because the planner takes a tenant that its statistics lack for one
+/// row, and then compares every document with every row of the group; a hash join is good whatever it believes. The
+/// price that this puts on the probes of instants must not start the compiler of queries.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '15s'; SET LOCAL statement_timeout = '120s'; \
+                     SET LOCAL enable_nestloop = off; SET LOCAL jit = off";
 
 impl Lane {
     async fn commit(&mut self, job: &Job) -> Result<LaneOutcome, WriteError> {
@@ -233,6 +249,7 @@ impl Lane {
         entities.sort_unstable();
         entities.dedup();
         let documents = read_documents(&tenant, &entities);
+        let mut steps = Steps::begin();
         let version = read_version(&tenant);
         // All of it leaves in one go; each statement sees what was committed before the locks were granted.
         let (begun, locked, claimed, version_rows, rows) = join!(
@@ -256,6 +273,7 @@ impl Lane {
             let stored = document_of(row, &catalogue)?;
             documents.insert(stored.entity, stored);
         }
+        steps.ended("read");
         check_precondition(job, &documents)?;
         let (plan, existed) = self.plan(client, job, documents, &catalogue).await?;
         let mut rejections = job.rejections.clone();
@@ -272,6 +290,7 @@ impl Lane {
         let copies = self.copies(job, &plan)?;
         let parts = self.parts(tenant, &plan);
         let (inserts, updates) = columns(&plan, &catalogue);
+        steps.ended("plan");
         try_join!(
             inserts.insert(client, tenant),
             updates.update(client, tenant),
@@ -284,9 +303,11 @@ impl Lane {
                 &rejections
             ),
         )?;
+        steps.ended("write_documents");
         for (partition, copy) in copies {
             copy.send(client, &partition).await?;
         }
+        steps.ended("copy_events");
         let position = read_position();
         let (committed, position) = join!(
             client.batch_execute("COMMIT"),
@@ -298,6 +319,7 @@ impl Lane {
             .first()
             .ok_or_else(|| PgError::unreadable("reading the position of a write", "no row"))?;
         let (position, _) = self.settings.position(row)?;
+        steps.ended("commit");
         Ok(Committed {
             counts: sum(&parts),
             rejections,
@@ -404,6 +426,25 @@ impl Lane {
     }
 }
 
+/// Seconds of each step of a transaction, so that an operator sees where writes spend their time.
+struct Steps {
+    begun: Instant,
+}
+
+impl Steps {
+    fn begin() -> Steps {
+        Steps {
+            begun: Instant::now(),
+        }
+    }
+
+    fn ended(&mut self, step: &'static str) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        metrics::histogram!("sheaf_ingest_step_seconds", "step" => step).record(seconds);
+        self.begun = Instant::now();
+    }
+}
+
 fn check_precondition(job: &Job, documents: &Documents) -> Result<(), Abort> {
     let document = job
         .events
@@ -430,34 +471,68 @@ fn check_precondition(job: &Job, documents: &Documents) -> Result<(), Abort> {
 
 fn late_rejection(
     job: &Job,
-    (index, field, refusal): &(u32, Option<sheaf_model::AttributeId>, sheaf_model::Refusal),
+    (index, field, refusal): &(u32, Option<AttributeId>, sheaf_model::Refusal),
     catalogue: &Catalogue,
 ) -> NewRejection {
-    let (raw, entity_type) = job.raw_of.get(index).cloned().unwrap_or_default();
+    let source = job
+        .sources
+        .binary_search_by_key(index, |source| source.index)
+        .map(|place| &job.sources[place]);
     NewRejection {
         event_index: i32::try_from(*index).unwrap_or(i32::MAX),
-        entity_type: Some(entity_type),
+        entity_type: source
+            .as_ref()
+            .ok()
+            .map(|source| source.entity_type.clone()),
         field: field
             .and_then(|id| catalogue.by_id(id))
             .map(|attribute| attribute.name.clone()),
         code: refusal.code,
         reason: refusal.reason.clone(),
-        raw,
+        raw: source.map(|source| source.raw.clone()).unwrap_or_default(),
     }
 }
 
 fn columns(plan: &GroupPlan, catalogue: &Catalogue) -> (DocumentColumns, DocumentColumns) {
     let (mut inserts, mut updates) = (DocumentColumns::default(), DocumentColumns::default());
-    for planned in plan.documents.iter().filter(|planned| planned.written) {
-        let parts = write_document(&planned.stored.document, catalogue);
+    // While values move between the parts, a part that stays as it is could keep what the other part gets.
+    let whole = catalogue.is_moving();
+    for planned in plan
+        .documents
+        .iter()
+        .filter(|planned| planned.change.written)
+    {
+        let parts = if whole || !planned.existed {
+            PartsToWrite::ALL
+        } else {
+            changed_parts(planned, catalogue)
+        };
         let columns = if planned.existed {
             &mut updates
         } else {
             &mut inserts
         };
-        columns.push(&planned.stored, parts);
+        columns.push(
+            &planned.stored,
+            write_document(&planned.stored.document, catalogue, parts),
+        );
     }
     (inserts, updates)
+}
+
+fn changed_parts(planned: &PlannedDocument, catalogue: &Catalogue) -> PartsToWrite {
+    let is_hot = |id: &AttributeId| {
+        catalogue
+            .by_id(*id)
+            .is_some_and(|known| known.temperature.writes_hot())
+    };
+    let change = &planned.change;
+    PartsToWrite {
+        hot_attrs: change.changed.iter().any(is_hot),
+        cold_attrs: change.changed.iter().any(|id| !is_hot(id)),
+        present: change.presence_changed,
+        times: planned.has_times,
+    }
 }
 
 fn sum(parts: &[(i32, Counts)]) -> Counts {
@@ -482,12 +557,12 @@ fn committed_documents(
     let [planned] = plan.documents.as_slice() else {
         return Vec::new();
     };
-    let name = |id: &sheaf_model::AttributeId| {
+    let name = |id: &AttributeId| {
         catalogue
             .by_id(*id)
             .map_or_else(|| id.to_string(), |attribute| attribute.name.clone())
     };
-    let mut superseded: Vec<String> = planned.superseded.iter().map(name).collect();
+    let mut superseded: Vec<String> = planned.change.superseded.iter().map(name).collect();
     superseded.sort_unstable();
     vec![CommittedDocument {
         created: !existed

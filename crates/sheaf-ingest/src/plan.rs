@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sheaf_model::{
-    Appended, AttributeId, Attrs, Cell, Document, EntityId, Event, Op, Refusal, RefusalCode,
-    StoredRow, Tags, Timestamp, append, fold_rows, merge, time_after,
+    Appended, AttributeId, Attrs, Cell, Document, DocumentChange, EntityId, Event, Op, Refusal,
+    RefusalCode, StoredRow, Tags, Timestamp, append, fold_rows, merge, time_after,
 };
 use sheaf_store::documents::StoredDocument;
 
@@ -89,10 +89,10 @@ pub(crate) struct PlannedDocument {
     pub(crate) stored: StoredDocument,
     /// Whether there was one before; else it is inserted.
     pub(crate) existed: bool,
-    /// Whether it has to be written.
-    pub(crate) written: bool,
-    /// Attributes that did not enter.
-    pub(crate) superseded: Vec<AttributeId>,
+    /// What the group changed of it.
+    pub(crate) change: DocumentChange,
+    /// Whether times are among it that do not follow from the newest event, before or after.
+    pub(crate) has_times: bool,
     /// The instant of the entity's last event in the group.
     pub(crate) last_at: Timestamp,
 }
@@ -245,15 +245,16 @@ impl EntityHistory {
             document: Document::default(),
             updated_at: now,
         });
+        let had_times = !after.document.is_of_one_time();
         let change = merge(&mut after.document, fold_rows(&fresh));
-        if change.values_changed {
+        if !change.changed.is_empty() {
             after.updated_at = now;
         }
         plan.documents.push(PlannedDocument {
+            has_times: had_times || !after.document.is_of_one_time(),
             stored: after,
             existed,
-            written: change.written,
-            superseded: change.superseded,
+            change,
             last_at: self.last_at,
         });
         plan.rows

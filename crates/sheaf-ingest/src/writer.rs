@@ -15,7 +15,7 @@ use sheaf_store::rejections::{ListedRejection, NewRejection, fetch_batch_rejecti
 use sheaf_store::settings::{Settings, read_position};
 
 use crate::decode::{self, BodyFault, Decoded, IdRules, quote_line};
-use crate::lane::{self, Committed, Job, LaneHandle, LaneOutcome};
+use crate::lane::{self, Committed, EventSource, Job, LaneHandle, LaneOutcome};
 use crate::names::EntityNames;
 use crate::plan::GroupEvent;
 use crate::request::{
@@ -215,7 +215,7 @@ impl Inner {
                         entry: entry.clone(),
                         events: Vec::new(),
                         rejections: refused,
-                        raw_of: HashMap::new(),
+                        sources: Vec::new(),
                         precondition: None,
                         must_exist: false,
                         all_or_nothing: false,
@@ -305,26 +305,29 @@ impl Inner {
             .names
             .require(scope, &names, request.received_at)
             .await?;
-        let raw_of = typed_events
-            .iter()
-            .map(|event| (event.index, (event.raw.clone(), event.entity_type.clone())))
-            .collect();
-        let events = typed_events
-            .into_iter()
-            .zip(entities)
-            .map(|(typed, entity)| GroupEvent {
+        let (mut events, mut sources) = (
+            Vec::with_capacity(entities.len()),
+            Vec::with_capacity(entities.len()),
+        );
+        for (typed, entity) in typed_events.into_iter().zip(entities) {
+            events.push(GroupEvent {
                 index: typed.index,
                 entity,
                 event: typed.event,
-            })
-            .collect();
+            });
+            sources.push(EventSource {
+                index: typed.index,
+                raw: typed.raw,
+                entity_type: typed.entity_type,
+            });
+        }
         Ok(Job {
             scope: scope.clone(),
             catalogue,
             entry,
             events,
             rejections: typed.refusals,
-            raw_of,
+            sources,
             precondition: None,
             must_exist: false,
             all_or_nothing: request.on_error == OnError::Reject && stored,
@@ -412,7 +415,7 @@ impl Inner {
                 event,
             }],
             rejections: Vec::new(),
-            raw_of: HashMap::new(),
+            sources: Vec::new(),
             precondition: request.precondition,
             must_exist: request.op == Op::Delete,
             all_or_nothing: true,

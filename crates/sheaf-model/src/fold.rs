@@ -139,6 +139,13 @@ impl Document {
             })
     }
 
+    /// Whether every cell is a value of the newest event, so that no time has to be remembered.
+    pub fn is_of_one_time(&self) -> bool {
+        self.cells
+            .values()
+            .all(|(cell, time)| matches!(cell, Cell::Value(_)) && Some(*time) == self.newest)
+    }
+
     /// Whether the entity is there: it has had an event, and the newest is no delete.
     pub fn exists(&self) -> bool {
         self.newest.is_some() && !self.deleted
@@ -167,8 +174,10 @@ pub fn fold_rows<'a>(rows: impl IntoIterator<Item = &'a StoredRow>) -> Document 
 pub struct DocumentChange {
     /// Anything at all: a value, a time, the floor, the newest event. Then the document is written.
     pub written: bool,
-    /// A value that a reader sees.
-    pub values_changed: bool,
+    /// Attributes whose value, as a reader sees it, is another now.
+    pub changed: Vec<AttributeId>,
+    /// An attribute got its first value, or lost it.
+    pub presence_changed: bool,
     /// Attributes that did not enter, because the document holds newer ones.
     pub superseded: Vec<AttributeId>,
 }
@@ -177,13 +186,15 @@ pub struct DocumentChange {
 pub fn merge(document: &mut Document, group: Document) -> DocumentChange {
     let mut change = DocumentChange::default();
     let floor_before = document.floor;
+    // Values below the group's floor go; one that the group sets again to the same has not changed for a reader.
+    let mut dropped = BTreeMap::new();
     if let Some(floor) = group.floor {
-        document.cells.retain(|_, (cell, time)| {
-            let stays = *time > floor;
-            change.written |= !stays;
-            change.values_changed |= !stays && matches!(cell, Cell::Value(_));
-            stays
-        });
+        let (stays, goes): (BTreeMap<_, _>, BTreeMap<_, _>) = std::mem::take(&mut document.cells)
+            .into_iter()
+            .partition(|(_, (_, time))| *time > floor);
+        change.written |= !goes.is_empty();
+        document.cells = stays;
+        dropped = goes;
     }
     for (id, (cell, time)) in group.cells {
         let held = document.cells.get(&id);
@@ -196,14 +207,23 @@ pub fn merge(document: &mut Document, group: Document) -> DocumentChange {
         if held.is_some_and(|(held_cell, held_since)| *held_cell == cell && *held_since == time) {
             continue;
         }
-        change.values_changed |= match (held, &cell) {
-            (Some((Cell::Value(before), _)), Cell::Value(after)) => before != after,
-            (Some((Cell::Removed, _)) | None, Cell::Removed) => false,
-            (Some((Cell::Value(_), _)), Cell::Removed) => true,
-            (Some((Cell::Removed, _)) | None, Cell::Value(_)) => true,
-        };
+        let before = held
+            .cloned()
+            .or_else(|| dropped.remove(&id))
+            .map(|(before, _)| before);
+        let before = before.unwrap_or(Cell::Removed);
+        if before != cell {
+            change.changed.push(id);
+            change.presence_changed |= before == Cell::Removed || cell == Cell::Removed;
+        }
         change.written = true;
         document.cells.insert(id, (cell, time));
+    }
+    for (id, (cell, _)) in dropped {
+        if cell != Cell::Removed {
+            change.changed.push(id);
+            change.presence_changed = true;
+        }
     }
     if group.floor > document.floor {
         document.floor = group.floor;

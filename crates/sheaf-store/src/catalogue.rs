@@ -166,6 +166,13 @@ impl Catalogue {
         self.by_id.values()
     }
 
+    /// Whether values of any attribute are on their way between the parts of documents.
+    pub fn is_moving(&self) -> bool {
+        self.by_id
+            .values()
+            .any(|attribute| attribute.temperature.is_moving())
+    }
+
     /// How many attributes are in the indexed part or on their way there.
     pub fn hot_count(&self) -> usize {
         self.by_id

@@ -76,10 +76,10 @@ pub struct DocumentColumns {
     floors: Vec<Option<PgTime>>,
     deleted: Vec<bool>,
     updated: Vec<PgTime>,
-    hot: Vec<JsonbWrite<String>>,
-    cold: Vec<JsonbWrite<String>>,
-    present: Vec<String>,
-    times: Vec<JsonbWrite<String>>,
+    hot: Vec<Option<JsonbWrite<String>>>,
+    cold: Vec<Option<JsonbWrite<String>>>,
+    present: Vec<Option<String>>,
+    times: Vec<Option<JsonbWrite<String>>>,
 }
 
 impl DocumentColumns {
@@ -91,10 +91,10 @@ impl DocumentColumns {
         self.floors.push(stored.document.floor.map(PgTime));
         self.deleted.push(stored.document.deleted);
         self.updated.push(PgTime(stored.updated_at));
-        self.hot.push(JsonbWrite(parts.hot_attrs));
-        self.cold.push(JsonbWrite(parts.cold_attrs));
+        self.hot.push(parts.hot_attrs.map(JsonbWrite));
+        self.cold.push(parts.cold_attrs.map(JsonbWrite));
         self.present.push(parts.present);
-        self.times.push(JsonbWrite(parts.times));
+        self.times.push(parts.times.map(JsonbWrite));
     }
 
     /// Whether there are none.

@@ -26,31 +26,25 @@ pub struct HistoryRow {
 pub struct Instants {
     entities: Vec<i64>,
     times: Vec<PgTime>,
-    bounds: Option<(PgTime, PgTime)>,
 }
 
 impl Instants {
     /// Asks for one instant of one entity.
     pub fn push(&mut self, entity: EntityId, time: Timestamp) {
-        let time = PgTime(time);
         self.entities.push(entity.0);
-        self.times.push(time);
-        self.bounds = match self.bounds {
-            None => Some((time, time)),
-            Some((first, last)) => Some((first.min(time), last.max(time))),
-        };
+        self.times.push(PgTime(time));
     }
 
-    /// Reads them, in order of entity, time and seq.
+    /// Reads them; the rows of one instant come in order of seq.
     pub async fn read(
         &self,
         client: &Client,
         tenant: TenantId,
         catalogue: &Catalogue,
     ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
-        let Some((first, last)) = self.bounds else {
+        if self.entities.is_empty() {
             return Ok(Vec::new());
-        };
+        }
         let rows = client
             .query_typed(
                 include_str!("../sql/events/read_instants.sql"),
@@ -58,8 +52,6 @@ impl Instants {
                     (&tenant.0, Type::INT8),
                     (&self.entities, Type::INT8_ARRAY),
                     (&self.times, Type::TIMESTAMPTZ_ARRAY),
-                    (&first, Type::TIMESTAMPTZ),
-                    (&last, Type::TIMESTAMPTZ),
                 ],
             )
             .await

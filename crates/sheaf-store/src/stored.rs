@@ -80,58 +80,81 @@ fn read_value(id: AttributeId, raw: &str, catalogue: &Catalogue) -> Result<Value
     Ok(value.ok_or_else(|| PgError::unreadable(STEP, format!("value of attribute {id}")))?)
 }
 
-/// The columns of a document that hold its attributes.
+/// The columns of a document that hold its attributes. Absent is unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DocumentParts {
     /// The values of hot attributes.
-    pub hot_attrs: String,
+    pub hot_attrs: Option<String>,
     /// The values of the others.
-    pub cold_attrs: String,
+    pub cold_attrs: Option<String>,
     /// The numbers of all of them, as an array literal.
-    pub present: String,
+    pub present: Option<String>,
     /// The times that do not follow from the newest event.
-    pub times: String,
+    pub times: Option<String>,
+}
+
+/// Which columns of a document have to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartsToWrite {
+    /// A value of a hot attribute changed.
+    pub hot_attrs: bool,
+    /// A value of another attribute changed.
+    pub cold_attrs: bool,
+    /// An attribute got its first value, or lost it.
+    pub present: bool,
+    /// A time changed that does not follow from the newest event.
+    pub times: bool,
+}
+
+impl PartsToWrite {
+    /// All of them.
+    pub const ALL: PartsToWrite = PartsToWrite {
+        hot_attrs: true,
+        cold_attrs: true,
+        present: true,
+        times: true,
+    };
 }
 
 /// Lays a document's cells out in columns, by the temperatures of this catalogue.
-pub fn write_document(document: &Document, catalogue: &Catalogue) -> DocumentParts {
-    let mut parts = DocumentParts {
-        hot_attrs: "{".to_owned(),
-        cold_attrs: "{".to_owned(),
-        present: "{".to_owned(),
-        times: "{".to_owned(),
-    };
+pub fn write_document(
+    document: &Document,
+    catalogue: &Catalogue,
+    parts: PartsToWrite,
+) -> DocumentParts {
+    let begin = |wanted: bool| wanted.then(|| "{".to_owned());
+    let (mut hot, mut cold) = (begin(parts.hot_attrs), begin(parts.cold_attrs));
+    let (mut present, mut times) = (begin(parts.present), begin(parts.times));
     for (id, (cell, time)) in &document.cells {
         if let Cell::Value(value) = cell {
             let is_hot = catalogue
                 .by_id(*id)
                 .is_some_and(|attribute| attribute.temperature.writes_hot());
-            let part = if is_hot {
-                &mut parts.hot_attrs
-            } else {
-                &mut parts.cold_attrs
-            };
-            separate(part);
-            write_key(*id, part);
-            value.write_stored(part);
-            separate(&mut parts.present);
-            write!(parts.present, "{id}").expect("writing to a string does not fail");
+            if let Some(part) = if is_hot { &mut hot } else { &mut cold } {
+                separate(part);
+                write_key(*id, part);
+                value.write_stored(part);
+            }
+            if let Some(present) = &mut present {
+                separate(present);
+                write!(present, "{id}").expect("writing to a string does not fail");
+            }
         }
-        if *cell == Cell::Removed || Some(*time) != document.newest {
-            separate(&mut parts.times);
-            write_key(*id, &mut parts.times);
-            write!(parts.times, "{}", time.as_micros()).expect("writing to a string does not fail");
+        if let Some(times) = &mut times
+            && (*cell == Cell::Removed || Some(*time) != document.newest)
+        {
+            separate(times);
+            write_key(*id, times);
+            write!(times, "{}", time.as_micros()).expect("writing to a string does not fail");
         }
     }
-    for part in [
-        &mut parts.hot_attrs,
-        &mut parts.cold_attrs,
-        &mut parts.present,
-        &mut parts.times,
-    ] {
-        part.push('}');
+    let end = |part: Option<String>| part.map(|part| part + "}");
+    DocumentParts {
+        hot_attrs: end(hot),
+        cold_attrs: end(cold),
+        present: end(present),
+        times: end(times),
     }
-    parts
 }
 
 fn separate(part: &mut String) {

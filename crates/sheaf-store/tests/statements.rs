@@ -237,11 +237,13 @@ async fn late_events_are_compared_by_key_in_the_partitions_of_their_times() -> R
         (&1_i64, Type::INT8),
         (&ids, Type::INT8_ARRAY),
         (&times, Type::TIMESTAMPTZ_ARRAY),
-        (&time, Type::TIMESTAMPTZ),
-        (&time, Type::TIMESTAMPTZ),
     ];
+    // Which partitions are probed is decided for each instant when the statement runs, so that the plan names all; what
+    // counts is that each is probed by its key.
     let plan = plan(&writer, sql, params).await?;
-    assert_eq!(partitions_in(&plan), ["entity_events_20210101"], "{plan}");
-    assert_uses(&plan, &[]);
+    assert!(
+        !plan.contains("Seq Scan on entity_events") && plan.contains("observed_at = n.observed_at"),
+        "{plan}"
+    );
     Ok(())
 }

@@ -163,7 +163,10 @@ fn an_unchanged_document_is_not_written() {
         attrs: attrs(&[(1, Some(1))]),
     };
     let group = fold_rows([&row]);
-    assert!(merge(&mut document, group.clone()).values_changed);
+    assert_eq!(
+        merge(&mut document, group.clone()).changed,
+        [AttributeId(1)]
+    );
     let again = merge(&mut document, group);
     assert_eq!((again.written, document.version), (false, 1));
 }
@@ -173,4 +176,35 @@ fn an_event_without_a_time_comes_after_the_newest() {
     assert_eq!(time_after(time(10), Some(time(3))), time(10));
     assert_eq!(time_after(time(10), Some(time(10))), time(11));
     assert_eq!(time_after(time(10), None), time(10));
+}
+
+#[test]
+fn a_replace_by_the_same_values_changes_times_and_no_value() {
+    let mut document = Document::default();
+    let row = |at, op, cells: &[(i64, Option<i64>)]| StoredRow {
+        observed_at: time(at),
+        seq: 0,
+        op,
+        attrs: attrs(cells),
+    };
+    merge(
+        &mut document,
+        fold_rows([&row(1, Op::Patch, &[(1, Some(1)), (2, Some(2))])]),
+    );
+    let same = merge(
+        &mut document,
+        fold_rows([&row(2, Op::Replace, &[(1, Some(1)), (2, Some(2))])]),
+    );
+    assert_eq!(
+        (same.written, same.changed, same.presence_changed),
+        (true, vec![], false)
+    );
+    let fewer = merge(
+        &mut document,
+        fold_rows([&row(3, Op::Replace, &[(1, Some(1))])]),
+    );
+    assert_eq!(
+        (fewer.changed, fewer.presence_changed),
+        (vec![AttributeId(2)], true)
+    );
 }

@@ -1,8 +1,14 @@
 -- Purpose: the rows already there for some instants of some entities, to compare late and repeated events with.
--- Parameters: tenant_id, entity_ids, times, the earliest and the latest of the times (for pruning).
--- Index: entity_events_pkey, one probe an instant. Locks: none.
-SELECT e.entity_id, e.observed_at, e.seq, e.op, e.attrs
+-- Parameters: tenant_id, entity_ids, times.
+-- Index: entity_events_pkey, one probe an instant, which also prunes partitions. OFFSET 0 keeps the probe a probe: as a
+--   plain join, an estimate of one row for a new tenant or a new time turns it into a comparison of everything with
+--   everything. Locks: none.
+SELECT n.entity_id, e.observed_at, e.seq, e.op, e.attrs
 FROM unnest($2::bigint[], $3::timestamptz[]) AS n (entity_id, observed_at)
-JOIN sheaf.entity_events e ON e.tenant_id = $1 AND e.entity_id = n.entity_id AND e.observed_at = n.observed_at
-WHERE e.observed_at BETWEEN $4 AND $5
-ORDER BY e.entity_id, e.observed_at, e.seq
+CROSS JOIN LATERAL (
+    SELECT i.observed_at, i.seq, i.op, i.attrs
+    FROM sheaf.entity_events i
+    WHERE i.tenant_id = $1 AND i.entity_id = n.entity_id AND i.observed_at = n.observed_at
+    ORDER BY i.seq
+    OFFSET 0
+) e
