@@ -57,6 +57,8 @@ def bad_lines(kind):
         "a decimal of a tiny exponent": ('{"d": "1e-16000"}', "out_of_range", "d"),
         "an attribute twice": ('{"i": 1, "i": 2}', "duplicate_key", "i"),
         "an attribute without a name": ('{"": 1}', "invalid_name", ""),
+        "a NUL in a name": ('{"a\\u0000b": 1}', "*", None),
+        "a NUL byte": ('{"t": "a\x00b"}', "*", None),
         "a reserved name": ('{"observed_at": 1}', "reserved_name", "observed_at"),
     }
     lines = {name: (line(kind, "bad", text), code, field) for name, (text, code, field) in value.items()}
@@ -69,6 +71,7 @@ def bad_lines(kind):
         "an encoded surrogate": (line(kind, "bad", '{"t": "@"}').replace(b"@", b"\xed\xa0\x80"), "*", None),
         "no type": (f'{{"id": "bad", {good}}}'.encode(), "missing_type", None),
         "no id": (f'{{"type": "{kind}", {good}}}'.encode(), "missing_id", None),
+        "a NUL in an id": (f'{{"type": "{kind}", "id": "a\\u0000", {good}}}'.encode(), "*", None),
         "a type with a control character": (f'{{"type": "a\\u0001", "id": "bad", {good}}}'.encode(), "invalid_name", "type"),
         "a time of 1970": (line(kind, "bad", '{"i": 1}', "1970-01-01T00:00:00Z"), "time_out_of_range", "observed_at"),
         "a time of 2300": (line(kind, "bad", '{"i": 1}', "2300-01-01T00:00:00Z"), "time_out_of_range", "observed_at"),
@@ -89,7 +92,7 @@ class BadRows(unittest.TestCase):
 
     def test_a_batch_of_10000_stores_9999_and_names_the_other(self):
         places = seeded("places of the bad row")
-        for number, (name, (bad, code, _)) in enumerate(places.sample(sorted(bad_lines("big").items()), 4)):
+        for number, (name, (bad, _, _)) in enumerate(places.sample(sorted(bad_lines("big").items()), 4)):
             with self.subTest(bad=name):
                 kind = f"big{number}"
                 place = places.randrange(ROWS)
@@ -100,12 +103,13 @@ class BadRows(unittest.TestCase):
                 counts = (answer["events"], answer["accepted"], answer["refused"])
                 self.assertEqual(counts, (ROWS, ROWS - 1, 1))
                 self.assertEqual([row["index"] for row in answer["rejected"]], [place])
+                self.check_kept(answer, place, bad)
                 self.check_stored(kind, ROWS - 1)
 
     def test_a_batch_that_wants_all_or_nothing_stores_nothing_and_names_the_bad_row(self):
         places = seeded("places of the bad row with on_error=reject")
         entities = DATABASE.count("sheaf.entities")
-        for name, (bad, code, _) in places.sample(sorted(bad_lines("strict").items()), 3):
+        for name, (bad, _, _) in places.sample(sorted(bad_lines("strict").items()), 3):
             with self.subTest(bad=name):
                 place = places.randrange(ROWS)
                 lines = good_lines("strict")
@@ -113,6 +117,7 @@ class BadRows(unittest.TestCase):
                 status, answer = SERVER.ingest(lines, on_error="reject")
                 self.assertEqual((status, answer["code"]), (422, "batch_refused"), answer)
                 self.assertEqual([row["index"] for row in answer["rejected"]], [place])
+                self.check_kept(answer, place, bad)
                 self.assertEqual((answer["accepted"], answer["refused"]), (0, ROWS))
                 self.assertEqual(DATABASE.events("strict"), [])
         self.assertEqual(SERVER.get("/v1/entities", type="strict")["items"], [])
@@ -137,6 +142,11 @@ class BadRows(unittest.TestCase):
                 self.assertEqual((kept[0]["status"], kept[0]["batch_id"]), ("open", answer["batch_id"]))
                 self.check_raw(kept[0]["raw"], bad)
         self.check_stored(kind, 2)
+
+    def check_kept(self, answer, place, bad):
+        kept = SERVER.get("/v1/rejections", batch_id=answer["batch_id"])["items"]
+        self.assertEqual([(row["index"], row["code"]) for row in kept], [(place, answer["rejected"][0]["code"])])
+        self.check_raw(kept[0]["raw"], bad)
 
     def check_raw(self, raw, sent):
         """All of what was sent, as far as it is text and not larger than what is kept."""

@@ -1,6 +1,5 @@
 """Filters, cursors and names that are made to hurt: refused, or taken as the text that they are."""
 
-import glob
 import json
 import os
 import string
@@ -11,7 +10,7 @@ import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from server import Server, entity_path  # noqa: E402
-from support.database import Database, wait_until  # noqa: E402
+from support.database import Database, Statements  # noqa: E402
 
 SERVER = None
 DATABASE = None
@@ -20,7 +19,7 @@ SECONDS_MAX = 10
 TIME = "2013-01-01T06:00:00Z"
 
 INJECTIONS = [
-    "'", "''", '"', '""', "\\", "\\'", "`", ";", "--", "/*", "*/", "$1", "$$", "%", "_", "%%", "?", ":x", "\x01"[:0] + "{}",
+    "'", "''", '"', '""', "\\", "\\'", "`", ";", "--", "/*", "*/", "$1", "$$", "%", "_", "%%", "?", ":x", "{}",
     "' OR '1'='1", "' OR 1=1 --", "'; DROP TABLE sheaf.tenants; --", '"; DROP TABLE sheaf.entities; --',
     "1; SELECT pg_sleep(10)", "' || pg_sleep(10) || '", "') UNION SELECT key_hash FROM sheaf.api_keys --",
     "1 UNION ALL SELECT NULL, NULL, NULL", "(SELECT signing_key FROM sheaf.settings)", "pg_sleep(10)", "current_user",
@@ -38,7 +37,7 @@ def setUpModule():
     DATABASE = Database(SERVER)
     STRANGER = SERVER.create_tenant("stranger")
     events = [
-        {"type": "plane", "id": f"p{n:02}", "observed_at": TIME, "attributes": {"seats": n, "model": f"m{n % 3}", "up": True}}
+        {"type": "plane", "id": f"p{n:02}", "observed_at": TIME, "attributes": {"seats": n, "model": f"m{n % 3}"}}
         for n in range(20)
     ]
     for key in (SERVER.key, STRANGER):
@@ -72,7 +71,6 @@ class HostileFilters(unittest.TestCase):
             "a list of 2,000": "seats IN (" + ",".join(["1"] * 2_000) + ")",
             "a list of 2,000 texts": "model IN (" + ",".join(["'a'"] * 2_000) + ")",
             "a text of 1 MB": "model = '" + "x" * 1_000_000 + "'",
-            "a pattern of 10^4 wildcards": "model LIKE '" + "%_" * 5_000 + "'",
             "a number of 10^5 digits": "seats = " + "9" * 100_000,
             "an endless text": "model = '" + "x" * 1_000,
             "depth 10^4 of CASEI": "CASEI(" * 10_000 + "model" + ")" * 10_000 + " = 'a'",
@@ -103,10 +101,23 @@ class HostileFilters(unittest.TestCase):
         self.assertLess(time.monotonic() - begun, SECONDS_MAX)
         self.assertLess(len(json.dumps(answer)), 5_000, "the answer does not amplify")
 
+    def test_a_pattern_that_can_match_in_many_ways_is_decided_soon(self):
+        text = "a" * 200_000
+        status, answer = SERVER.ingest([{"type": "long", "id": "a", "observed_at": TIME, "attributes": {"long": text}}])
+        self.assertEqual(status, 200, answer)
+        for pattern in ("%a" * 1_000 + "b", "%_" * 1_000 + "b", "a%" * 1_000 + "_b", "%" * 10_000 + "b", "%aa_%" * 500 + "b%"):
+            begun = time.monotonic()
+            status, answer = search({"type": "long", "filter": f"\"long\" LIKE '{pattern}'"})
+            self.assertIn(status, (200, 400), answer)
+            self.assertEqual(answer.get("items", []), [])
+            self.assertLess(time.monotonic() - begun, SECONDS_MAX, pattern[:10])
+
     def test_what_is_no_filter_is_refused_with_its_place(self):
-        for text in ("seats", "seats =", "= 1", "seats == 1", "seats = 1 AND", "seats = 'a", "seats = one", "seats ~ 1", "seats = 1; x",
-                     "(seats = 1", "seats = 1)", "NOT", "IN (1)", "seats IN ()", "seats BETWEEN 1", "model LIKE 1", "f(seats) = 1",
-                     "seats = $1", "seats = :a", "seats = NULL", "\x00", "seats = 1 -- x", "seats = 1 /* x */", "ORDER BY 1"):  # fmt: skip
+        for text in (
+            "seats", "seats =", "= 1", "seats == 1", "seats = 1 AND", "seats = 'a", "seats = one", "seats ~ 1", "seats = 1; x",
+            "(seats = 1", "seats = 1)", "NOT", "IN (1)", "seats IN ()", "seats BETWEEN 1", "model LIKE 1", "f(seats) = 1",
+            "seats = $1", "seats = :a", "seats = NULL", "\x00", "seats = 1 -- x", "seats = 1 /* x */", "ORDER BY 1",
+        ):  # fmt: skip
             status, answer = search({"filter": text})
             self.assertEqual(status, 400, f"{text!r}: {answer}")
             self.assertIn(answer["code"], ("invalid_filter", "unknown_attribute", "filter_too_complex"), text)
@@ -124,16 +135,18 @@ class Injections(unittest.TestCase):
         self.assertIn(status, (200, 400, 404, 414, 422), f"{where}: {answer}")
 
     def test_injections_into_queries_are_refused_or_find_nothing(self):
-        statements = Statements()
+        statements = Statements(DATABASE)
         count = 0
         for text in INJECTIONS:
             quoted_text, quoted_name = text.replace("'", "''"), text.replace('"', '""')
             questions = [
-                {"filter": text}, {"filter": f"seats = {text}"}, {"filter": f"model = '{text}'"}, {"filter": f"{text} = 1"},
-                {"filter": f"model = '{quoted_text}'"}, {"filter": f"model LIKE '{quoted_text}'"}, {"filter": f'"{quoted_name}" = 1'},
-                {"filter": f"external_id IN ('{quoted_text}')"}, {"filter": f"CASEI(model) = CASEI('{quoted_text}')"},
-                {"filter": {"op": "=", "args": [{"property": text}, 1]}}, {"filter": {"op": "=", "args": [{"property": "model"}, text]}},
-                {"filter": {"op": text, "args": [{"property": "seats"}, 1]}},
+                *({"filter": filter} for filter in (
+                    text, f"seats = {text}", f"model = '{text}'", f"{text} = 1", f"model = '{quoted_text}'",
+                    f'"{quoted_name}" = 1',
+                    f"model LIKE '{quoted_text}'", f"external_id IN ('{quoted_text}')", f"CASEI(model) = CASEI('{quoted_text}')",
+                    {"op": "=", "args": [{"property": text}, 1]}, {"op": "=", "args": [{"property": "model"}, text]},
+                    {"op": text, "args": [{"property": "seats"}, 1]},
+                )),
                 {"sort": [text]}, {"sort": ["-" + text]}, {"select": [text]}, {"type": text}, {"cursor": text},
                 {"facets": {text: {"top": 3}}}, {"count": text}, {text: 1},
             ]  # fmt: skip
@@ -145,42 +158,47 @@ class Injections(unittest.TestCase):
             status, answer = search({"filter": f"model = '{quoted_text}'"})
             if status == 200:
                 self.assertEqual(answer["items"], [], text)
-            for name in ("filter", "sort", "select", "type", "cursor", "limit", "count", "facets", "filter-lang", "consistency", "max_lag", "as_of"):
+            for name in "filter sort select type cursor limit count facets filter-lang consistency max_lag as_of".split():
                 self.fine(*ask("/v1/entities", **{name: text}), (name, text))
             path = entity_path(text or "x", text or "x")
             for parameter in ("attribute", "from", "to", "order", "bucket", "agg", "fill", "corrections"):
                 self.fine(*ask(path + "/history", **{parameter: text}), (parameter, text))
-            for other in (f"/v1/attributes/{urllib.parse.quote(text, safe='')}", path, "/v1/ingest/batches/" + urllib.parse.quote(text, safe="")):
+            encoded = urllib.parse.quote(text, safe="")
+            for other in (path, "/v1/attributes/" + encoded, "/v1/ingest/batches/" + encoded):
                 self.fine(*ask(other), other)
             for parameter in ("batch_id", "code", "type", "status", "from"):
                 self.fine(*ask("/v1/rejections", **{parameter: text}), (parameter, text))
         print(f"asked {count} searches with {len(INJECTIONS)} injections")
-        statements.check(self)
+        check_statements(self, statements)
 
     def test_a_filter_that_is_true_for_all_only_finds_the_tenants_own(self):
         found = {item["type"] for item in SERVER.get("/v1/entities", filter="seats >= 0 OR seats IS NULL")["items"]}
-        self.assertLessEqual(found, {"plane", "stored"})
+        self.assertLessEqual(found, {"plane", "stored", "long"})
 
 
 class StoredInjections(unittest.TestCase):
     def test_injections_as_names_and_values_are_stored_as_they_are(self):
-        statements = Statements()
+        statements = Statements(DATABASE)
         relations = DATABASE.value("SELECT count(*) FROM pg_class")
         for number, text in enumerate(INJECTIONS):
-            events = [{"type": "stored", "id": f"{number}{text}", "observed_at": TIME, "attributes": {"x" + text: text, "number": number}}]
-            status, answer = SERVER.ingest(events)
+            attributes = {"x" + text: text, "number": number}
+            event = {"type": "stored", "id": f"{number}{text}", "observed_at": TIME, "attributes": attributes}
+            status, answer = SERVER.ingest([event])
             self.assertEqual((status, answer["refused"]), (200, 0), f"{text!r}: {answer}")
             path = entity_path("stored", f"{number}{text}")
-            self.assertEqual(SERVER.get(path)["attributes"], {"x" + text: text, "number": number})
-            self.assertEqual(SERVER.get(path + "/history")["items"][0]["attributes"], {"x" + text: text, "number": number})
+            self.assertEqual(SERVER.get(path)["attributes"], attributes)
+            self.assertEqual(SERVER.get(path + "/history")["items"][0]["attributes"], attributes)
             name, value = text.replace('"', '""'), text.replace("'", "''")
-            found = search({"filter": f"\"x{name}\" = '{value}' AND number = {number}", "sort": [f'-"x{name}"'], "select": [f'"x{name}"']})
-            self.assertEqual((found[0], [item["id"] for item in found[1].get("items", [])]), (200, [f"{number}{text}"]), f"{text!r}: {found[1]}")
-            self.assertEqual(found[1]["items"][0]["attributes"], {"x" + text: text})
+            condition = f"\"x{name}\" = '{value}' AND number = {number}"
+            status, answer = search({"filter": condition, "sort": [f'-"x{name}"'], "select": ["x" + text]})
+            self.assertEqual(status, 200, f"{text!r}: {answer}")
+            self.assertEqual([item["attributes"] for item in answer["items"]], [{"x" + text: text}])
+            listed = SERVER.get("/v1/entities", filter=f"number = {number}", sort=f'-"x{name}"', select=f'"x{name}"')
+            self.assertEqual([item["attributes"] for item in listed["items"]], [{"x" + text: text}])
             status, answer = SERVER.send("PATCH", path, {"attributes": {"x" + text: None}, "observed_at": "2013-01-02T00:00:00Z"})
             self.assertEqual(status, 200, answer)
         self.assertEqual(DATABASE.value("SELECT count(*) FROM pg_class"), relations, "nothing was created or dropped")
-        statements.check(self)
+        check_statements(self, statements)
 
 
 class Cursors(unittest.TestCase):
@@ -199,8 +217,11 @@ class Cursors(unittest.TestCase):
                 flipped = alphabet[alphabet.index(cursor[place]) ^ (1 << place % 6)]
             else:
                 flipped = "x"
-            self.refused(*ask("/v1/entities", **self.QUERY, cursor=cursor[:place] + flipped + cursor[place + 1 :]), f"character {place}")
-        for other in ("", "c1.", "c1", "x", cursor[:-1], cursor + "A", cursor[3:], cursor * 2, "c2." + cursor[3:], cursor.lower(), "c1." + "A" * 5_000):
+            changed = cursor[:place] + flipped + cursor[place + 1 :]
+            self.refused(*ask("/v1/entities", **self.QUERY, cursor=changed), f"character {place}")
+        inside = cursor[3:]
+        others = ["", "c1.", "x", cursor[:-1], cursor + "A", inside, cursor * 2, "c2." + inside, cursor.lower()]
+        for other in [*others, "c1." + "A" * 5_000]:
             self.refused(*ask("/v1/entities", **self.QUERY, cursor=other), other[:60])
 
     def test_a_cursor_serves_only_its_query_and_its_tenant(self):
@@ -213,35 +234,21 @@ class Cursors(unittest.TestCase):
             self.refused(*ask(path, cursor=cursor), path)
 
 
-class Statements:
-    """The text of every statement that PostgreSQL ran meanwhile, without parameters: from its own log."""
-
-    def __init__(self):
-        for setting in ("log_statement = 'all'", "log_parameter_max_length = 0"):
-            DATABASE.rows(f"ALTER SYSTEM SET {setting}")
-        DATABASE.rows("SELECT pg_reload_conf()")
-        wait_until(lambda: DATABASE.value("SHOW log_statement") == "all", "statements are logged")
-        self.log = glob.glob(os.path.join(SERVER.data, "postgres", "*.log"))[0]
-        self.begin = os.path.getsize(self.log)
-
-    def check(self, test):
-        """What clients sent is not in them, and they are few however many the questions were."""
-        ask("/v1/entities", filter="seats > 7")
-        DATABASE.rows("ALTER SYSTEM RESET ALL")
-        DATABASE.rows("SELECT pg_reload_conf()")
-        with open(self.log, encoding="utf-8", errors="replace") as file:
-            file.seek(self.begin)
-            text = file.read()
-        test.assertGreater(text.count("sheaf.entity_jsonb"), 50, "statements are logged")
-        telling = [injection for injection in INJECTIONS if len(injection) > 9 and injection != "current_user"]
-        for injection in telling:
+def check_statements(test, statements):
+    """What clients sent is in no statement: it reaches PostgreSQL as parameters only."""
+    text = statements.finish()
+    test.assertGreater(text.count("sheaf.entity_jsonb"), 50, "statements are logged")
+    for injection in INJECTIONS:
+        # Shorter ones occur in our own statements.
+        if len(injection) > 9 and injection != "current_user":
             test.assertNotIn(injection, text)
             test.assertNotIn(injection.replace("'", "''"), text)
 
 
 def fingerprint():
     """The relations of the schema, and of each table its rows."""
-    tables = DATABASE.rows("SELECT relname FROM pg_class WHERE relnamespace = 'sheaf'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1")
+    sql = "SELECT relname FROM pg_class WHERE relnamespace = 'sheaf'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1"
+    tables = DATABASE.rows(sql)
     counts = [(name, DATABASE.count(f"sheaf.{name}")) for (name,) in tables]
     secrets = DATABASE.value("SELECT md5(string_agg(s::text, '')) FROM sheaf.settings s")
     return counts, secrets, DATABASE.value("SELECT count(*) FROM pg_proc"), DATABASE.value("SELECT count(*) FROM pg_authid")

@@ -194,10 +194,11 @@ class Isolation(unittest.TestCase):
         place = {operation: [operation.startswith(start) for start in order].index(True) for operation in operations()}
         for operation in sorted(place, key=place.get):
             method = operation.split(" ")[0].upper()
-            for (path, content, headers), (other_path, other_content, other_headers) in zip(theirs[operation], missing[operation]):
-                with self.subTest(operation=operation, path=path):
-                    answer = SERVER.call(method, path, content, headers, STRANGER)
-                    other = SERVER.call(method, other_path, other_content, other_headers, STRANGER)
+            for his_request, other_request in zip(theirs[operation], missing[operation]):
+                path, other_path = his_request[0], other_request[0]
+                with self.subTest(operation=operation, path=path, instead_of=other_path):
+                    answer = SERVER.call(method, *his_request, STRANGER)
+                    other = SERVER.call(method, *other_request, STRANGER)
                     self.assertLess(answer[0], 500, answer[2])
                     self.assertNotIn(CANARY, answer[2] + str(answer[1]))
                     self.assertNotIn(CANARY, other[2] + str(other[1]))
@@ -222,7 +223,8 @@ class Isolation(unittest.TestCase):
             if not security or security[0]["key"] == ["admin"]:
                 continue
             path, content, headers = questions[0]
-            status, _, text = SERVER.call(operation.split(" ")[0].upper(), path, content, {**headers, "X-Tenant": HIS["tenant"]}, STRANGER)
+            method, named = operation.split(" ")[0].upper(), {**headers, "X-Tenant": HIS["tenant"]}
+            status, _, text = SERVER.call(method, path, content, named, STRANGER)
             influx = operation in ("post /write", "post /api/v2/write")
             self.assertIn(status, (401, 403) if influx else (403,), f"{operation}: {text}")
 

@@ -114,7 +114,8 @@ class KillInAWrite(unittest.TestCase):
                 kind, key = f"committed{round_number}", f"committed-{round_number}"
                 body = body_of(kind)
                 # The names are there already, or their commits would be the ones to wait.
-                names = [{"type": kind, "id": f"e{n}", "observed_at": "2013-01-01T00:00:00Z", "attributes": {}} for n in range(50)]
+                time = "2013-01-01T00:00:00Z"
+                names = [{"type": kind, "id": f"e{n}", "observed_at": time, "attributes": {}} for n in range(50)]
                 self.assertEqual(SERVER.ingest(names)[0], 200)
                 DATABASE.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
                 DATABASE.rows("SELECT pg_reload_conf()")

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::{join, try_join};
+use futures::{StreamExt, TryStreamExt, join, try_join};
 use sheaf_model::{AttributeId, EntityId, Position, TenantId, Timestamp};
 use sheaf_pg::{Connection, Disposition, PgError, Pool};
 use sheaf_store::TenantScope;
@@ -21,8 +21,8 @@ use sheaf_store::rejections::{NewRejection, insert_rejections};
 use sheaf_store::settings::{Settings, read_position};
 use sheaf_store::stored::{PartsToWrite, StoredFault, write_document};
 use tokio::sync::{mpsc, oneshot};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row, RowStream};
 
 use crate::plan::{
     Documents, EventOutcome, GroupEvent, GroupPlan, PlannedDocument, StoredInstants, plan_group,
@@ -257,7 +257,7 @@ impl Lane {
             lock_buckets(client, &buckets),
             claim_request(client, &job.entry),
             client.query_typed(version.sql, &version.params),
-            client.query_typed(documents.sql, &documents.params),
+            client.query_typed_raw(documents.sql, documents.params),
         );
         begun.map_err(PgError::statement("beginning a write"))?;
         locked?;
@@ -267,12 +267,7 @@ impl Lane {
         let version_rows = version_rows.map_err(PgError::statement(version.step))?;
         let rows = rows.map_err(PgError::statement(documents.step))?;
         let version: Option<i64> = version_rows.first().map(|row| row.get(0));
-        let catalogue = self.catalogue_at(client, job, version).await?;
-        let mut documents = Documents::with_capacity(rows.len());
-        for row in &rows {
-            let stored = document_of(row, &catalogue)?;
-            documents.insert(stored.entity, stored);
-        }
+        let (catalogue, documents) = self.read(client, job, version, rows).await?;
         steps.ended("read");
         check_precondition(job, &documents)?;
         let (plan, existed) = self.plan(client, job, documents, &catalogue).await?;
@@ -287,22 +282,28 @@ impl Lane {
         }
         // One order for all: refusals of one event are numbered by their place.
         rejections.sort_by_key(|rejection| rejection.event_index);
-        let copies = self.copies(job, &plan)?;
         let parts = self.parts(tenant, &plan);
         let (inserts, updates) = columns(&plan, &catalogue);
         steps.ended("plan");
-        try_join!(
-            inserts.insert(client, tenant),
-            updates.update(client, tenant),
-            insert_parts(client, &job.entry, &parts),
-            insert_rejections(
-                client,
-                &job.scope,
-                job.entry.batch,
-                job.entry.received_at,
-                &rejections
-            ),
-        )?;
+        // The events are encoded while PostgreSQL writes the documents.
+        let encode = async { self.copies(job, &plan) };
+        let written = async {
+            try_join!(
+                inserts.insert(client, tenant),
+                updates.update(client, tenant),
+                insert_parts(client, &job.entry, &parts),
+                insert_rejections(
+                    client,
+                    &job.scope,
+                    job.entry.batch,
+                    job.entry.received_at,
+                    &rejections
+                ),
+            )
+        };
+        let (written, copies) = join!(written, encode);
+        written?;
+        let copies = copies?;
         steps.ended("write_documents");
         for (partition, copy) in copies {
             copy.send(client, &partition).await?;
@@ -328,16 +329,27 @@ impl Lane {
         })
     }
 
-    /// The catalogue of this version; read in this transaction where the one at hand is another.
-    async fn catalogue_at(
+    /// The documents, and the catalogue of this version: the one at hand, or one read in this transaction.
+    async fn read(
         &self,
         client: &Client,
         job: &Job,
         version: Option<i64>,
-    ) -> Result<Arc<Catalogue>, Abort> {
+        rows: RowStream,
+    ) -> Result<(Arc<Catalogue>, Documents), Abort> {
+        let failed = || PgError::statement("reading documents to merge into");
+        let mut rows = std::pin::pin!(rows);
+        let mut documents = Documents::new();
         if version == Some(job.catalogue.version()) {
-            return Ok(Arc::clone(&job.catalogue));
+            // Decoded while PostgreSQL is still sending.
+            while let Some(row) = rows.next().await {
+                let stored = document_of(&row.map_err(failed())?, &job.catalogue)?;
+                documents.insert(stored.entity, stored);
+            }
+            return Ok((Arc::clone(&job.catalogue), documents));
         }
+        // To the last row first: nothing else is answered on a connection whose rows nobody takes.
+        let rows: Vec<Row> = rows.try_collect().await.map_err(failed())?;
         let tenant = job.scope.tenant();
         let mut results = Vec::new();
         for statement in read_catalogue(&tenant) {
@@ -349,7 +361,11 @@ impl Lane {
         }
         let catalogue = Arc::new(catalogue_of(&results)?);
         self.catalogues.remember(Arc::clone(&catalogue));
-        Ok(catalogue)
+        for row in &rows {
+            let stored = document_of(row, &catalogue)?;
+            documents.insert(stored.entity, stored);
+        }
+        Ok((catalogue, documents))
     }
 
     async fn plan(

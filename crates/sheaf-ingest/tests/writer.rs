@@ -7,10 +7,12 @@ use bytes::Bytes;
 use sheaf_ingest::{
     Ack, BodyFormat, EditRequest, IngestRequest, OnError, Precondition, WriteError, Writer,
 };
-use sheaf_model::{Limits, Name, Op, TenantId, Timestamp};
+use sheaf_model::{AttributeType, Limits, Name, Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
-use sheaf_store::catalogue::Catalogues;
+use sheaf_store::catalogue::{
+    Catalogues, Description, NewAttribute, Temperature, declare_attribute,
+};
 use sheaf_store::ledger::Outcome;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
@@ -227,5 +229,37 @@ async fn edits_count_versions_keep_conditions_and_name_what_is_superseded() -> R
     let mut absent = edit(Op::Patch, r#"{"attributes":{"seats":2}}"#);
     absent.precondition = Some(Precondition::Absent);
     assert!(world.writer.edit(&world.scope, absent).await?.created);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_catalogue_that_another_server_changed_is_read_anew_under_many_documents() -> Result<()> {
+    let world = world().await?;
+    let lines = |value: i64| -> Vec<String> {
+        let text = "x".repeat(200);
+        (0..3_000)
+            .map(|n| format!(r#"{{"type":"t","id":"e{n}","observed_at":"2013-01-0{value}T00:00:00Z","attributes":{{"a":{value},"b":"{text}"}}}}"#))
+            .collect()
+    };
+    let body = |lines: &[String]| ndjson(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    world.writer.ingest(&world.scope, body(&lines(1))).await?;
+    // Another server declares an attribute; this one still remembers the version before.
+    let app = Pool::new(&world.database.config("sheaf_app"), 1, &Tls::none());
+    let attribute = NewAttribute {
+        name: "c".into(),
+        kind: AttributeType::Int,
+        temperature: Temperature::Hot,
+    };
+    declare_attribute(
+        &app,
+        &world.scope,
+        &attribute,
+        &Description::default(),
+        Timestamp::now(),
+    )
+    .await?;
+    let ingest = world.writer.ingest(&world.scope, body(&lines(2)));
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(60), ingest).await??;
+    assert_eq!(answer.counts.accepted, 3_000);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What was refused, kept whole until the cause is mended.
 
+use std::borrow::Cow;
+
 use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
 use tokio_postgres::types::{ToSql, Type};
@@ -54,9 +56,12 @@ pub async fn insert_rejections(
         .iter()
         .map(|r| r.entity_type.as_deref())
         .collect();
-    let fields: Vec<Option<&str>> = rejections.iter().map(|r| r.field.as_deref()).collect();
+    let fields: Vec<Option<Cow<'_, str>>> = rejections
+        .iter()
+        .map(|r| r.field.as_deref().map(storable))
+        .collect();
     let codes: Vec<&str> = rejections.iter().map(|r| r.code.as_str()).collect();
-    let reasons: Vec<&str> = rejections.iter().map(|r| r.reason.as_str()).collect();
+    let reasons: Vec<Cow<'_, str>> = rejections.iter().map(|r| storable(&r.reason)).collect();
     let raws: Vec<&[u8]> = rejections.iter().map(|r| r.raw.as_ref()).collect();
     client
         .execute_typed(
@@ -91,6 +96,15 @@ pub struct ListedRejection {
     pub code: String,
     /// The reason, for people.
     pub reason: String,
+}
+
+/// A text that PostgreSQL can hold: a refused name may be refused for the NUL in it. The event's bytes keep it.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// What is kept of the refusals of one request.

@@ -1,6 +1,7 @@
 """The PostgreSQL below a running `sheaf dev`, reached past the server: independent counts, locks, kills."""
 
 import contextlib
+import glob
 import os
 import signal
 import subprocess
@@ -116,3 +117,27 @@ class Database:
             f" JOIN sheaf.entities USING (tenant_id, entity_id) WHERE entity_type = '{kind}'"
         )
         return [(name, int(time), int(seq)) for name, time, seq in self.rows(sql)]
+
+
+class Statements:
+    """The text of every statement that PostgreSQL runs from now on, without parameters: from its own log."""
+
+    def __init__(self, database):
+        self.database = database
+        for setting in ("log_statement = 'all'", "log_parameter_max_length = 0"):
+            database.rows(f"ALTER SYSTEM SET {setting}")
+        self.reload("all")
+        self.log = glob.glob(os.path.join(database.directory, "..", "*.log"))[0]
+        self.begin = os.path.getsize(self.log)
+
+    def reload(self, expected):
+        """Waits until sessions that are idle have taken the setting over as well: they do with their next statement."""
+        self.database.rows("SELECT pg_reload_conf()")
+        wait_until(lambda: self.database.value("SHOW log_statement") == expected, "the setting is in force")
+
+    def finish(self):
+        self.database.rows("ALTER SYSTEM RESET ALL")
+        self.reload("none")
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            file.seek(self.begin)
+            return file.read()
