@@ -45,13 +45,23 @@ impl fmt::Display for Place {
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not TOML, has a key that does not exist, or a value of another TOML type.
-    #[error("{place}: {message}")]
-    File {
+    /// The file is not TOML.
+    #[error("{place}: {}{message}", named(key.as_deref()))]
+    Syntax {
         /// Where.
         place: Place,
+        /// The section, and the key if there is one, that the fault belongs to; absent where that cannot be told.
+        key: Option<String>,
         /// What the parser says of it. Its own form would quote the line, and the line may hold a secret.
         message: String,
+    },
+    /// A section or key that looks like ours and is not: most likely a misspelt one.
+    #[error("{place}: {key}: there is no such setting")]
+    UnknownKey {
+        /// Where.
+        place: Place,
+        /// The section, and the key if the section is one of ours.
+        key: String,
     },
     /// A value cannot be used.
     #[error("{place}: {key} cannot be used")]
@@ -82,9 +92,16 @@ pub enum ConfigError {
     },
 }
 
+fn named(key: Option<&str>) -> String {
+    key.map(|key| format!("{key}: ")).unwrap_or_default()
+}
+
 /// Why a value cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ValueFault {
+    /// Something of another kind.
+    #[error("not {0}")]
+    Kind(&'static str),
     /// An address to listen on.
     #[error("not an address of the form 127.0.0.1:7070 or [::1]:7070")]
     Address(#[source] std::net::AddrParseError),

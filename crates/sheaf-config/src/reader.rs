@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use toml::Spanned;
-
 use crate::error::{ConfigError, Place, ValueFault};
 use crate::raw::Raw;
 
@@ -47,84 +45,68 @@ pub(crate) struct Given {
 }
 
 /// The sources of one start.
-pub(crate) struct Reader<'a> {
-    file: Option<(&'a str, &'a str)>,
+pub(crate) struct Reader {
+    file: Raw,
     variables: BTreeMap<String, String>,
     pub(crate) shown: Vec<Shown>,
 }
 
-impl<'a> Reader<'a> {
+impl Reader {
     pub(crate) fn new(
-        file: Option<(&'a str, &'a str)>,
+        file: Option<(&str, &str)>,
         variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(Reader<'a>, Raw), ConfigError> {
-        let raw = match file {
-            Some((name, text)) => toml::from_str(text).map_err(|error| ConfigError::File {
-                place: Place::in_file(name, text, error.span().map_or(0, |span| span.start)),
-                message: error.message().to_owned(),
-            })?,
+    ) -> Result<Reader, ConfigError> {
+        let file = match file {
+            Some((name, text)) => Raw::read(name, text)?,
             None => Raw::default(),
         };
         let variables = variables
             .into_iter()
             .filter(|(name, _)| name.starts_with(PREFIX))
             .collect();
-        let reader = Reader {
+        Ok(Reader {
             file,
             variables,
             shown: Vec::new(),
-        };
-        Ok((reader, raw))
+        })
     }
 
     /// Reads a setting that has a default.
-    pub(crate) fn value<T: fmt::Display, R: ToString>(
+    pub(crate) fn value<T: fmt::Display>(
         &mut self,
         key: &str,
-        raw: Option<Spanned<R>>,
         default: T,
         parse: impl Fn(&str) -> Result<T, ValueFault>,
     ) -> Result<T, ConfigError> {
-        let given = self.given(key, raw, |raw| raw.to_string());
+        let given = self.given(key);
         let value = parsed(key, given.as_ref(), parse)?.unwrap_or(default);
         self.show(key, Some(value.to_string()), given.as_ref());
         Ok(value)
     }
 
     /// Reads a setting that may be absent.
-    pub(crate) fn optional<T: fmt::Display, R: ToString>(
+    pub(crate) fn optional<T: fmt::Display>(
         &mut self,
         key: &str,
-        raw: Option<Spanned<R>>,
         parse: impl Fn(&str) -> Result<T, ValueFault>,
     ) -> Result<Option<T>, ConfigError> {
-        let given = self.given(key, raw, |raw| raw.to_string());
+        let given = self.given(key);
         let value = parsed(key, given.as_ref(), parse)?;
         self.show(key, value.as_ref().map(T::to_string), given.as_ref());
         Ok(value)
     }
 
     /// What was set for a key, the environment before the file.
-    pub(crate) fn given<R>(
-        &mut self,
-        key: &str,
-        raw: Option<Spanned<R>>,
-        text: impl Fn(R) -> String,
-    ) -> Option<Given> {
+    pub(crate) fn given(&mut self, key: &str) -> Option<Given> {
         let name = variable(key);
-        if let Some(text) = self.variables.remove(&name) {
-            return Some(Given {
+        let in_file = self.file.take(key);
+        match self.variables.remove(&name) {
+            Some(text) => Some(Given {
                 text,
                 place: Place::Variable(name),
-            });
+            }),
+            None => in_file,
         }
-        let raw = raw?;
-        let (file, whole) = self.file.expect("a raw value comes from a file");
-        let place = Place::in_file(file, whole, raw.span().start);
-        Some(Given {
-            text: text(raw.into_inner()),
-            place,
-        })
     }
 
     pub(crate) fn show(&mut self, key: &str, value: Option<String>, given: Option<&Given>) {

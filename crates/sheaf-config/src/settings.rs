@@ -4,11 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use toml::Spanned;
-
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
-use crate::raw::{Raw, RawDatabase};
 use crate::reader::{Reader, Shown};
 use crate::secret::Secret;
 
@@ -131,38 +128,28 @@ impl Settings {
         file: Option<(&str, &str)>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Settings, Vec<Shown>), ConfigError> {
-        let (mut reader, raw) = Reader::new(file, variables)?;
-        let Raw {
-            server,
-            database,
-            log,
-        } = raw;
+        let mut reader = Reader::new(file, variables)?;
         let settings = Settings {
             server: Server {
-                listen: reader.value("server.listen", server.listen, LISTEN, address)?,
-                admin_listen: reader.optional(
-                    "server.admin_listen",
-                    server.admin_listen,
-                    address,
-                )?,
+                listen: reader.value("server.listen", LISTEN, address)?,
+                admin_listen: reader.optional("server.admin_listen", address)?,
                 body_bytes_max: reader.value(
                     "server.body_bytes_max",
-                    server.body_bytes_max,
                     count(BODY_BYTES_MAX),
                     |text| between(text, BODY_BYTES_LEAST, BODY_BYTES_MOST),
                 )?,
             },
-            database: read_database(&mut reader, database)?,
+            database: read_database(&mut reader)?,
             log: Log {
-                level: reader.value("log.level", log.level, LogLevel::Info, level)?,
-                format: reader.value("log.format", log.format, LogFormat::Text, format)?,
+                level: reader.value("log.level", LogLevel::Info, level)?,
+                format: reader.value("log.format", LogFormat::Text, format)?,
             },
         };
         Ok((settings, reader.finish()?))
     }
 }
 
-fn read_database(reader: &mut Reader<'_>, raw: RawDatabase) -> Result<Database, ConfigError> {
+fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
     let default_url = DatabaseUrl {
         hosts: vec![HostPort {
             host: "localhost".to_owned(),
@@ -170,54 +157,37 @@ fn read_database(reader: &mut Reader<'_>, raw: RawDatabase) -> Result<Database, 
         }],
         name: "sheaf".to_owned(),
     };
-    let mut password = |role: &str, text, file| read_password(reader, role, text, file);
+    let mut password = |role: &str| read_password(reader, role);
     let passwords = Roles {
-        app: password("app", raw.app_password, raw.app_password_file)?,
-        search: password("search", raw.search_password, raw.search_password_file)?,
-        writer: password("writer", raw.writer_password, raw.writer_password_file)?,
-        upkeep: password("upkeep", raw.upkeep_password, raw.upkeep_password_file)?,
+        app: password("app")?,
+        search: password("search")?,
+        writer: password("writer")?,
+        upkeep: password("upkeep")?,
     };
-    let mut connections = |key: &str, raw, default| {
-        reader.value(key, raw, count(default), |text| {
+    let mut connections = |key: &str, default| {
+        reader.value(key, count(default), |text| {
             between(text, 1, CONNECTIONS_MAX)
         })
     };
     Ok(Database {
-        app_connections: connections(
-            "database.app_connections",
-            raw.app_connections,
-            APP_CONNECTIONS,
-        )?,
-        search_connections: connections(
-            "database.search_connections",
-            raw.search_connections,
-            SEARCH_CONNECTIONS,
-        )?,
-        writer_connections: connections(
-            "database.writer_connections",
-            raw.writer_connections,
-            WRITER_CONNECTIONS,
-        )?,
-        url: reader.value("database.url", raw.url, default_url, |text| {
+        app_connections: connections("database.app_connections", APP_CONNECTIONS)?,
+        search_connections: connections("database.search_connections", SEARCH_CONNECTIONS)?,
+        writer_connections: connections("database.writer_connections", WRITER_CONNECTIONS)?,
+        url: reader.value("database.url", default_url, |text| {
             Ok(DatabaseUrl::parse(text)?)
         })?,
         ca_file: reader
-            .optional("database.ca_file", raw.ca_file, filled)?
+            .optional("database.ca_file", filled)?
             .map(PathBuf::from),
         passwords,
     })
 }
 
-fn read_password(
-    reader: &mut Reader<'_>,
-    role: &str,
-    text: Option<Spanned<Secret>>,
-    file: Option<Spanned<String>>,
-) -> Result<Option<Password>, ConfigError> {
+fn read_password(reader: &mut Reader, role: &str) -> Result<Option<Password>, ConfigError> {
     let key = format!("database.{role}_password");
     let file_key = format!("{key}_file");
-    let text = reader.given(&key, text, |secret| secret.reveal().to_owned());
-    let file = reader.given(&file_key, file, |path| path);
+    let text = reader.given(&key);
+    let file = reader.given(&file_key);
     reader.show(
         &key,
         text.as_ref().map(|_| "(secret)".to_owned()),

@@ -58,21 +58,53 @@ fn the_commented_lines_of_the_example_are_valid_too() {
 }
 
 #[test]
-fn a_fault_in_the_file_names_line_and_column() {
+fn a_fault_in_the_file_names_line_column_and_key() {
     for (file, wanted) in [
         (
             "[server]\nlisten_on = \"x\"\n",
-            "sheaf.toml:2:1: unknown field `listen_on`",
+            "sheaf.toml:2:1: server.listen_on: there is no such setting",
         ),
-        ("\n[servers]\n", "sheaf.toml:2:2: unknown field `servers`"),
+        (
+            "\n[servers]\n",
+            "sheaf.toml:2:2: servers: there is no such setting",
+        ),
         (
             "[log]\nlevel = 3\n",
-            "sheaf.toml:2:9: invalid type: integer `3`, expected a string",
+            "sheaf.toml:2:9: log.level cannot be used: not a text in quotes",
         ),
-        ("[log\n", "sheaf.toml:1:5: "),
+        ("[log\n", "sheaf.toml:1:5: log: unclosed table"),
+        (
+            "listen = \"127.0.0.1:1\"\n",
+            "sheaf.toml:1:1: listen: there is no such setting",
+        ),
+        (
+            "log = 3\n",
+            "sheaf.toml:1:1: log cannot be used: not a section",
+        ),
+        (
+            "[[log]]\n",
+            "sheaf.toml:1:3: log cannot be used: not a section",
+        ),
+        (
+            "[log.level]\n",
+            "sheaf.toml:1:1: log.level cannot be used: not a text in quotes",
+        ),
+        ("[log]\n[log]\n", "sheaf.toml:2:2: log: duplicate key"),
+        (
+            "log.level = \"info\"\nlog.level = \"warn\"\n",
+            "sheaf.toml:2:5: log.level: duplicate key",
+        ),
+        (
+            "[log]\nlevel = loud # = [x]\n",
+            "sheaf.toml:2:9: log.level: string values must be quoted",
+        ),
+        (
+            "[database]\napp_password = \"\"\"\nx=y\n\\ #\"\"\"\n",
+            "sheaf.toml:4:3: database.app_password: invalid multi-line",
+        ),
         (
             "[log]\nlevel = \"info\"\nlevel = \"warn\"\n",
-            "sheaf.toml:3:1: duplicate key",
+            "sheaf.toml:3:1: log.level: duplicate key",
         ),
         (
             "[database]\n  app_connections = 0\n",
@@ -80,7 +112,11 @@ fn a_fault_in_the_file_names_line_and_column() {
         ),
         (
             "[database]\napp_connections = \"16\"\n",
-            "sheaf.toml:2:19: invalid type",
+            "sheaf.toml:2:19: database.app_connections cannot be used: not a whole number without quotes",
+        ),
+        (
+            "[database]\napp_connections = 99999999999999999999\n",
+            "sheaf.toml:2:19: database.app_connections cannot be used: not a whole number: ",
         ),
         (
             "[server]\nlisten = \"localhost\"\n",
@@ -196,8 +232,16 @@ fn a_secret_is_shown_nowhere() {
         format!("[database]\nurl = \"postgresql://u:{SECRET}@h/d\"\n"),
         format!("[database]\nurl = \"postgresql://h/d?password={SECRET}\"\n"),
         format!("app_password = \"{SECRET}\"\n"),
+        format!("[database]\napp_password = {{ text = \"{SECRET}\" }}\n"),
+        format!("[database]\napp_password = \"\"\"\n[{SECRET}]\n{SECRET} = 1\n\\q\"\"\"\n"),
+        format!("[database]\napp_connections = \"{SECRET}\"\n"),
+        format!("[server]\nbody_bytes_max = \"{SECRET}\"\n"),
+        format!("[server]\nlisten = \"{SECRET}\"\n"),
+        format!("[log]\nlevel = \"{SECRET}\"\nlevel = \"{SECRET}\"\n"),
+        format!("log = \"{SECRET}\"\n"),
     ] {
         let message = message(&file, &[]);
+        assert!(message.starts_with("sheaf.toml:"), "{message}");
         assert!(!message.contains(SECRET), "{message}");
         let debug = format!("{:?}", load(&file, &[]).expect_err(&file));
         assert!(!debug.contains(SECRET), "{debug}");

@@ -26,7 +26,7 @@ pub use id::{AttributeId, BatchId, EntityId, IdFault, KeyId, RejectionId, Tenant
 pub use json::{JsonFault, JsonText, object_members, string_text};
 pub use limits::Limits;
 pub use lsn::{Lsn, Position};
-pub use name::{Name, NameFault, is_reserved};
+pub use name::{ExternalIdFault, Name, NameFault, external_id, is_reserved};
 pub use refusal::{Refusal, RefusalCode};
 pub use time::{Timestamp, TimestampFault};
 pub use value::{AttributeType, Value};

@@ -1,5 +1,6 @@
-//! Names of attributes, entity types and tenants: one canonical spelling, decided at the edge.
+//! Names of attributes, entity types and tenants, and the ids of entities: one canonical spelling, decided at the edge.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -24,6 +25,7 @@ pub enum NameFault {
 }
 
 const BYTES_MAX: usize = 255;
+const ID_BYTES_MAX: usize = 512;
 
 impl Name {
     /// Normalises and checks.
@@ -31,21 +33,11 @@ impl Name {
         if text.is_empty() {
             return Err(NameFault::Empty);
         }
-        // Normal form C is at most three times as long as its source; a longer source is refused unread.
-        if text.len() > 3 * BYTES_MAX {
-            return Err(NameFault::TooLong);
-        }
-        let name: String = match is_nfc_quick(text.chars()) {
-            IsNormalized::Yes => text.to_owned(),
-            IsNormalized::No | IsNormalized::Maybe => text.nfc().collect(),
-        };
-        if name.len() > BYTES_MAX {
-            return Err(NameFault::TooLong);
-        }
+        let name = normal_form(text, BYTES_MAX).ok_or(NameFault::TooLong)?;
         if name.chars().any(char::is_control) {
             return Err(NameFault::Control);
         }
-        Ok(Name(name))
+        Ok(Name(name.into_owned()))
     }
 
     /// The name as it is stored and shown.
@@ -57,6 +49,45 @@ impl Name {
     pub fn into_string(self) -> String {
         self.0
     }
+}
+
+/// Why a text is no entity's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExternalIdFault {
+    /// Nothing there.
+    #[error("an id is 1 to 512 bytes, got none")]
+    Empty,
+    /// More than 512 bytes in normal form C.
+    #[error("an id is 1 to 512 bytes, got more")]
+    TooLong,
+    /// A control character, which logs and terminals would act on.
+    #[error("an id holds no control characters")]
+    Control,
+}
+
+/// An entity's id in Unicode normal form C: 1 to 512 bytes, no control characters; case counts.
+pub fn external_id(text: &str) -> Result<Cow<'_, str>, ExternalIdFault> {
+    if text.is_empty() {
+        return Err(ExternalIdFault::Empty);
+    }
+    let id = normal_form(text, ID_BYTES_MAX).ok_or(ExternalIdFault::TooLong)?;
+    if id.chars().any(char::is_control) {
+        return Err(ExternalIdFault::Control);
+    }
+    Ok(id)
+}
+
+/// The text in normal form C; nothing where that has more bytes than this.
+fn normal_form(text: &str, bytes_max: usize) -> Option<Cow<'_, str>> {
+    // No text shrinks to less than a third in normal form C; a longer one is refused unread.
+    if text.len() > 3 * bytes_max {
+        return None;
+    }
+    let normal = match is_nfc_quick(text.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(text),
+        IsNormalized::No | IsNormalized::Maybe => Cow::Owned(text.nfc().collect()),
+    };
+    (normal.len() <= bytes_max).then_some(normal)
 }
 
 /// Names that mean the entity itself in filters, sorts and selects, and so cannot name an attribute.
@@ -98,5 +129,20 @@ mod tests {
         assert_eq!(Name::parse("a\nb"), Err(NameFault::Control));
         assert_eq!(Name::parse("a\0b"), Err(NameFault::Control));
         assert!(Name::parse(&"x".repeat(255)).is_ok());
+    }
+
+    #[test]
+    fn an_id_has_one_spelling_and_bounds() {
+        assert_eq!(external_id("cafe\u{301}/1").as_deref(), Ok("caf\u{e9}/1"));
+        // Each of these is three bytes long, and one as the letter K.
+        let kelvins = "\u{212a}".repeat(512);
+        assert_eq!(external_id(&kelvins).as_deref(), Ok(&*"K".repeat(512)));
+        assert_eq!(external_id(""), Err(ExternalIdFault::Empty));
+        for too_long in ["x".repeat(513), "x".repeat(1537)] {
+            assert_eq!(external_id(&too_long), Err(ExternalIdFault::TooLong));
+        }
+        for control in ["a\0", "a\u{85}b"] {
+            assert_eq!(external_id(control), Err(ExternalIdFault::Control));
+        }
     }
 }

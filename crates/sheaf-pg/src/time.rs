@@ -24,7 +24,9 @@ impl<'a> FromSql<'a> for PgTime {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let wire = i64::from_be_bytes(raw.try_into()?);
         // `infinity` and years past 9999 are not instants of ours; nothing of ours writes them.
-        let micros = wire.checked_add(EPOCH_MICROS).ok_or("an instant out of range")?;
+        let micros = wire
+            .checked_add(EPOCH_MICROS)
+            .ok_or("an instant out of range")?;
         Ok(PgTime(Timestamp::from_micros(micros)?))
     }
 

@@ -43,16 +43,30 @@ impl<'a> Attempt<'a> {
         &mut self,
         result: Result<T, ReadError>,
     ) -> Result<Option<T>, ReadError> {
-        let is_old = match &result {
-            Err(ReadError::CatalogueChanged) => self.count < ATTEMPTS_MAX,
-            Err(error) => self.count == 1 && error.code() == "unknown_attribute",
-            Ok(_) => false,
+        let error = match result {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(error) => error,
+        };
+        let is_old = match &error {
+            ReadError::CatalogueChanged | ReadError::MissingAttribute(_) => {
+                self.count < ATTEMPTS_MAX
+            }
+            error => self.count == 1 && error.code() == "unknown_attribute",
         };
         if !is_old {
-            return result.map(Some);
+            return Err(match error {
+                // Another one each time: each was there when the catalogue was read again.
+                ReadError::MissingAttribute(_) => ReadError::CatalogueChanged,
+                error => error,
+            });
         }
         self.count += 1;
         self.catalogue = self.catalogues.refresh(self.scope).await?;
-        Ok(None)
+        match error {
+            // An attribute is committed before anything names it and is never removed, so that this catalogue, which is
+            // newer than what was read, would have it.
+            ReadError::MissingAttribute(id) if self.catalogue.by_id(id).is_none() => Err(error),
+            _ => Ok(None),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! what it can fail to satisfy is a token of a history that it does not have.
 
 use sheaf_model::{Duration, Position, Timestamp};
+use sheaf_store::snapshot::Snapshot;
 
 use crate::error::ReadError;
 
@@ -92,11 +93,25 @@ pub struct Freshness {
     pub position: Position,
 }
 
+impl Freshness {
+    /// The freshness of what was read from this snapshot of the primary, if that satisfies the request.
+    pub fn of_primary(snapshot: &Snapshot, options: &ReadOptions) -> Result<Freshness, ReadError> {
+        Ok(Freshness {
+            source: "primary",
+            lag: std::time::Duration::ZERO,
+            data_timestamp: snapshot.complete_until,
+            level: decide(options.level, options.token, snapshot.position)?,
+            cache_hit: false,
+            position: snapshot.position,
+        })
+    }
+}
+
 /// Whether the primary, at this position, may answer; and the level that is then served.
 ///
 /// The level served is the one asked for, because its guarantee is what the answer was held to; the source says that
 /// it is in fact fresher. A token is honoured at every level.
-pub fn decide(
+fn decide(
     level: ConsistencyLevel,
     token: Option<Position>,
     primary: Position,

@@ -12,7 +12,7 @@ use sheaf_store::snapshot::{read_snapshot, snapshot_of};
 
 use crate::answer::{EntityAnswer, Read};
 use crate::attempt::Attempt;
-use crate::consistency::ReadOptions;
+use crate::consistency::{Freshness, ReadOptions};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::Reader;
@@ -67,7 +67,7 @@ impl Reader {
             read_snapshot(),
         ];
         let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = self.freshness(&snapshot_of(&rows[1], &self.settings)?, options)?;
+        let freshness = Freshness::of_primary(&snapshot_of(&rows[1], &self.settings)?, options)?;
         let stored = match rows[0].first() {
             Some(row) => Some(document_of(row, catalogue)?),
             None => None,

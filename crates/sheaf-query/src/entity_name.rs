@@ -1,10 +1,6 @@
 //! The name of an entity as requests have it, brought into the spelling under which it is stored.
 
 use sheaf_model::Name;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
-
-/// Bytes of an entity's id.
-const ID_BYTES_MAX: usize = 512;
 
 /// An entity's type and id in normal form C.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +13,9 @@ impl EntityName {
     /// The stored spelling. A name that no entity can have becomes the empty one, which none has: a reader asks for it
     /// all the same, because an answer that finds nothing is as fresh as any other.
     pub(crate) fn canonical(entity_type: &str, external_id: &str) -> EntityName {
-        let name = Name::parse(entity_type).ok().zip(canonical_id(external_id));
-        let (entity_type, external_id) = match name {
-            Some((entity_type, external_id)) => (entity_type.into_string(), external_id),
+        let id = sheaf_model::external_id(external_id).ok();
+        let (entity_type, external_id) = match Name::parse(entity_type).ok().zip(id) {
+            Some((entity_type, id)) => (entity_type.into_string(), id.into_owned()),
             None => (String::new(), String::new()),
         };
         EntityName {
@@ -27,19 +23,6 @@ impl EntityName {
             external_id,
         }
     }
-}
-
-fn canonical_id(text: &str) -> Option<String> {
-    // No text shrinks to less than a third in normal form C.
-    if text.len() > 3 * ID_BYTES_MAX {
-        return None;
-    }
-    let id: String = match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => text.to_owned(),
-        IsNormalized::No | IsNormalized::Maybe => text.nfc().collect(),
-    };
-    let is_id = (1..=ID_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control);
-    is_id.then_some(id)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Why a read is not answered. Not found is no error: it is an answer that holds nothing.
 
+use sheaf_model::AttributeId;
 use sheaf_pg::{Disposition, PgError};
 use sheaf_store::stored::StoredFault;
 
@@ -57,6 +58,9 @@ pub enum ReadError {
     /// The catalogue changed under the read more often than it was tried again.
     #[error("the attribute catalogue changed while it was read")]
     CatalogueChanged,
+    /// The catalogue that was read with lacks an attribute that is named by number in what was read.
+    #[error("the catalogue lacks attribute {0}")]
+    MissingAttribute(AttributeId),
     /// PostgreSQL failed, or the way to it.
     #[error(transparent)]
     Postgres(PgError),
@@ -76,6 +80,8 @@ impl ReadError {
             ReadError::TokenNotReached => "token_not_reached",
             ReadError::QueryLimit { .. } => "query_limit",
             ReadError::CatalogueChanged => "overloaded",
+            // Where only a newer catalogue was needed, the read was tried again with it.
+            ReadError::MissingAttribute(_) => "internal",
             ReadError::Postgres(error) => match error.disposition() {
                 Disposition::Unavailable => "database_unavailable",
                 Disposition::Retry => "overloaded",
@@ -113,8 +119,7 @@ impl From<PgError> for ReadError {
 impl From<StoredFault> for ReadError {
     fn from(fault: StoredFault) -> ReadError {
         match fault {
-            // Attributes are never removed: the catalogue at hand is older than the document.
-            StoredFault::UnknownAttribute(_) => ReadError::CatalogueChanged,
+            StoredFault::UnknownAttribute(id) => ReadError::MissingAttribute(id),
             StoredFault::Broken(error) => error.into(),
         }
     }

@@ -28,9 +28,10 @@ mod typed;
 
 pub use ast::{ArrayRelation, Comparison, Condition, Expr, Located, Node, Scalar};
 pub use json::parse_json;
+pub(crate) use sql::attribute_value;
 pub use sql::{Parameter, Parameters, compile};
 pub use text::parse_text;
-pub use typed::{Bound, Predicate, Property, Reserved, Temperature, Test, TypedExpr};
+pub use typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
 
 /// Bytes of a filter in text form. A request line of this size still passes usual proxies; it holds 256 conditions.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;

@@ -10,10 +10,11 @@ use sheaf_store::catalogue::Catalogue;
 use sheaf_store::events::history_of;
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
 use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+use tokio_postgres::Row;
 
 use crate::answer::{Page, Read};
 use crate::attempt::Attempt;
-use crate::consistency::ReadOptions;
+use crate::consistency::{Freshness, ReadOptions};
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
@@ -130,85 +131,49 @@ impl Reader {
     ) -> Result<Read<Option<HistoryAnswer>>, ReadError> {
         let selection = Selection::resolve_attributes(query.attributes.as_deref(), catalogue)?;
         let keys = selection.keys();
-        let of = HistoryOf::new(
-            scope.tenant(),
-            &walk.name.entity_type,
-            &walk.name.external_id,
-        );
-        let direction = if query.descending {
-            Direction::Backwards
-        } else {
-            Direction::Forwards
-        };
+        let name = &walk.name;
+        let of = HistoryOf::new(scope.tenant(), &name.entity_type, &name.external_id);
         let rows_max = (walk.limit + 1).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX);
-        let mut collector = Collector::new(catalogue, selection, query);
-        let mut place = walk.start;
-        let mut first = None;
-        let (mut steps, mut bytes) = (0, 0);
-        let is_end = loop {
-            let step = HistoryStep::new(
-                &of,
-                direction,
-                place,
-                query.end(),
-                keys.as_ref(),
-                i64::try_from(rows_max).expect("some hundred rows fit an i64"),
-            );
-            let statements = [
-                limit_time(&STATEMENT_TIME_MAX),
-                of.find(),
-                step.statement(),
-                read_snapshot(),
-            ];
+        let (direction, end) = (query.direction(), query.end());
+        let step_from = |place| {
+            let rows_max = i64::try_from(rows_max).expect("some hundred rows fit an i64");
+            HistoryStep::new(&of, direction, place, end, keys.as_ref(), rows_max)
+        };
+        let first = step_from(walk.start);
+        let statements = [
+            limit_time(&STATEMENT_TIME_MAX),
+            of.find(),
+            read_snapshot(),
+            first.statement(),
+        ];
+        let rows = scope.run(&self.app, Access::Read, &statements).await?;
+        // The first step's snapshot is the oldest, and what it lacks the page may lack.
+        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
+        if rows[1].is_empty() {
+            let value = None;
+            return Ok(Read { value, freshness });
+        }
+        let mut progress = Progress::new(walk, Collector::new(catalogue, selection, query));
+        let mut is_done = progress.take(&rows[3], rows_max, catalogue)?;
+        while !is_done {
+            let step = step_from(progress.place);
+            let statements = [limit_time(&STATEMENT_TIME_MAX), step.statement()];
             let rows = scope.run(&self.app, Access::Read, &statements).await?;
-            // The first step's snapshot is the oldest, and what it lacks the page may lack.
-            let freshness = match first {
-                Some(freshness) => freshness,
-                None => self.freshness(&snapshot_of(&rows[3], &self.settings)?, options)?,
-            };
-            if rows[1].is_empty() {
-                return Ok(Read {
-                    value: None,
-                    freshness,
-                });
-            }
-            first = Some(freshness);
-            for row in &rows[2] {
-                bytes += row.raw_size_bytes();
-                let row = history_of(row, catalogue)?;
-                place = Place {
-                    observed_at: row.row.observed_at,
-                    seq: row.row.seq,
-                };
-                collector.push(row)?;
-            }
-            steps += 1;
-            if rows[2].len() < rows_max {
-                collector.finish()?;
-                break true;
-            }
-            let is_long = steps >= STEPS_MAX || bytes > PAGE_BYTES_MAX;
-            if collector.item_count() > walk.limit || (is_long && collector.closed().is_some()) {
-                break false;
-            }
-        };
-        let freshness = first.ok_or(ReadError::CatalogueChanged)?;
-        let (items, resume) = collector.into_page(walk.limit, is_end);
-        let next_cursor = match resume {
-            Some(place) => {
-                let keyset = [
-                    Some(place.observed_at.as_micros().to_string()),
-                    Some(place.seq.to_string()),
-                ];
-                let binding = self.binding(scope, walk.digest, options);
-                Some(binding.encode(&keyset).expect("two numbers fit a cursor"))
-            }
-            None => None,
-        };
+            is_done = progress.take(&rows[1], rows_max, catalogue)?;
+        }
+        let (items, resume) = progress.collector.into_page(walk.limit, progress.is_end);
+        let next_cursor = resume.map(|place| {
+            let keyset = [
+                Some(place.observed_at.as_micros().to_string()),
+                Some(place.seq.to_string()),
+            ];
+            let binding = self.binding(scope, walk.digest, options);
+            binding.encode(&keyset).expect("two numbers fit a cursor")
+        });
         Ok(Read {
             value: Some(HistoryAnswer {
-                entity_type: walk.name.entity_type.clone(),
-                external_id: walk.name.external_id.clone(),
+                entity_type: name.entity_type.clone(),
+                external_id: name.external_id.clone(),
                 page: Page { items, next_cursor },
             }),
             freshness,
@@ -252,7 +217,65 @@ struct Walk {
     limit: usize,
 }
 
+/// How far a walk has come.
+struct Progress<'a> {
+    collector: Collector<'a>,
+    place: Place,
+    limit: usize,
+    steps: usize,
+    bytes: usize,
+    is_end: bool,
+}
+
+impl<'a> Progress<'a> {
+    fn new(walk: &Walk, collector: Collector<'a>) -> Progress<'a> {
+        Progress {
+            collector,
+            place: walk.start,
+            limit: walk.limit,
+            steps: 0,
+            bytes: 0,
+            is_end: false,
+        }
+    }
+
+    /// Takes the rows of a step; tells whether the page is done.
+    fn take(
+        &mut self,
+        rows: &[Row],
+        rows_max: usize,
+        catalogue: &Catalogue,
+    ) -> Result<bool, ReadError> {
+        for row in rows {
+            self.bytes += row.raw_size_bytes();
+            let row = history_of(row, catalogue)?;
+            self.place = Place {
+                observed_at: row.row.observed_at,
+                seq: row.row.seq,
+            };
+            self.collector.push(row)?;
+        }
+        self.steps += 1;
+        if rows.len() < rows_max {
+            self.collector.finish()?;
+            self.is_end = true;
+            return Ok(true);
+        }
+        let is_full = self.collector.item_count() > self.limit;
+        let is_long = self.steps >= STEPS_MAX || self.bytes > PAGE_BYTES_MAX;
+        Ok(is_full || (is_long && self.collector.closed().is_some()))
+    }
+}
+
 impl HistoryQuery {
+    fn direction(&self) -> Direction {
+        if self.descending {
+            Direction::Backwards
+        } else {
+            Direction::Forwards
+        }
+    }
+
     /// Where the walk ends.
     fn end(&self) -> Timestamp {
         if self.descending {

@@ -20,7 +20,7 @@ pub mod token;
 
 pub use answer::{EntityAnswer, Page, Read};
 pub use buckets::{Aggregate, AggregateValue, BucketItem, BucketQuery, BucketsAnswer, Fill};
-pub use consistency::{ConsistencyLevel, Freshness, ReadOptions, decide};
+pub use consistency::{ConsistencyLevel, Freshness, ReadOptions};
 pub use entity::EntityQuery;
 pub use error::ReadError;
 pub use history::{HistoryAnswer, HistoryItem, HistoryQuery, RowSource};

@@ -14,8 +14,8 @@ use tokio_postgres::Row;
 
 use crate::answer::{EntityAnswer, Page, Read};
 use crate::attempt::Attempt;
-use crate::consistency::ReadOptions;
-use crate::cursor::{QueryDescription, QueryDigest};
+use crate::consistency::{Freshness, ReadOptions};
+use crate::cursor::{Binding, QueryDescription, QueryDigest};
 use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
@@ -156,12 +156,9 @@ impl Reader {
         query: &ListQuery,
         options: &ReadOptions,
     ) -> Result<Read<ListAnswer>, ReadError> {
-        let digest = query.digest();
+        let binding = self.binding(scope, query.digest(), options);
         let after = match &query.cursor {
-            Some(text) => Some(
-                self.binding(scope, digest, options)
-                    .decode(text, plan.order.key_count())?,
-            ),
+            Some(text) => Some(binding.decode(text, plan.order.key_count())?),
             None => None,
         };
         let matching = Matching {
@@ -185,7 +182,7 @@ impl Reader {
         let client = self.search.get().await?;
         let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
         drop(client);
-        let freshness = self.freshness(&snapshot_of(&rows[1], &self.settings)?, options)?;
+        let freshness = Freshness::of_primary(&snapshot_of(&rows[1], &self.settings)?, options)?;
         if plan.uses_attributes() {
             self.check_version(scope, plan.catalogue).await?;
         }
@@ -195,14 +192,7 @@ impl Reader {
         };
         let (rows, has_more) = plan.rows(&rows[2])?;
         let next_cursor = match rows.last() {
-            Some(last) if has_more => {
-                let keyset = plan.order.keyset(last);
-                let cursor = self.binding(scope, digest, options).encode(&keyset);
-                Some(cursor.ok_or(ReadError::QueryLimit {
-                    detail: "the length of a value to continue from; sort by another attribute",
-                    source: None,
-                })?)
-            }
+            Some(last) if has_more => Some(plan.cursor_after(last, &binding)?),
             Some(_) | None => None,
         };
         let items = rows
@@ -334,6 +324,15 @@ impl Plan<'_> {
         }
         let has_more = usize::try_from(found).is_ok_and(|found| found > listed.len());
         Ok((listed, has_more))
+    }
+
+    /// Where the next page begins.
+    fn cursor_after(&self, last: &ListRow, binding: &Binding<'_>) -> Result<String, ReadError> {
+        let keyset = self.order.keyset(last);
+        binding.encode(&keyset).ok_or(ReadError::QueryLimit {
+            detail: "the length of a value to continue from; sort by another attribute",
+            source: None,
+        })
     }
 
     fn item(&self, row: ListRow) -> Result<EntityAnswer, ReadError> {

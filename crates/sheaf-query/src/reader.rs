@@ -1,15 +1,13 @@
 //! The reader: pools, settings and catalogues, and how one attempt at a read becomes an answer with its freshness.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use sheaf_pg::Pool;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
-use sheaf_store::snapshot::Snapshot;
 
-use crate::consistency::{Freshness, ReadOptions, decide};
+use crate::consistency::ReadOptions;
 use crate::cursor::{Binding, QueryDigest};
 use crate::error::ReadError;
 
@@ -42,22 +40,6 @@ impl Reader {
             settings,
             catalogues,
         }
-    }
-
-    /// The freshness of what was read from this snapshot of the primary, if that satisfies the request.
-    pub(crate) fn freshness(
-        &self,
-        snapshot: &Snapshot,
-        options: &ReadOptions,
-    ) -> Result<Freshness, ReadError> {
-        Ok(Freshness {
-            source: "primary",
-            lag: Duration::ZERO,
-            data_timestamp: snapshot.complete_until,
-            level: decide(options.level, options.token, snapshot.position)?,
-            cache_hit: false,
-            position: snapshot.position,
-        })
     }
 
     /// What the cursors of a query of this request are bound to.

@@ -93,7 +93,7 @@ pub(crate) fn name_of(id: AttributeId, catalogue: &Catalogue) -> Result<&str, Re
     catalogue
         .by_id(id)
         .map(|attribute| attribute.name.as_str())
-        .ok_or(ReadError::CatalogueChanged)
+        .ok_or(ReadError::MissingAttribute(id))
 }
 
 /// Values in order of name.

@@ -20,9 +20,9 @@ use sheaf_store::snapshot::{read_snapshot, snapshot_of};
 
 use crate::auth::Caller;
 use crate::body::{SMALL_BYTES_MAX, read_json};
-use crate::freshness::{freshness_of, read_headers, read_options, token_header};
+use crate::freshness::{read_headers, read_options, token_header};
 use crate::members::Members;
-use crate::page::{PageBody, PagedList, respond};
+use crate::page::{PageBody, PagedList};
 use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -157,14 +157,12 @@ pub(crate) async fn list(
     attributes.truncate(list.limit + 1);
     let bodies = attributes
         .into_iter()
-        .map(|attribute| AttributeBody::of(attribute));
-    let page = list.page(
-        bodies.collect(),
-        |attribute: &AttributeBody| attribute.name.clone(),
-        &state,
-    );
+        .map(|attribute| AttributeBody::of(attribute))
+        .collect();
     let headers = read_headers(&freshness, scope.tenant(), &state);
-    Ok(respond(&uri, headers, &page, page.next_cursor.as_deref()))
+    Ok(list.respond(&state, &uri, headers, bodies, |attribute| {
+        attribute.name.clone()
+    }))
 }
 
 /// Show an attribute.
@@ -217,6 +215,9 @@ pub(crate) async fn describe(
     let temperature = temperature_after(attribute, description.pin, before.hot_count());
     if !describe_attribute(&state.app, &scope, attribute.id, &description, temperature).await? {
         return Err(Problem::not_found());
+    }
+    if temperature.is_moving() && temperature != attribute.temperature {
+        state.wake_upkeep.notify_one();
     }
     let (catalogue, freshness) =
         catalogue_now(&state, &scope, &ReadOptions::new(None, Timestamp::now())).await?;
@@ -274,7 +275,7 @@ async fn catalogue_now(
         .await?;
     let catalogue = Arc::new(catalogue_of(&rows[..2])?);
     state.catalogues.remember(Arc::clone(&catalogue));
-    let freshness = freshness_of(snapshot_of(&rows[2], &state.settings)?, options)?;
+    let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &state.settings)?, options)?;
     Ok((catalogue, freshness))
 }
 

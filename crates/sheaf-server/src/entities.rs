@@ -204,10 +204,10 @@ pub(crate) struct SearchBody {
     /// CQL2 as text or as JSON.
     #[schema(value_type = Option<Object>)]
     filter: Option<Expr>,
-    /// Names, with - before those that come greatest first.
+    /// Each element is one name as it is, unquoted, with - before it where the greatest comes first.
     #[schema(value_type = Option<Vec<String>>)]
     sort: Vec<SortKey>,
-    /// The attributes of each entity.
+    /// The attributes of each entity; each element is one name as it is, unquoted.
     select: Option<Vec<String>>,
     /// 1 to 1000.
     limit: Option<u32>,
@@ -242,10 +242,7 @@ impl SearchBody {
         let search = SearchBody {
             entity_type: members.take("type")?,
             filter,
-            sort: keys
-                .iter()
-                .map(|key| sort_key(key))
-                .collect::<Result<_, _>>()?,
+            sort: keys.into_iter().map(sort_key).collect(),
             select: members.take("select")?,
             limit: members.take("limit")?,
             cursor: members.take("cursor")?,
@@ -256,18 +253,17 @@ impl SearchBody {
     }
 }
 
-/// One key of an order, which in a body has no list to be told apart from.
-fn sort_key(text: &str) -> Result<SortKey, Problem> {
-    let keys = sort_keys(text).map_err(|detail| Problem::invalid("sort", detail))?;
-    match keys.as_slice() {
-        [(name, descending)] => Ok(SortKey {
-            name: name.clone(),
-            descending: *descending,
-        }),
-        _ => Err(Problem::invalid(
-            "sort",
-            "each element is one name; one with a comma is quoted",
-        )),
+/// One key of an order. In a body it stands alone, so that there is nothing to quote.
+fn sort_key(key: String) -> SortKey {
+    match key.strip_prefix('-') {
+        Some(name) => SortKey {
+            name: name.to_owned(),
+            descending: true,
+        },
+        None => SortKey {
+            name: key,
+            descending: false,
+        },
     }
 }
 
@@ -379,7 +375,7 @@ mod tests {
     #[test]
     fn a_search_reads_both_forms_of_a_filter_and_refuses_what_it_lacks() {
         let text = SearchBody::read(
-            br#"{"type":"plane","filter":"seats >= 100","sort":["-seats","\"a,b\""]}"#,
+            br#"{"type":"plane","filter":"seats >= 100","sort":["-seats"," a,\"b\""],"select":[" a,\"b\""]}"#,
         )
         .expect("a search");
         let json = SearchBody::read(
@@ -387,16 +383,22 @@ mod tests {
         )
         .expect("a search");
         assert!(text.filter.is_some() && json.filter.is_some());
+        let keys = text
+            .sort
+            .iter()
+            .map(|key| (key.name.as_str(), key.descending));
         assert_eq!(
-            (text.sort[0].descending, text.sort[1].name.as_str()),
-            (true, "a,b")
+            keys.collect::<Vec<_>>(),
+            [("seats", true), (r#" a,"b""#, false)]
         );
+        assert_eq!(text.select, Some(vec![r#" a,"b""#.to_owned()]));
         for (body, code) in [
             (
                 &br#"{"facets":{"a":{"top":3}}}"#[..],
                 Code::InvalidParameter,
             ),
-            (br#"{"sort":["a,b"]}"#, Code::InvalidParameter),
+            (br#"{"sort":"a,b"}"#, Code::InvalidParameter),
+            (br#"{"select":"a,b"}"#, Code::InvalidParameter),
             (br#"{"count":"some"}"#, Code::InvalidParameter),
             (br#"{"typ":"plane"}"#, Code::UnknownParameter),
             (br#"{"filter":"seats >="}"#, Code::InvalidFilter),

@@ -5,7 +5,7 @@ use std::future::Future;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use sheaf_model::{Position, TenantId, Timestamp};
 use sheaf_pg::{Access, PgError};
-use sheaf_query::{ConsistencyLevel, Freshness, ReadOptions, decide, token};
+use sheaf_query::{ConsistencyLevel, Freshness, ReadOptions, token};
 use sheaf_store::snapshot::{Snapshot, read_snapshot, snapshot_of};
 
 use crate::params::Params;
@@ -87,21 +87,6 @@ pub(crate) fn token_header(position: Position, tenant: TenantId, state: &AppStat
     headers
 }
 
-/// The freshness of what was read in the snapshot.
-pub(crate) fn freshness_of(
-    snapshot: Snapshot,
-    options: &ReadOptions,
-) -> Result<Freshness, Problem> {
-    Ok(Freshness {
-        source: "primary",
-        lag: std::time::Duration::ZERO,
-        data_timestamp: snapshot.complete_until,
-        level: decide(options.level, options.token, snapshot.position)?,
-        cache_hit: false,
-        position: snapshot.position,
-    })
-}
-
 /// Reads something that has a transaction of its own. How complete it is, is asked before it; what a token has to
 /// cover, after it.
 pub(crate) async fn read_fresh<T>(
@@ -116,7 +101,7 @@ pub(crate) async fn read_fresh<T>(
         position: after.position,
         complete_until: before.complete_until,
     };
-    Ok((value, freshness_of(snapshot, options)?))
+    Ok((value, Freshness::of_primary(&snapshot, options)?))
 }
 
 async fn snapshot(state: &AppState) -> Result<Snapshot, PgError> {

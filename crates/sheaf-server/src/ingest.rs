@@ -19,7 +19,7 @@ use crate::auth::Caller;
 use crate::body::{media_type, read_body};
 use crate::edits::take_ack;
 use crate::freshness::{read_fresh, read_headers, read_options, token_header, token_text};
-use crate::page::{PageBody, PagedList, respond};
+use crate::page::{PageBody, PagedList};
 use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -359,11 +359,12 @@ pub(crate) async fn rejections(
     let rows = list_rejections(&state.app, &scope, &filter, rows_max);
     let (rows, freshness) = read_fresh(&state, &options, rows).await?;
     let bodies = rows.into_iter().map(RejectionBody::of).collect();
-    let page = list.page(
+    let headers = read_headers(&freshness, scope.tenant(), &state);
+    Ok(list.respond(
+        &state,
+        &uri,
+        headers,
         bodies,
         |rejection: &RejectionBody| rejection.id.to_string(),
-        &state,
-    );
-    let headers = read_headers(&freshness, scope.tenant(), &state);
-    Ok(respond(&uri, headers, &page, page.next_cursor.as_deref()))
+    ))
 }

@@ -17,7 +17,7 @@ use crate::auth::KeyRing;
 use crate::body::{SMALL_BYTES_MAX, read_json};
 use crate::freshness::{NO_TENANT, read_fresh, read_headers, read_options};
 use crate::members::{Change, Members};
-use crate::page::{PageBody, PagedList, respond};
+use crate::page::{PageBody, PagedList};
 use crate::params::{Params, Segments};
 use crate::problem::Problem;
 use crate::state::AppState;
@@ -161,10 +161,14 @@ pub(crate) async fn list(
     let bodies = rows
         .into_iter()
         .filter(|row| row.id.as_str() > after.as_str())
-        .map(body_of);
-    let page = list.page(bodies.collect(), |key: &KeyBody| key.id.clone(), &state);
+        .map(body_of)
+        .collect();
     let headers = read_headers(&freshness, NO_TENANT, &state);
-    Ok(respond(&uri, headers, &page, page.next_cursor.as_deref()))
+    Ok(
+        list.respond(&state, &uri, headers, bodies, |key: &KeyBody| {
+            key.id.clone()
+        }),
+    )
 }
 
 fn body_of(row: KeyRow) -> KeyBody {

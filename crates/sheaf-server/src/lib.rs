@@ -20,6 +20,7 @@ mod openapi;
 mod page;
 mod params;
 mod problem;
+mod remainder;
 mod routes;
 mod serve;
 mod service;
@@ -27,6 +28,7 @@ mod state;
 mod tenants;
 mod wire;
 
+pub use observe::{REQUEST_SECONDS, REQUESTS_TOTAL};
 pub use routes::router;
 pub use serve::serve;
 pub use state::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};

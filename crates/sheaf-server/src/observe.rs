@@ -14,9 +14,12 @@ use uuid::Uuid;
 
 use crate::influx;
 use crate::problem::{Code, Problem, chain};
+use crate::remainder::Remainder;
 
-const REQUESTS_TOTAL: &str = "sheaf_http_requests_total";
-const REQUEST_SECONDS: &str = "sheaf_http_request_duration_seconds";
+/// The counter of requests by route, method and status.
+pub const REQUESTS_TOTAL: &str = "sheaf_http_requests_total";
+/// The histogram of the seconds that requests took, by route and method.
+pub const REQUEST_SECONDS: &str = "sheaf_http_request_duration_seconds";
 const PANICS_TOTAL: &str = "sheaf_http_panics_total";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bytes of path and query. A filter at its bound, percent-encoded, fits.
@@ -36,8 +39,13 @@ pub(crate) async fn observe(
     let route = matched.map_or("unmatched", MatchedPath::as_str).to_owned();
     let id = sheaf_model::crockford(Uuid::now_v7().as_u128());
     let span = tracing::info_span!("request", request_id = id, method, route);
+    let (request, remainder) = Remainder::lend(request);
     let response = answer(deadline, request, next).instrument(span).await;
-    let response = finish(response, id, method, &route);
+    let mut response = finish(response, id, method, &route);
+    if !remainder.drain().await {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     let status = response.status().as_u16().to_string();
     let seconds = started.elapsed().as_secs_f64();
     metrics::counter!(REQUESTS_TOTAL, "route" => route.clone(), "method" => method, "status" => status).increment(1);

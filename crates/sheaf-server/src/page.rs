@@ -87,17 +87,20 @@ impl PagedList {
     }
 
     /// The page of items that begin where it begins, one more than it holds where there are more.
-    pub(crate) fn page<T>(
+    pub(crate) fn respond<T: Serialize>(
         &self,
+        state: &AppState,
+        uri: &Uri,
+        headers: HeaderMap,
         mut items: Vec<T>,
         key: impl Fn(&T) -> String,
-        state: &AppState,
-    ) -> PageBody<T> {
+    ) -> Response {
         let has_more = items.len() > self.limit;
         items.truncate(self.limit);
         let last = items.last().filter(|_| has_more);
         let next_cursor = last.and_then(|last| self.binding(state).encode(&[Some(key(last))]));
-        PageBody { items, next_cursor }
+        let page = PageBody { items, next_cursor };
+        respond(uri, headers, &page, page.next_cursor.as_deref())
     }
 
     fn binding<'a>(&self, state: &'a AppState) -> Binding<'a> {

@@ -283,6 +283,7 @@ impl From<ReadError> for Problem {
                 Problem::parameter(code, parameter, detail)
             }
             ReadError::Postgres(error) => error.into(),
+            error @ ReadError::MissingAttribute(_) => Problem::internal(error),
             error @ (ReadError::InvalidAggregate { .. }
             | ReadError::InvalidCursor
             | ReadError::InvalidToken

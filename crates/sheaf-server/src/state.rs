@@ -13,6 +13,7 @@ use sheaf_pg::Pool;
 use sheaf_query::Reader;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
+use tokio::sync::Notify;
 
 use crate::auth::KeyRing;
 
@@ -29,6 +30,8 @@ pub struct AppState {
     pub writer: Writer,
     /// The read path.
     pub reader: Reader,
+    /// Told when the background has something to do that was not there before.
+    pub wake_upkeep: Arc<Notify>,
     /// What `/metrics` prints.
     pub metrics: PrometheusHandle,
     /// What `/readyz` asks, in this order.

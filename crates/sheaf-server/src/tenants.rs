@@ -24,7 +24,7 @@ use crate::freshness::{NO_TENANT, read_fresh, read_headers, read_options};
 use crate::keys::NewKeyBody;
 use crate::members::{Change, Members};
 use crate::openapi::named_with;
-use crate::page::{PageBody, PagedList, respond};
+use crate::page::{PageBody, PagedList};
 use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -253,14 +253,14 @@ pub(crate) async fn list(
         read_fresh(&state, &options, list_tenants(&state.app, &after, rows_max)).await?;
     let bodies = tenants
         .into_iter()
-        .map(|tenant| body_of(tenant.name, &tenant.policy, tenant.created_at));
-    let page = list.page(
-        bodies.collect(),
-        |tenant: &TenantBody| tenant.name.clone(),
-        &state,
-    );
+        .map(|tenant| body_of(tenant.name, &tenant.policy, tenant.created_at))
+        .collect();
     let headers = read_headers(&freshness, NO_TENANT, &state);
-    Ok(respond(&uri, headers, &page, page.next_cursor.as_deref()))
+    Ok(
+        list.respond(&state, &uri, headers, bodies, |tenant: &TenantBody| {
+            tenant.name.clone()
+        }),
+    )
 }
 
 /// Change a tenant's policies. What is not named stays.

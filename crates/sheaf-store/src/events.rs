@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
 use sheaf_model::{BatchId, EntityId, Op, StoredRow, TenantId, Timestamp};
-use sheaf_pg::{JsonbRead, PgError, PgTime, Statement};
+use sheaf_pg::{JsonbRead, PgError, PgTime};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
@@ -72,72 +72,13 @@ fn row_of(row: &Row, catalogue: &Catalogue) -> Result<StoredRow, StoredFault> {
     })
 }
 
-/// The row of history in a row of `read_history`.
+/// The row of history in a row of a [`crate::history::HistoryStep`].
 pub fn history_of(row: &Row, catalogue: &Catalogue) -> Result<HistoryRow, StoredFault> {
     Ok(HistoryRow {
         row: row_of(row, catalogue)?,
         batch: BatchId(row.get("batch_id")),
         ingested_at: row.get::<_, PgTime>("ingested_at").0,
     })
-}
-
-/// The parameters of a read of one entity's history.
-#[derive(Debug)]
-pub struct HistoryRange {
-    tenant: i64,
-    entity: i64,
-    from: PgTime,
-    to: PgTime,
-    rows_max: i64,
-    descending: bool,
-}
-
-impl HistoryRange {
-    /// Rows of `[from, to)`, at most `rows_max` of them, oldest first.
-    pub fn ascending(
-        tenant: TenantId,
-        entity: EntityId,
-        from: Timestamp,
-        to: Timestamp,
-        rows_max: i64,
-    ) -> Self {
-        HistoryRange {
-            tenant: tenant.0,
-            entity: entity.0,
-            from: PgTime(from),
-            to: PgTime(to),
-            rows_max,
-            descending: false,
-        }
-    }
-
-    /// The same, newest first.
-    pub fn descending(self) -> Self {
-        HistoryRange {
-            descending: true,
-            ..self
-        }
-    }
-
-    /// The statement, for a reader's transaction; its rows go to [`history_of`].
-    pub fn statement(&self) -> Statement<'_> {
-        let sql = if self.descending {
-            include_str!("../sql/events/read_history_descending.sql")
-        } else {
-            include_str!("../sql/events/read_history.sql")
-        };
-        Statement::new(
-            "reading an entity's history",
-            sql,
-            vec![
-                (&self.tenant, Type::INT8),
-                (&self.entity, Type::INT8),
-                (&self.from, Type::TIMESTAMPTZ),
-                (&self.to, Type::TIMESTAMPTZ),
-                (&self.rows_max, Type::INT8),
-            ],
-        )
-    }
 }
 
 /// Rows on their way into one partition, in COPY's binary form.

@@ -293,6 +293,20 @@ pub async fn revoke_key(
     Ok(!rows.is_empty())
 }
 
+/// Ends an administrator's key for good. False where there is no such key. Only `sheaf_upkeep` may, as it alone makes
+/// them.
+pub async fn revoke_admin_key(upkeep: &Pool, id: &KeyId, at: Timestamp) -> Result<bool, PgError> {
+    let client = upkeep.get().await?;
+    let (key_id, at) = (id.as_str(), PgTime(at));
+    let statement = Statement::new(
+        "revoking an administrator's key",
+        include_str!("../sql/keys/revoke_admin_key.sql"),
+        vec![(&key_id, Type::TEXT), (&at, Type::TIMESTAMPTZ)],
+    );
+    let rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
+    Ok(!rows[0].is_empty())
+}
+
 fn scopes_of(row: &tokio_postgres::Row) -> Vec<KeyScope> {
     let names: Vec<&str> = row.get("scopes");
     names.into_iter().filter_map(KeyScope::parse).collect()

@@ -5,10 +5,10 @@ mod world;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sheaf_model::{EntityId, TenantId, Timestamp};
+use sheaf_model::{TenantId, Timestamp};
 use sheaf_pg::{PgTime, Statement};
 use sheaf_store::documents::{read_documents, read_entity};
-use sheaf_store::events::HistoryRange;
+use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
 use sheaf_store::partitions::ensure_partition;
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
@@ -195,31 +195,42 @@ fn partitions_in(plan: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_history_is_read_by_its_key_from_the_partitions_that_its_bounds_name() -> Result<()> {
+async fn a_history_is_walked_by_its_key_through_the_partitions_that_its_bounds_name() -> Result<()>
+{
     let world = filled().await?;
     let app = world.database.client("sheaf_app").await?;
-    let day = |day: &str| Timestamp::parse_date(day);
+    let of = HistoryOf::new(TenantId(2), "thing", "id100");
+    let keys = vec!["2".to_owned()];
     for (from, to, partitions) in [
+        ("2021-02-01", "2021-03-01", &["entity_events_20210101"][..]),
         (
-            day("2021-02-01")?,
-            day("2021-03-01")?,
-            &["entity_events_20210101"][..],
-        ),
-        (
-            day("2020-12-01")?,
-            day("2021-03-01")?,
+            "2020-12-01",
+            "2021-03-01",
             &["entity_events_20200101", "entity_events_20210101"],
         ),
     ] {
-        let range = || HistoryRange::ascending(TenantId(2), EntityId(100), from, to, 1000);
-        for range in [range(), range().descending()] {
-            let plan = statement_plan(&app, &range.statement()).await?;
-            assert_eq!(partitions_in(&plan), partitions, "{plan}");
-            let index = |partition: &&str| plan.contains(&format!("using {partition}"));
-            assert!(
-                partitions.iter().all(index) && !plan.contains("Seq Scan"),
-                "{plan}"
-            );
+        let (from, to) = (Timestamp::parse_date(from)?, Timestamp::parse_date(to)?);
+        for (direction, start, end) in [
+            (Direction::Forwards, from, to),
+            (Direction::Backwards, to, from),
+            (Direction::ToFloor, to, from),
+        ] {
+            for keys in [None, Some(&keys)] {
+                let step = HistoryStep::new(&of, direction, Place::before(start), end, keys, 250);
+                let plan = statement_plan(&app, &step.statement()).await?;
+                assert_eq!(partitions_in(&plan), partitions, "{direction:?}: {plan}");
+                assert_uses(&plan, &["entities_external_id_key"]);
+                let scan = match direction {
+                    Direction::Forwards => "Index Scan using",
+                    Direction::Backwards | Direction::ToFloor => "Index Scan Backward using",
+                };
+                for partition in partitions {
+                    let is_in_order = plan.contains(&format!("{scan} {partition}_"));
+                    assert!(is_in_order, "{direction:?} {partition}: {plan}");
+                }
+                // Rows come in the order of the walk, so that the limit bounds what is read.
+                assert!(!plan.contains("Sort"), "{direction:?}: {plan}");
+            }
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ mod connect;
 mod exit;
 mod http_client;
 mod import;
+mod instruments;
 mod logging;
 mod private_file;
 mod serving;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use sheaf_config::{Roles, Settings};
 use sheaf_ingest::Writer;
 use sheaf_model::Limits;
-use sheaf_pg::{PgError, Pool};
+use sheaf_pg::Pool;
 use sheaf_query::Reader;
 use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
 use sheaf_store as store;
@@ -19,10 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::instruments::{self, ping};
+
 /// How long background work may take to end after the last request, which itself may take 20 s. Service managers
 /// kill after 30 s.
 const REST_MAX: Duration = Duration::from_secs(5);
-const CONDENSE_EVERY: Duration = Duration::from_secs(5);
 
 /// Told once, when the process shall end.
 #[derive(Clone)]
@@ -72,19 +73,18 @@ pub(crate) async fn serve(
     mut stop: StopSignal,
 ) -> Result<()> {
     let database = store::settings::Settings::read(&pools.app).await?;
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .context("beginning to count")?;
+    let metrics = instruments::install()?;
     let mut background = JoinSet::new();
     let upkeep = pools.upkeep.clone();
     let wake = Arc::new(Notify::new());
     background.spawn(sheaf_upkeep::run(
         upkeep,
         database.bucket_count,
-        wake,
+        Arc::clone(&wake),
         stop.0.clone(),
     ));
-    background.spawn(condense(metrics.clone(), stop.clone()));
+    background.spawn(instruments::condense(metrics.clone(), stop.clone()));
+    background.spawn(instruments::watch_primary(pools.app.clone(), stop.clone()));
     if let Some(address) = settings.server.admin_listen {
         let (listener, mut stop) = (listen(address).await?, stop.clone());
         let router = admin_router(metrics.clone());
@@ -92,7 +92,7 @@ pub(crate) async fn serve(
             sheaf_server::serve(listener, router, stop.requested()).await;
         });
     }
-    let (state, lane) = state(settings, &pools, metrics, Arc::new(database));
+    let (state, lane) = state(settings, &pools, metrics, Arc::new(database), wake);
     background.spawn(async move {
         if let Err(error) = lane.await {
             tracing::error!(%error, "the task that writes has failed");
@@ -104,16 +104,6 @@ pub(crate) async fn serve(
         tracing::warn!(seconds = REST_MAX.as_secs(), "background work was cut off");
     }
     Ok(())
-}
-
-/// Folds what was measured into its buckets, which otherwise happens only when somebody asks for it.
-async fn condense(metrics: PrometheusHandle, mut stop: StopSignal) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(CONDENSE_EVERY) => metrics.run_upkeep(),
-            () = stop.requested() => return,
-        }
-    }
 }
 
 /// What is served to whoever can reach the admin address.
@@ -128,6 +118,7 @@ fn state(
     pools: &Roles<Pool>,
     metrics: PrometheusHandle,
     database: Arc<store::settings::Settings>,
+    wake_upkeep: Arc<Notify>,
 ) -> (AppState, JoinHandle<()>) {
     let limits = Limits {
         body_bytes_max: settings.server.body_bytes_max,
@@ -154,6 +145,7 @@ fn state(
         catalogues,
         writer,
         reader,
+        wake_upkeep,
         metrics,
         readiness: readiness.into(),
         limits,
@@ -179,11 +171,4 @@ fn readiness_of(pool: &Pool) -> ReadinessCheck {
             }
         })
     })
-}
-
-async fn ping(pool: &Pool) -> Result<(), PgError> {
-    let client = pool.get().await?;
-    let asked = client.query_typed("SELECT 1", &[]).await;
-    asked.map_err(PgError::statement("asking for an answer"))?;
-    Ok(())
 }

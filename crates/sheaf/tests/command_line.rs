@@ -33,7 +33,11 @@ fn a_configuration_that_cannot_be_used_stops_the_start_and_names_the_place() -> 
     let path = dir.path().join("sheaf.toml");
     let path = path.display().to_string();
     for (file, variable, wanted) in [
-        ("[server]\nlistn = 1\n", None, ":2:1: unknown field `listn`"),
+        (
+            "[server]\nlistn = 1\n",
+            None,
+            ":2:1: server.listn: there is no such setting",
+        ),
         (
             "[server]\nlisten = \"x\"\n",
             None,
@@ -44,7 +48,11 @@ fn a_configuration_that_cannot_be_used_stops_the_start_and_names_the_place() -> 
             None,
             ":2:19: database.app_connections",
         ),
-        ("[databse]\n", None, ":1:2: unknown field `databse`"),
+        (
+            "[databse]\n",
+            None,
+            ":1:2: databse: there is no such setting",
+        ),
         ("not toml", None, ":1:"),
         (
             "",

@@ -203,6 +203,19 @@ async fn a_missing_postgresql_is_told_in_one_message() -> Result<()> {
     Ok(())
 }
 
+/// Waits until a server that remembers keys for a while refuses this one.
+async fn opens_nothing(client: &HttpClient, path: &str) {
+    wait_until(
+        "the revoked key opens nothing",
+        Duration::from_secs(60),
+        async || {
+            let answer = client.get(path).await;
+            answer.is_ok_and(|answer| answer.status == 401)
+        },
+    )
+    .await;
+}
+
 #[tokio::test]
 async fn tenants_and_keys_are_made_and_ended_from_the_command_line() -> Result<()> {
     let dev = Dev::new("dev-keys")?;
@@ -228,26 +241,16 @@ async fn tenants_and_keys_are_made_and_ended_from_the_command_line() -> Result<(
         .with_key(read_only["key"].as_str().context("a key")?);
     assert_eq!(reader.get("/v1/attributes").await?.status, 200);
     assert!(run(&["key", "revoke", &id])?.status.success());
-    let fresh = dev
-        .client()?
-        .with_key(read_only["key"].as_str().context("a key")?);
-    wait_until(
-        "the revoked key opens nothing",
-        Duration::from_secs(60),
-        async || {
-            fresh
-                .get("/v1/attributes")
-                .await
-                .is_ok_and(|answer| answer.status == 401)
-        },
-    )
-    .await;
+    opens_nothing(&reader, "/v1/attributes").await;
 
-    let admin = json(&run(&["key", "create", "--admin"])?)?;
+    let created = json(&run(&["key", "create", "--admin"])?)?;
+    let id = created["id"].as_str().context("an id")?.to_owned();
     let admin = dev
         .client()?
-        .with_key(admin["key"].as_str().context("a key")?);
+        .with_key(created["key"].as_str().context("a key")?);
     assert_eq!(admin.get("/v1/tenants").await?.status, 200);
+    assert!(run(&["key", "revoke", &id])?.status.success());
+    opens_nothing(&admin, "/v1/tenants").await;
 
     for (arguments, code) in [
         (&["key", "create", "--tenant", "nobody"][..], 3),

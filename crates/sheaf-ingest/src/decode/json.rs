@@ -262,9 +262,9 @@ impl<'a> Members<'a> {
 }
 
 fn read_type(member: Option<&RawJson>) -> Result<Name, EventFault> {
-    let missing = |reason: &str| {
-        EventFault::new(Some("type"), Refusal::new(RefusalCode::MissingType, reason))
-    };
+    // There is no member to point to.
+    let missing =
+        |reason: &str| EventFault::new(None, Refusal::new(RefusalCode::MissingType, reason));
     let text = required_string(member, "type").map_err(|fault| match fault {
         StringFault::Absent(reason) => missing(&reason),
         StringFault::Json(fault) => EventFault::new(Some("type"), json_refusal(&fault)),
@@ -276,16 +276,15 @@ fn read_type(member: Option<&RawJson>) -> Result<Name, EventFault> {
 }
 
 fn read_id(member: Option<&RawJson>) -> Result<String, EventFault> {
-    let missing =
-        |reason: &str| EventFault::new(Some("id"), Refusal::new(RefusalCode::MissingId, reason));
+    let refused = |refusal: Refusal| {
+        let is_missing = refusal.code == RefusalCode::MissingId;
+        EventFault::new((!is_missing).then_some("id"), refusal)
+    };
     let text = required_string(member, "id").map_err(|fault| match fault {
-        StringFault::Absent(reason) => missing(&reason),
-        StringFault::Json(fault) => EventFault::new(Some("id"), json_refusal(&fault)),
+        StringFault::Absent(reason) => refused(Refusal::new(RefusalCode::MissingId, reason)),
+        StringFault::Json(fault) => refused(json_refusal(&fault)),
     })?;
-    if text.is_empty() {
-        return Err(missing("id is empty"));
-    }
-    external_id(text).map_err(|refusal| EventFault::new(Some("id"), refusal))
+    external_id(text).map_err(refused)
 }
 
 enum StringFault {

@@ -2,13 +2,9 @@
 
 use std::borrow::Cow;
 
-use sheaf_model::{Name, Refusal, RefusalCode, is_reserved};
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use sheaf_model::{ExternalIdFault, Name, Refusal, RefusalCode, is_reserved};
 
 use super::quote_line;
-
-/// Bytes of an entity's id.
-const ID_BYTES_MAX: usize = 512;
 
 /// Checks an attribute's name and brings it into normal form C.
 pub(super) fn attribute_name<'a>(
@@ -40,29 +36,25 @@ pub(super) fn entity_type(name: &str) -> Result<Name, Refusal> {
         .map_err(|fault| Refusal::new(RefusalCode::InvalidName, format!("type: {fault}")))
 }
 
-/// Checks an entity's id and brings it into normal form C. Emptiness is the caller's to judge.
+/// Checks an entity's id and brings it into normal form C.
 pub fn external_id(text: Cow<'_, str>) -> Result<String, Refusal> {
-    let too_large = || {
-        let reason = format!("an id is 1 to {ID_BYTES_MAX} bytes, got more");
-        Refusal::new(RefusalCode::ValueTooLarge, reason)
+    let normal = match sheaf_model::external_id(&text) {
+        // A text that is normal already is kept and not copied.
+        Ok(Cow::Borrowed(_)) => None,
+        Ok(Cow::Owned(normal)) => Some(normal),
+        Err(fault) => return Err(id_refusal(fault, &text)),
     };
-    // No text shrinks to less than a third in normal form C.
-    if text.len() > 3 * ID_BYTES_MAX {
-        return Err(too_large());
-    }
-    let id = match is_nfc_quick(text.chars()) {
-        IsNormalized::Yes => text.into_owned(),
-        IsNormalized::No | IsNormalized::Maybe => text.nfc().collect(),
+    Ok(normal.unwrap_or_else(|| text.into_owned()))
+}
+
+fn id_refusal(fault: ExternalIdFault, text: &str) -> Refusal {
+    let (code, reason) = match fault {
+        ExternalIdFault::Empty => (RefusalCode::MissingId, "id is empty".to_owned()),
+        ExternalIdFault::TooLong => (RefusalCode::ValueTooLarge, fault.to_string()),
+        ExternalIdFault::Control => {
+            let quoted = quote_line(text.as_bytes());
+            (RefusalCode::InvalidText, format!("{fault}: '{quoted}'"))
+        }
     };
-    if id.len() > ID_BYTES_MAX {
-        return Err(too_large());
-    }
-    if id.chars().any(char::is_control) {
-        let reason = format!(
-            "an id holds no control characters: '{}'",
-            quote_line(id.as_bytes())
-        );
-        return Err(Refusal::new(RefusalCode::InvalidText, reason));
-    }
-    Ok(id)
+    Refusal::new(code, reason)
 }

@@ -13,7 +13,7 @@ use super::width::Width;
 use super::{BucketItem, BucketQuery, BucketsAnswer, Fill};
 use crate::answer::{Page, Read};
 use crate::attempt::Attempt;
-use crate::consistency::ReadOptions;
+use crate::consistency::{Freshness, ReadOptions};
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
@@ -112,8 +112,7 @@ impl Reader {
         let of = HistoryOf::new(scope.tenant(), &name.entity_type, &name.external_id);
         let query = series.query;
         let width = Width::new(query.bucket);
-        let origin = width.origin();
-        let whole = BucketRange::new(&of, range.bounds(), width.as_micros(), origin);
+        let whole = BucketRange::new(&of, range.bounds(), width.as_micros(), width.origin());
         let keys = series.keys();
         let buckets_max = i64::from(query.limit) + 1;
         let find = if query.descending {
@@ -131,7 +130,7 @@ impl Reader {
             },
         ];
         let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = self.freshness(&snapshot_of(&rows[2], &self.settings)?, options)?;
+        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
         if rows[1].is_empty() {
             return Ok(Read {
                 value: None,
@@ -147,14 +146,29 @@ impl Reader {
         };
         let has_more = starts.len() > limit;
         starts.truncate(limit);
-        let (Some(first), Some(last)) =
-            (starts.iter().min().copied(), starts.iter().max().copied())
-        else {
-            let value = Some((Vec::new(), None));
-            return Ok(Read { value, freshness });
+        let resume = starts.last().copied().filter(|_| has_more);
+        let items = self.aggregate(series, scope, &of, range, &starts).await?;
+        Ok(Read {
+            value: Some((items, resume)),
+            freshness,
+        })
+    }
+
+    /// What is in the buckets that begin at these instants.
+    async fn aggregate(
+        &self,
+        series: &Series<'_>,
+        scope: &TenantScope,
+        of: &HistoryOf,
+        range: Range,
+        starts: &[Timestamp],
+    ) -> Result<Vec<BucketItem>, ReadError> {
+        let (Some(first), Some(last)) = (starts.iter().min(), starts.iter().max()) else {
+            return Ok(Vec::new());
         };
-        let bounds = range.within(first, width.end(last));
-        let page = BucketRange::new(&of, bounds, width.as_micros(), origin);
+        let width = Width::new(series.query.bucket);
+        let bounds = range.within(*first, width.end(*last));
+        let page = BucketRange::new(of, bounds, width.as_micros(), width.origin());
         let attributes = series.aggregated();
         let rows_max = ROWS_MAX + 1;
         let statements = [
@@ -168,16 +182,7 @@ impl Reader {
                 source: None,
             });
         }
-        let resume = if has_more {
-            starts.last().copied()
-        } else {
-            None
-        };
-        let items = series.items(&starts, width, &rows[1])?;
-        Ok(Read {
-            value: Some((items, resume)),
-            freshness,
-        })
+        series.items(starts, width, &rows[1])
     }
 }
 

@@ -18,7 +18,7 @@ use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
 use super::{EntityQuery, Wanted};
 use crate::answer::{EntityAnswer, Read};
 use crate::attempt::Attempt;
-use crate::consistency::ReadOptions;
+use crate::consistency::{Freshness, ReadOptions};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::{Reader, STATEMENT_TIME_MAX};
@@ -68,12 +68,11 @@ impl Reader {
         let tenant = scope.tenant();
         let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
         let of = HistoryOf::new(tenant, entity_type, external_id);
-        let from = Timestamp::MIN;
         let first = HistoryStep::new(
             &of,
             Direction::ToFloor,
             Place::after(at),
-            from,
+            Timestamp::MIN,
             None,
             FIRST_ROWS_MAX,
         );
@@ -83,7 +82,7 @@ impl Reader {
             read_snapshot(),
         ];
         let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = self.freshness(&snapshot_of(&rows[2], &self.settings)?, options)?;
+        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
         let nothing = Ok(Read {
             value: None,
             freshness: freshness.clone(),
@@ -97,23 +96,9 @@ impl Reader {
             current
         } else {
             let mut walk = Walk::new(current.entity);
-            let mut is_end = walk.take(&rows[1], FIRST_ROWS_MAX, wanted.catalogue)?;
-            let mut steps = 1;
-            while !is_end && !walk.is_settled(&wanted.selection) {
-                if steps == STEPS_MAX {
-                    return Err(ReadError::QueryLimit {
-                        detail: "rows of history; select fewer attributes",
-                        source: None,
-                    });
-                }
-                steps += 1;
-                let keys = walk.settled_keys();
-                let place = walk.place(at);
-                let step =
-                    HistoryStep::new(&of, Direction::ToFloor, place, from, Some(&keys), ROWS_MAX);
-                let statements = [limit_time(&STATEMENT_TIME_MAX), step.statement()];
-                let rows = scope.run(&self.app, Access::Read, &statements).await?;
-                is_end = walk.take(&rows[1], ROWS_MAX, wanted.catalogue)?;
+            let is_end = walk.take(&rows[1], FIRST_ROWS_MAX, wanted.catalogue)?;
+            if !is_end {
+                self.walk_on(&mut walk, wanted, scope, &of, at).await?;
             }
             walk.into_document()
         };
@@ -124,6 +109,42 @@ impl Reader {
             value: Some(wanted.answer(name, stored, None)?),
             freshness,
         })
+    }
+
+    /// Walks from the first step on, until all that is wanted is settled.
+    async fn walk_on(
+        &self,
+        walk: &mut Walk,
+        wanted: &Wanted<'_>,
+        scope: &TenantScope,
+        of: &HistoryOf,
+        at: Timestamp,
+    ) -> Result<(), ReadError> {
+        let mut steps = 1;
+        while !walk.is_settled(&wanted.selection) {
+            if steps == STEPS_MAX {
+                return Err(ReadError::QueryLimit {
+                    detail: "rows of history; select fewer attributes",
+                    source: None,
+                });
+            }
+            steps += 1;
+            let (keys, place) = (walk.settled_keys(), walk.place(at));
+            let step = HistoryStep::new(
+                of,
+                Direction::ToFloor,
+                place,
+                Timestamp::MIN,
+                Some(&keys),
+                ROWS_MAX,
+            );
+            let statements = [limit_time(&STATEMENT_TIME_MAX), step.statement()];
+            let rows = scope.run(&self.app, Access::Read, &statements).await?;
+            if walk.take(&rows[1], ROWS_MAX, wanted.catalogue)? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

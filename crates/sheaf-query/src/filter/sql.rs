@@ -14,9 +14,10 @@
 
 use postgres_types::{ToSql, Type};
 use sheaf_model::{AttributeId, AttributeType};
+use sheaf_store::catalogue::Temperature;
 
 use super::ast::{ArrayRelation, Scalar};
-use super::typed::{Bound, Predicate, Property, Reserved, Temperature, Test, TypedExpr};
+use super::typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
 
 /// A value that is sent beside the statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,16 +177,27 @@ impl Attribute {
         format!("d.hot_attrs @> ANY ({list}::jsonb[])")
     }
 
-    fn value(&self, operator: &str, parameters: &mut Parameters) -> String {
-        let key = parameters.push(Parameter::Text(self.id.to_string()));
-        let hot = format!("d.hot_attrs {operator} {key}");
-        let cold = format!("d.cold_attrs {operator} {key}");
-        match self.temperature {
-            Temperature::Hot => format!("({hot})"),
-            Temperature::Cold => format!("({cold})"),
-            Temperature::Warming => format!("coalesce({hot}, {cold})"),
-            Temperature::Cooling => format!("coalesce({cold}, {hot})"),
-        }
+    fn value(&self, operator: &'static str, parameters: &mut Parameters) -> String {
+        attribute_value(self.id, self.temperature, operator, parameters)
+    }
+}
+
+/// The value of an attribute, by `->` or `->>`. While values move, the other part may still hold ones that were written
+/// before; where both do, the part that they move to is right.
+pub(crate) fn attribute_value(
+    id: AttributeId,
+    temperature: Temperature,
+    operator: &'static str,
+    parameters: &mut Parameters,
+) -> String {
+    let key = parameters.push(Parameter::Text(id.to_string()));
+    let hot = format!("d.hot_attrs {operator} {key}");
+    let cold = format!("d.cold_attrs {operator} {key}");
+    match temperature {
+        Temperature::Hot => format!("({hot})"),
+        Temperature::Cold => format!("({cold})"),
+        Temperature::Warming => format!("coalesce({hot}, {cold})"),
+        Temperature::Cooling => format!("coalesce({cold}, {hot})"),
     }
 }
 

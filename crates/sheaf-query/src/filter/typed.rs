@@ -4,6 +4,7 @@
 //! opposite of one. `<>` is the opposite of `=`: of an absent attribute both are unknown.
 
 use sheaf_model::{AttributeId, AttributeType, Name, Timestamp};
+use sheaf_store::catalogue::Temperature;
 
 use super::FilterError;
 use super::ast::{ArrayRelation, Comparison, Condition, Expr, Located, Node, Scalar};
@@ -22,20 +23,6 @@ pub enum Property {
     },
     /// A property of the entity itself.
     Reserved(Reserved),
-}
-
-/// Which part of a document holds an attribute's values. While they move, the other part may still hold values that
-/// were written before; where both do, the part that they move to is right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Temperature {
-    /// `cold_attrs`.
-    Cold,
-    /// On the way from `cold_attrs` to `hot_attrs`.
-    Warming,
-    /// `hot_attrs`, which is indexed.
-    Hot,
-    /// On the way from `hot_attrs` to `cold_attrs`.
-    Cooling,
 }
 
 /// The properties that every entity has.

@@ -1,11 +1,11 @@
 //! The order of a list, as SQL and as the keyset of a cursor.
 
-use sheaf_model::{AttributeId, AttributeType, Cell, Name, Value};
+use sheaf_model::{AttributeType, Cell, Name, Value};
 use sheaf_store::catalogue::Catalogue;
 
 use super::{ListQuery, ListRow, SortKey};
 use crate::error::ReadError;
-use crate::filter::{Parameter, Parameters, Property, Reserved, Temperature};
+use crate::filter::{Parameter, Parameters, Property, Reserved, attribute_value};
 
 /// Keys of one order. PostgreSQL compares them one by one; nobody sorts by more.
 const KEYS_MAX: usize = 8;
@@ -180,7 +180,7 @@ impl Key {
             Property::Attribute {
                 id, temperature, ..
             } => {
-                let text = attribute_text(id, temperature, parameters);
+                let text = attribute_value(id, temperature, "->>", parameters);
                 match self.cast() {
                     "" => format!("{text} COLLATE \"C\""),
                     cast => format!("{text}{cast}"),
@@ -203,25 +203,6 @@ impl Key {
     }
 }
 
-/// The value of an attribute as text. While it moves between the parts, the part that it moves to is right.
-fn attribute_text(
-    id: AttributeId,
-    temperature: Temperature,
-    parameters: &mut Parameters,
-) -> String {
-    let key = parameters.push(Parameter::Text(id.to_string()));
-    let (hot, cold) = (
-        format!("d.hot_attrs ->> {key}"),
-        format!("d.cold_attrs ->> {key}"),
-    );
-    match temperature {
-        Temperature::Hot => format!("({hot})"),
-        Temperature::Cold => format!("({cold})"),
-        Temperature::Warming => format!("coalesce({hot}, {cold})"),
-        Temperature::Cooling => format!("coalesce({cold}, {hot})"),
-    }
-}
-
 /// A value as `->>` gives it, or equal to that as a number.
 fn plain(value: &Value) -> String {
     match value {
@@ -237,7 +218,6 @@ fn plain(value: &Value) -> String {
 
 /// What a name stands for in filters and orders.
 pub(super) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
-    use sheaf_store::catalogue::Temperature as Stored;
     if let Some(reserved) = Reserved::named(name) {
         return Some(Property::Reserved(reserved));
     }
@@ -245,11 +225,6 @@ pub(super) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
     Some(Property::Attribute {
         id: attribute.id,
         kind: attribute.kind,
-        temperature: match attribute.temperature {
-            Stored::Cold => Temperature::Cold,
-            Stored::Warming => Temperature::Warming,
-            Stored::Hot => Temperature::Hot,
-            Stored::Cooling => Temperature::Cooling,
-        },
+        temperature: attribute.temperature,
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use sheaf_model::{AttributeId, AttributeType, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
-use sheaf_store::catalogue::Catalogues;
+use sheaf_store::catalogue::{Catalogues, Temperature};
 use sheaf_store::settings::Settings;
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::order::Order;
 use super::sql::{Composed, Matching};
 use super::*;
-use crate::filter::{Property, Temperature, parse_text};
+use crate::filter::{Property, parse_text};
 
 /// Two tenants with 25,000 entities each and one hot attribute each, 1 and 2. Value 7 has 5 entities of the first
 /// tenant and nine in ten of the second.

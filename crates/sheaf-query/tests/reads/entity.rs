@@ -206,6 +206,31 @@ async fn an_attribute_that_another_server_created_is_known_at_once() -> Result<(
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_no_catalogue_has_is_a_broken_database_and_no_reason_to_come_again()
+-> Result<()> {
+    let world = World::new().await?;
+    let mut tenant = world.tenant("acme").await?;
+    tenant.write(JFK, second(0), Op::Patch, &[]);
+    world.save(&tenant).await?;
+    world
+        .superuser
+        .batch_execute("UPDATE sheaf.entity_jsonb SET cold_attrs = '{\"999999\":1}'")
+        .await?;
+    let read = world
+        .reader
+        .entity(
+            &tenant.scope,
+            "airport",
+            "JFK",
+            &EntityQuery::default(),
+            &options(),
+        )
+        .await;
+    assert_eq!(read.err().map(|error| error.code()), Some("internal"));
+    Ok(())
+}
+
 /// A long history in which most events say the same attributes and a few say rare ones.
 fn random_history(tenant: &mut Tenant, id: &str, events: i64, dice: &mut Dice) {
     for _ in 0..events {

@@ -15,7 +15,7 @@ use sheaf_store::catalogue::{
     Catalogue, Catalogues, Description, NewAttribute, Temperature, declare_attribute,
 };
 use sheaf_store::settings::Settings;
-use sheaf_store::stored::{write_attrs, write_document};
+use sheaf_store::stored::{PartsToWrite, write_attrs, write_document};
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
@@ -116,7 +116,7 @@ impl World {
             if document.newest.is_none() {
                 continue;
             }
-            let parts = write_document(document, &tenant.catalogue);
+            let parts = write_document(document, &tenant.catalogue, PartsToWrite::ALL);
             self.superuser
                 .execute(
                     "INSERT INTO sheaf.entity_jsonb (tenant_id, entity_id, version, newest, floor_at, deleted,
@@ -130,10 +130,10 @@ impl World {
                         &document.floor.map(PgTime),
                         &document.deleted,
                         &document.newest.map(PgTime),
-                        &JsonbWrite(parts.hot_attrs),
-                        &JsonbWrite(parts.cold_attrs),
+                        &parts.hot_attrs.map(JsonbWrite),
+                        &parts.cold_attrs.map(JsonbWrite),
                         &parts.present,
-                        &JsonbWrite(parts.times),
+                        &parts.times.map(JsonbWrite),
                     ],
                 )
                 .await?;

@@ -1,6 +1,7 @@
 //! The catalogue.
 
 use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
 use serde_json::json;
 
 use crate::support::{JSON, TestServer, expect, is_fresh_read, problem, send};
@@ -91,10 +92,13 @@ async fn a_pin_decides_the_temperature_and_a_changed_one_sets_values_moving() ->
         )?;
         ensure!(created["temperature"] == temperature, "{created}");
     }
+    let is_woken = || server.wake_upkeep.notified().now_or_never().is_some();
+    ensure!(!is_woken(), "a new attribute has no values to move");
     let warming = expect(
         &send(&acme, "PATCH", "/v1/attributes/b", r#"{"pin":"hot"}"#).await?,
         200,
     )?;
+    ensure!(is_woken());
     ensure!(
         warming["temperature"] == "warming" && warming["pin"] == "hot",
         "{warming}"
@@ -104,11 +108,27 @@ async fn a_pin_decides_the_temperature_and_a_changed_one_sets_values_moving() ->
         200,
     )?;
     ensure!(cooling["temperature"] == "cooling", "{cooling}");
+    ensure!(is_woken());
     let described = expect(
         &send(&acme, "PATCH", "/v1/attributes/c", r#"{"unit":"m"}"#).await?,
         200,
     )?;
     ensure!(described["temperature"] == "hot", "{described}");
+    let again = r#"{"name":"c","type":"float","unit":"m","pin":"hot"}"#;
+    expect(
+        &acme.post("/v1/attributes", JSON, again.as_bytes()).await?,
+        200,
+    )?;
+    for (path, body) in [
+        ("/v1/attributes/a", r#"{"pin":"cold"}"#),
+        ("/v1/attributes/c", r#"{"pin":null,"unit":"m"}"#),
+        ("/v1/attributes/d", r#"{"pin":"cold","unit":"m"}"#),
+    ] {
+        expect(&send(&acme, "PATCH", path, body).await?, 200)?;
+        // Unpinned, a float moves to its default.
+        let moves = path.ends_with('c');
+        ensure!(is_woken() == moves, "{path} {body}");
+    }
     Ok(())
 }
 

@@ -178,13 +178,88 @@ async fn a_body_is_not_read_before_the_key_is_checked() -> Result<()> {
         server.authority
     );
     stream.write_all(head.as_bytes()).await?;
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await?;
+    // It is not asked for after all, and the client is told that nothing more is read.
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
     ensure!(
-        &answer == b"HTTP/1.1 401",
-        "{}",
-        String::from_utf8_lossy(&answer)
+        answer.starts_with("HTTP/1.1 401") && answer.contains("\r\nconnection: close\r\n"),
+        "{answer}"
     );
+    Ok(())
+}
+
+/// Refused before their bodies are read: for the key, for what the body is, and for its length.
+fn refused_requests(authority: &str, key: &str, length: usize) -> [(u16, String); 4] {
+    let head = |key: &str, headers: &str| {
+        format!(
+            "POST /v1/ingest HTTP/1.1\r\nhost: {authority}\r\nauthorization: Bearer {key}\r\n\
+             content-length: {length}\r\ncontent-type: {headers}\r\n\r\n"
+        )
+    };
+    [
+        (401, head("shf_x", "application/json")),
+        (415, head(key, "text/plain")),
+        (415, head(key, "application/json\r\ncontent-encoding: br")),
+        (413, head(key, "application/json")),
+    ]
+}
+
+/// The head of the next answer on a connection, whose body is read too.
+async fn next_answer(stream: &mut tokio::net::TcpStream) -> Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.context("the connection ended")?);
+    }
+    let head = String::from_utf8(head)?;
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .context("a length")?;
+    stream.read_exact(&mut vec![0; length.parse()?]).await?;
+    Ok(head)
+}
+
+#[tokio::test]
+async fn a_connection_outlives_requests_that_are_refused_before_their_small_body_is_read()
+-> Result<()> {
+    let limits = sheaf_model::Limits {
+        body_bytes_max: 1024,
+        ..sheaf_model::Limits::DEFAULT
+    };
+    let server = TestServer::start_with(sheaf_server::Bounds::default(), limits).await?;
+    server.tenant("acme").await?;
+    let key = server.key("acme", r#"{"scopes":["write"]}"#).await?;
+    let key = key["key"].as_str().context("a key")?;
+    let mut stream = tokio::net::TcpStream::connect(&server.authority).await?;
+    // More than is buffered with the head, so that it cannot have been read with it.
+    let body = vec![b' '; 200 * 1024];
+    for (status, head) in refused_requests(&server.authority, key, body.len()) {
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        let answer = next_answer(&mut stream).await.context(head)?;
+        ensure!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) && !answer.contains("connection:"),
+            "{answer}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_because_much_is_unread_says_so() -> Result<()> {
+    let server = TestServer::start().await?;
+    for (length, sent) in [(1 << 20, 0), (10, 9)] {
+        let [(_, head), ..] = refused_requests(&server.authority, "", length);
+        let mut stream = tokio::net::TcpStream::connect(&server.authority).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&vec![b' '; sent]).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 401") && answer.contains("\r\nconnection: close\r\n"),
+            "{length} bytes, of which {sent} were sent: {answer}"
+        );
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use sheaf_store::catalogue::Catalogues;
 use sheaf_store::keys::{ApiKey, insert_admin_key};
 use sheaf_store::settings::Settings;
 use sheaf_testkit::{HttpClient, HttpResponse, TestDatabase};
+use tokio::sync::Notify;
 
 /// A server with a database of its own; it ends with this value.
 pub(crate) struct TestServer {
@@ -21,6 +22,7 @@ pub(crate) struct TestServer {
     pub(crate) anonymous: HttpClient,
     pub(crate) admin: HttpClient,
     pub(crate) authority: String,
+    pub(crate) wake_upkeep: Arc<Notify>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -66,12 +68,14 @@ impl TestServer {
         );
         let key = ApiKey::generate();
         insert_admin_key(&pool("sheaf_upkeep"), &key, Timestamp::now()).await?;
+        let wake_upkeep = Arc::new(Notify::new());
         let state = AppState {
             app,
             settings,
             catalogues,
             writer,
             reader,
+            wake_upkeep: Arc::clone(&wake_upkeep),
             metrics: metrics(),
             readiness: vec![always_ready()],
             limits,
@@ -93,6 +97,7 @@ impl TestServer {
             admin: anonymous.with_key(key.reveal()),
             anonymous,
             authority,
+            wake_upkeep,
             stop: Some(stop),
         })
     }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use sheaf_config::Roles;
 use sheaf_model::{KeyId, TenantId, Timestamp};
 use sheaf_pg::Pool;
 use sheaf_store::TenantScope;
@@ -47,7 +48,7 @@ pub(super) async fn run(command: KeyCommand) -> Result<()> {
             let id: KeyId = key_id
                 .parse()
                 .with_context(|| Stop::Usage(format!("{key_id:?} is no id of a key")))?;
-            revoke(&settings::access(&target)?.pools().app, &id).await
+            revoke(&settings::access(&target)?.pools(), &id).await
         }
     }
 }
@@ -72,17 +73,18 @@ pub(super) async fn store(
     Ok(())
 }
 
-async fn revoke(app: &Pool, id: &KeyId) -> Result<()> {
+async fn revoke(pools: &Roles<Pool>, id: &KeyId) -> Result<()> {
     let not_found = || Stop::NotFound(format!("there is no key {id}"));
-    let stored = keys::fetch_key(app, id).await?.ok_or_else(not_found)?;
-    let tenant = match stored.owner {
-        KeyOwner::Admin => {
-            return Err(Stop::Usage(format!("{id} is an administrator's key")).into());
+    let stored = keys::fetch_key(&pools.app, id).await?;
+    let at = Timestamp::now();
+    let is_revoked = match stored.ok_or_else(not_found)?.owner {
+        KeyOwner::Admin => keys::revoke_admin_key(&pools.upkeep, id, at).await?,
+        KeyOwner::Tenant { tenant, .. } => {
+            let scope = TenantScope::system(tenant, "a key is revoked from the command line");
+            keys::revoke_key(&pools.app, &scope, id, at).await?
         }
-        KeyOwner::Tenant { tenant, .. } => tenant,
     };
-    let scope = TenantScope::system(tenant, "a key is revoked from the command line");
-    if keys::revoke_key(app, &scope, id, Timestamp::now()).await? {
+    if is_revoked {
         Ok(say(
             &json!({"id": id.as_str(), "revoked": true}).to_string()
         )?)

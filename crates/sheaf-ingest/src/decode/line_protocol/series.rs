@@ -85,7 +85,7 @@ pub(super) fn rule_id<'a>(
         let Ok(place) = tags.binary_search_by(|tag| tag.name.as_ref().cmp(name)) else {
             let reason = format!("the tag {name}, which makes the id of its entity, is missing");
             let refusal = Refusal::new(RefusalCode::MissingId, reason);
-            return Err(EventFault::new(Some(name), refusal));
+            return Err(EventFault::new(None, refusal));
         };
         if !id_tags.is_empty() {
             id.push(',');

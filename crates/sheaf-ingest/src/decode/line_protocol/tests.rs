@@ -365,7 +365,7 @@ mem,host=a v=1";
         (decoded.refusals[0].index, decoded.refusals[0].refusal.code),
         (1, RefusalCode::MissingId)
     );
-    assert_eq!(decoded.refusals[0].field.as_deref(), Some("cpu"));
+    assert_eq!(decoded.refusals[0].field, None);
     assert_eq!(decoded.events[1].external_id, "host=a");
 
     // The request's own rule comes before the tenant's, for every measurement.

@@ -7,13 +7,14 @@ use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sheaf_model::{AttributeId, AttributeType, Decimal, JsonText, Timestamp, Value};
+use sheaf_store::catalogue::Temperature;
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
 
 use super::generate::at;
 use crate::filter::{
     ArrayRelation, Comparison, Condition, Expr, Located, Node, Parameter, Parameters, Property,
-    Reserved, Scalar, Temperature, TypedExpr, compile,
+    Reserved, Scalar, TypedExpr, compile,
 };
 
 const TENANT: i64 = 1;

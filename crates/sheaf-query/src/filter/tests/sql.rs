@@ -1,10 +1,9 @@
 //! The shapes of SQL that filters become.
 
 use sheaf_model::{AttributeId, AttributeType};
+use sheaf_store::catalogue::Temperature;
 
-use crate::filter::{
-    Parameter, Parameters, Property, Reserved, Temperature, TypedExpr, compile, parse_text,
-};
+use crate::filter::{Parameter, Parameters, Property, Reserved, TypedExpr, compile, parse_text};
 
 /// Names such as `hot_int`: attribute 7 of that type and temperature.
 fn lookup(name: &str) -> Option<Property> {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use sheaf_model::{AttributeId, AttributeType, JsonText, Timestamp, Value};
+use sheaf_store::catalogue::Temperature;
 
-use crate::filter::{FilterError, Property, Reserved, Temperature, TypedExpr, parse_text};
+use crate::filter::{FilterError, Property, Reserved, TypedExpr, parse_text};
 
 /// One attribute of each type, named by it.
 fn lookup(name: &str) -> Option<Property> {

@@ -1,0 +1,115 @@
+//! What a handler leaves unread of a body. In HTTP/1.1 the next request comes behind it: a small remainder is read and
+//! thrown away, and past that the answer says that the connection ends. A client would otherwise learn it only from its
+//! next request, which fails.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, HttpBody};
+use axum::extract::Request;
+use axum::http::header;
+use bytes::Bytes;
+use futures::Stream;
+
+/// Bytes that are read only to be thrown away. More costs more than a new connection, which is what it saves; less ends
+/// the connections of clients whose key was refused.
+const BYTES_MAX: usize = 256 * 1024;
+/// How long such bytes may take to arrive, and so how much later a refusal may be.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The end of a body that its handler may not read.
+pub(crate) struct Remainder {
+    body: Arc<Mutex<Lent>>,
+    /// The client sends nothing before it is asked to, which reading does.
+    awaits_continue: bool,
+}
+
+struct Lent {
+    body: BodyDataStream,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Untouched,
+    Begun,
+    Ended,
+    Broken,
+}
+
+impl Remainder {
+    /// Gives a request a body of which what is not read stays here.
+    pub(crate) fn lend(request: Request) -> (Request, Remainder) {
+        let (parts, body) = request.into_parts();
+        let progress = if body.is_end_stream() {
+            Progress::Ended
+        } else {
+            Progress::Untouched
+        };
+        let remainder = Remainder {
+            awaits_continue: parts.headers.contains_key(header::EXPECT),
+            body: Arc::new(Mutex::new(Lent {
+                body: body.into_data_stream(),
+                progress,
+            })),
+        };
+        let body = match progress {
+            Progress::Ended => Body::empty(),
+            Progress::Untouched | Progress::Begun | Progress::Broken => {
+                let lent = Arc::clone(&remainder.body);
+                Body::from_stream(futures::stream::poll_fn(move |context| {
+                    poll(&lent, context)
+                }))
+            }
+        };
+        (Request::from_parts(parts, body), remainder)
+    }
+
+    /// Reads what is left, within bounds. Whether another request can follow on the connection.
+    pub(crate) async fn drain(self) -> bool {
+        let (progress, bytes_least) = {
+            let lent = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+            (lent.progress, HttpBody::size_hint(&lent.body).lower())
+        };
+        match progress {
+            Progress::Ended => return true,
+            Progress::Broken => return false,
+            Progress::Untouched if self.awaits_continue => return false,
+            Progress::Untouched | Progress::Begun => {}
+        }
+        if bytes_least > BYTES_MAX as u64 {
+            return false;
+        }
+        let drained = async {
+            let mut bytes = 0;
+            while let Some(Ok(chunk)) = poll_fn(|context| poll(&self.body, context)).await {
+                bytes += chunk.len();
+                if bytes > BYTES_MAX {
+                    return false;
+                }
+            }
+            let lent = self.body.lock().unwrap_or_else(PoisonError::into_inner);
+            lent.progress == Progress::Ended
+        };
+        tokio::time::timeout(WAIT_MAX, drained)
+            .await
+            .unwrap_or(false)
+    }
+}
+
+fn poll(lent: &Mutex<Lent>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, axum::Error>>> {
+    let mut lent = lent.lock().unwrap_or_else(PoisonError::into_inner);
+    if lent.progress == Progress::Ended {
+        return Poll::Ready(None);
+    }
+    let polled = Pin::new(&mut lent.body).poll_next(context);
+    lent.progress = match &polled {
+        Poll::Pending | Poll::Ready(Some(Ok(_))) => Progress::Begun,
+        Poll::Ready(Some(Err(_))) => Progress::Broken,
+        Poll::Ready(None) => Progress::Ended,
+    };
+    polled
+}

@@ -1,0 +1,106 @@
+//! What `/metrics` shows: which instruments there are from the start, and the ones that no request moves.
+//!
+//! A counter that is missing until its first event cannot be told from one that was never there, and its first step is
+//! lost to `rate()`. So everything whose first value is known is registered before the first request.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sheaf_model::RefusalCode;
+use sheaf_pg::{PgError, Pool};
+use sheaf_server::{REQUEST_SECONDS, REQUESTS_TOTAL};
+
+use crate::serving::StopSignal;
+
+const STEP_SECONDS: &str = "sheaf_ingest_step_seconds";
+const EVENTS_TOTAL: &str = "sheaf_ingest_events_total";
+const VALUES_TOTAL: &str = "sheaf_ingest_values_total";
+const QUEUE_EVENTS: &str = "sheaf_ingest_queue_events";
+const REJECTIONS_TOTAL: &str = "sheaf_rejections_total";
+const SOURCE_UP: &str = "sheaf_source_up";
+const SOURCE_LAG_SECONDS: &str = "sheaf_source_lag_seconds";
+const PRIMARY: &str = "primary";
+
+/// A read by key takes a millisecond, and every request ends within 30 s. Three bounds a decade keep a quantile that is
+/// estimated from them within a factor of 2.5; each more is a further series for every route and method.
+const REQUEST_SECONDS_BOUNDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// A step of a small write takes a tenth of a millisecond, and a transaction whose steps take seconds is one to look
+/// at, however many they are.
+const STEP_SECONDS_BOUNDS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+const CONDENSE_EVERY: Duration = Duration::from_secs(5);
+/// Several times in the usual interval of a scrape, at one small statement each.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// A primary that takes longer to say anything serves nobody.
+const PING_MAX: Duration = Duration::from_secs(2);
+
+/// Begins to count. The primary has just answered.
+pub(crate) fn install() -> Result<PrometheusHandle> {
+    let bounds = |name: &str| Matcher::Full(name.to_owned());
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(bounds(REQUEST_SECONDS), &REQUEST_SECONDS_BOUNDS)
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(bounds(STEP_SECONDS), &STEP_SECONDS_BOUNDS)
+        })
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("beginning to count")?;
+    register();
+    Ok(metrics)
+}
+
+fn register() {
+    // Which other routes, methods and statuses there will be is not known; these there will.
+    metrics::counter!(REQUESTS_TOTAL, "route" => "/metrics", "method" => "GET", "status" => "200")
+        .absolute(0);
+    let _ = metrics::histogram!(REQUEST_SECONDS, "route" => "/metrics", "method" => "GET");
+    for result in ["accepted", "duplicate", "merged", "corrected", "refused"] {
+        metrics::counter!(EVENTS_TOTAL, "result" => result).absolute(0);
+    }
+    metrics::counter!(VALUES_TOTAL).absolute(0);
+    for code in RefusalCode::ALL {
+        metrics::counter!(REJECTIONS_TOTAL, "code" => code.as_str()).absolute(0);
+    }
+    metrics::gauge!(QUEUE_EVENTS).set(0.0);
+    tell_primary(true);
+}
+
+/// What is read from the primary is its own current state; of one that does not answer nothing is known.
+fn tell_primary(is_up: bool) {
+    let (up, lag) = if is_up { (1.0, 0.0) } else { (0.0, f64::NAN) };
+    metrics::gauge!(SOURCE_UP, "source" => PRIMARY).set(up);
+    metrics::gauge!(SOURCE_LAG_SECONDS, "source" => PRIMARY).set(lag);
+}
+
+/// Asks the primary for an answer again and again, and tells whether there was one.
+pub(crate) async fn watch_primary(pool: Pool, mut stop: StopSignal) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            () = stop.requested() => return,
+        }
+        let answer = tokio::time::timeout(PING_MAX, ping(&pool)).await;
+        tell_primary(matches!(answer, Ok(Ok(()))));
+    }
+}
+
+/// Whether a connection of the pool answers.
+pub(crate) async fn ping(pool: &Pool) -> Result<(), PgError> {
+    let client = pool.get().await?;
+    let asked = client.query_typed("SELECT 1", &[]).await;
+    asked.map_err(PgError::statement("asking for an answer"))?;
+    Ok(())
+}
+
+/// Folds what was measured into its buckets, which otherwise happens only when somebody asks for it.
+pub(crate) async fn condense(metrics: PrometheusHandle, mut stop: StopSignal) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CONDENSE_EVERY) => metrics.run_upkeep(),
+            () = stop.requested() => return,
+        }
+    }
+}
