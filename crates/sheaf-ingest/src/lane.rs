@@ -160,8 +160,8 @@ pub(crate) fn start(
 enum Abort {
     /// It failed.
     Error(WriteError),
-    /// It needs a partition for this instant; made outside, it can run again.
-    Partition(Timestamp),
+    /// It needs partitions for these instants; made outside, it can run again.
+    Partitions(BTreeSet<Timestamp>),
     /// It ends without a commit, and that is its outcome.
     Ended(LaneOutcome),
 }
@@ -185,9 +185,9 @@ impl From<StoredFault> for Abort {
     }
 }
 
-/// How often one request may run again: for partitions it lacks, for a catalogue that moved, for deadlocks with
-/// maintenance. Far more than ever needed; a bound, so that nothing spins.
-const RUNS_MAX: u32 = 64;
+/// How often one request may run again: for partitions that it lacks, or after a conflict with maintenance. More than
+/// ever needed; a bound, so that nothing spins.
+const RUNS_MAX: u32 = 8;
 /// Waiting is bounded. Nested loops are forbidden, because the planner takes a tenant that its statistics lack for one
 /// row, and then compares every document with every row of the group; a hash join is good whatever it believes. The
 /// price that this puts on the probes of instants must not start the compiler of queries.
@@ -209,7 +209,7 @@ impl Lane {
             }
             let error = match abort {
                 Abort::Ended(outcome) => return Ok(outcome),
-                Abort::Partition(time) => match self.make_partition(time).await {
+                Abort::Partitions(times) => match self.make_partitions(&times).await {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
@@ -227,13 +227,23 @@ impl Lane {
         Err(WriteError::Overloaded)
     }
 
-    async fn make_partition(&mut self, time: Timestamp) -> Result<(), PgError> {
-        let partition = ensure_partition(&self.writer, time).await?;
-        tracing::info!(
-            partition = partition.name,
-            "the history has a partition for an instant that lacked one"
-        );
+    async fn make_partitions(&mut self, times: &BTreeSet<Timestamp>) -> Result<(), PgError> {
         self.partitions = list_partitions(&self.writer).await?;
+        for time in times {
+            if self
+                .partitions
+                .iter()
+                .any(|partition| partition.holds(*time))
+            {
+                continue;
+            }
+            let partition = ensure_partition(&self.writer, *time).await?;
+            tracing::info!(
+                partition = partition.name,
+                "the history has a partition for an instant that lacked one"
+            );
+            self.partitions.push(partition);
+        }
         Ok(())
     }
 
@@ -397,25 +407,32 @@ impl Lane {
     /// The rows of the plan, encoded for their partitions.
     fn copies(&self, job: &Job, plan: &GroupPlan) -> Result<Vec<(String, EventCopy)>, Abort> {
         let mut copies: BTreeMap<usize, EventCopy> = BTreeMap::new();
+        let mut missing = BTreeSet::new();
         let mut at = None;
         for (entity, row) in &plan.rows {
-            let held = at.filter(|place: &usize| self.partitions[*place].holds(row.observed_at));
-            let place = match held {
-                Some(place) => place,
-                None => self
-                    .partitions
+            let time = row.observed_at;
+            let held = at.filter(|place: &usize| self.partitions[*place].holds(time));
+            let place = held.or_else(|| {
+                self.partitions
                     .iter()
-                    .position(|partition| partition.holds(row.observed_at))
-                    .ok_or(Abort::Partition(row.observed_at))?,
+                    .position(|partition| partition.holds(time))
+            });
+            let Some(place) = place else {
+                missing.insert(time);
+                continue;
             };
             at = Some(place);
-            copies.entry(place).or_default().push(
+            let copy = copies.entry(place).or_default();
+            copy.push(
                 job.scope.tenant(),
                 *entity,
                 row,
                 job.entry.batch,
                 job.entry.received_at,
             );
+        }
+        if !missing.is_empty() {
+            return Err(Abort::Partitions(missing));
         }
         Ok(copies
             .into_iter()
@@ -581,10 +598,11 @@ fn committed_documents(
     let mut superseded: Vec<String> = planned.change.superseded.iter().map(name).collect();
     superseded.sort_unstable();
     vec![CommittedDocument {
-        created: !existed
-            .get(&planned.stored.entity)
-            .copied()
-            .unwrap_or(false),
+        created: planned.stored.document.exists()
+            && !existed
+                .get(&planned.stored.entity)
+                .copied()
+                .unwrap_or(false),
         version: planned.stored.document.version,
         observed_at: planned.last_at,
         superseded,

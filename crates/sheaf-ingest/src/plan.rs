@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sheaf_model::{
     Appended, AttributeId, Attrs, Cell, Document, DocumentChange, EntityId, Event, Op, Refusal,
-    RefusalCode, StoredRow, Tags, Timestamp, append, fold_rows, merge, time_after,
+    RefusalCode, StoredRow, Tags, Timestamp, append, fold_instant, fold_rows, merge, time_after,
 };
 use sheaf_store::documents::StoredDocument;
 
@@ -139,6 +139,75 @@ pub(crate) fn plan_group(
 struct InstantRows {
     rows: Vec<StoredRow>,
     stored: usize,
+    /// The tags beside the id of the group's lines at this instant.
+    beside: Option<Attrs>,
+}
+
+impl InstantRows {
+    /// Whether no row of the instant can have named the series.
+    fn is_unnamed(&self) -> bool {
+        self.rows.is_empty() || fold_instant(&self.rows).replaced
+    }
+}
+
+/// How large the values of one document may be together. Every update copies the document; PostgreSQL ends at 256 MiB.
+const DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How large a document can become while a group's events enter it: of each attribute, the largest value seen.
+#[derive(Default)]
+struct DocumentSize {
+    /// Everything added up, however often an attribute comes.
+    added_up: usize,
+    /// The largest value of each attribute, once adding up does not tell any more.
+    largest: Option<HashMap<AttributeId, usize>>,
+    seen: Vec<(AttributeId, usize)>,
+}
+
+impl DocumentSize {
+    fn of(document: Option<&Document>) -> DocumentSize {
+        let values = document.into_iter().flat_map(Document::values);
+        let seen: Vec<_> = values
+            .map(|(id, value, _)| (id, value.stored_bytes()))
+            .collect();
+        DocumentSize {
+            added_up: seen.iter().map(|(_, bytes)| bytes).sum(),
+            largest: None,
+            seen,
+        }
+    }
+
+    /// Takes an event's values in, unless the document could then pass its bound.
+    fn admits(&mut self, attrs: &Attrs) -> bool {
+        let sizes = || attrs.iter().map(|(id, cell)| (*id, cell.stored_bytes()));
+        let added: usize = sizes().map(|(_, bytes)| bytes).sum();
+        if self.largest.is_none() && self.added_up + added <= DOCUMENT_BYTES_MAX {
+            self.added_up += added;
+            self.seen.extend(sizes());
+            return true;
+        }
+        let seen = std::mem::take(&mut self.seen);
+        let largest = self.largest.get_or_insert_with(|| {
+            let mut largest = HashMap::new();
+            for (id, bytes) in seen {
+                let slot: &mut usize = largest.entry(id).or_default();
+                *slot = bytes.max(*slot);
+            }
+            self.added_up = largest.values().sum();
+            largest
+        });
+        let grown: usize = sizes()
+            .map(|(id, bytes)| bytes.saturating_sub(largest.get(&id).copied().unwrap_or(0)))
+            .sum();
+        if grown > 0 && self.added_up + grown > DOCUMENT_BYTES_MAX {
+            return false;
+        }
+        self.added_up += grown;
+        for (id, bytes) in sizes() {
+            let slot = largest.entry(id).or_default();
+            *slot = bytes.max(*slot);
+        }
+        true
+    }
 }
 
 /// One entity's rows while its events are appended.
@@ -148,6 +217,7 @@ struct EntityHistory {
     /// The newest event is a replace or delete, so that the series has to be named again.
     emptied: bool,
     instants: BTreeMap<Timestamp, InstantRows>,
+    size: DocumentSize,
     last_at: Timestamp,
 }
 
@@ -159,6 +229,7 @@ impl EntityHistory {
             newest,
             emptied: document.is_some_and(|document| document.floor == newest && newest.is_some()),
             instants: BTreeMap::new(),
+            size: DocumentSize::of(document),
             last_at: Timestamp::MIN,
         }
     }
@@ -166,30 +237,53 @@ impl EntityHistory {
     fn take(&mut self, timed: TimedEvent, stored: &mut StoredInstants, plan: &mut GroupPlan) {
         let TimedEvent { at, inner } = timed;
         let is_newest = self.newest.is_none_or(|newest| at > newest);
-        let names_series = self.newest.is_none() || !is_newest || self.emptied;
+        let is_named_time = self.newest.is_none() || !is_newest || self.emptied;
         let there = self.instants.entry(at).or_insert_with(|| {
             // What is newer than the newest event cannot be stored yet.
             let rows = stored.remove(&(self.entity, at)).unwrap_or_default();
             InstantRows {
                 stored: rows.len(),
                 rows,
+                beside: None,
             }
         });
         let attrs = match &inner.event.tags {
-            Tags::Series(tags) if names_series => inner.event.attrs.clone().with(tags),
-            Tags::Series(_) | Tags::None => inner.event.attrs.clone(),
-            Tags::Beside(others) => {
-                match conflicting_tag(&there.rows, &inner.event.attrs, others) {
-                    None => inner.event.attrs.clone(),
-                    Some(tag) => {
-                        let reason = "another series wrote to this entity and instant: a tag beside the id differs";
-                        let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
-                        plan.refuse(self.entity, inner.index, Some(tag), refusal);
-                        return;
-                    }
-                }
+            // An instant that has rows already has its series named, unless a replace or delete emptied it: a line sent
+            // again must find itself, and not be news for its tags.
+            Tags::Series(tags) if is_named_time && there.is_unnamed() => {
+                inner.event.attrs.clone().with(tags)
             }
+            Tags::Series(_) | Tags::None => inner.event.attrs.clone(),
+            Tags::Beside(others) => match conflicting_tag(there, &inner.event.attrs, others) {
+                None => {
+                    there.beside = Some(
+                        inner
+                            .event
+                            .attrs
+                            .clone()
+                            .without(|id, _| !others.contains(&id)),
+                    );
+                    inner.event.attrs.clone()
+                }
+                Some(tag) => {
+                    let reason = "another series wrote to this entity and instant: a tag beside the id differs";
+                    let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
+                    plan.refuse(self.entity, inner.index, Some(tag), refusal);
+                    return;
+                }
+            },
         };
+        if !self.size.admits(&attrs) {
+            let reason =
+                format!("the document of an entity has at most {DOCUMENT_BYTES_MAX} bytes");
+            plan.refuse(
+                self.entity,
+                inner.index,
+                None,
+                Refusal::new(RefusalCode::QuotaExceeded, reason),
+            );
+            return;
+        }
         self.last_at = at;
         let values = attrs.len();
         let (outcome, row) = match append(&there.rows, at, inner.event.op, attrs) {
@@ -279,16 +373,22 @@ impl GroupPlan {
     }
 }
 
-/// A tag beside the id that a stored row of the instant has with another value.
+/// A tag beside the id that another line of the instant has otherwise, or lacks, or alone has. Of lines stored before,
+/// only the tags that this one names can be told from fields.
 fn conflicting_tag(
-    there: &[StoredRow],
+    there: &InstantRows,
     attrs: &Attrs,
     others: &[AttributeId],
 ) -> Option<AttributeId> {
-    if there.is_empty() {
+    if there.rows.is_empty() {
         return None;
     }
-    let stored = sheaf_model::fold_instant(there);
+    if let Some(before) = &there.beside
+        && let Some((tag, _)) = before.iter().find(|(tag, _)| !others.contains(tag))
+    {
+        return Some(*tag);
+    }
+    let stored = fold_instant(&there.rows);
     others
         .iter()
         .copied()

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use sheaf_model::{
@@ -13,6 +14,7 @@ use sheaf_store::catalogue::{Catalogue, Catalogues, NewAttribute, create_attribu
 use sheaf_store::ledger::{Counts, LedgerEntry, LedgerRecord, Outcome, fetch_request};
 use sheaf_store::rejections::{ListedRejection, NewRejection, fetch_batch_rejections};
 use sheaf_store::settings::{Settings, read_position};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::decode::{self, BodyFault, Decoded, IdRules, quote_line};
 use crate::lane::{self, Committed, EventSource, Job, LaneHandle, LaneOutcome};
@@ -25,6 +27,11 @@ use crate::request::{
 use crate::schema::Schemas;
 use crate::typing::{Rules, Typed, time_refusal, type_body, type_cells};
 
+/// Bytes of bodies that are being stored at the same time. A body's events take several times its bytes; a few of the
+/// largest at once are as fast as many, because one lane writes them.
+const BODY_BYTES_IN_WORK_MAX: usize = 128 * 1024 * 1024;
+/// How long a body waits for others to be stored before its sender is told to come back.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How many refusals an answer lists; the others are found by their batch.
 const LISTED_MAX: usize = 100;
 /// Bodies larger than this are decoded off the threads that serve connections.
@@ -47,6 +54,7 @@ struct Inner {
     limits: Limits,
     lane: LaneHandle,
     running: Mutex<HashSet<(TenantId, String)>>,
+    body_bytes: Semaphore,
 }
 
 impl std::fmt::Debug for Writer {
@@ -75,6 +83,7 @@ impl Writer {
             limits,
             lane,
             running: Mutex::default(),
+            body_bytes: Semaphore::new(BODY_BYTES_IN_WORK_MAX),
         };
         (
             Writer {
@@ -91,6 +100,7 @@ impl Writer {
         request: IngestRequest,
     ) -> Result<IngestAnswer, WriteError> {
         let inner = &self.inner;
+        let _turn = inner.turn(request.body.len()).await?;
         let batch = BatchId::new();
         let Some(key) = &request.idempotency_key else {
             return inner
@@ -149,6 +159,17 @@ impl Inner {
         } else {
             Err(WriteError::InProgress)
         }
+    }
+
+    /// Waits until a body of this size may be worked on.
+    async fn turn(&self, bytes: usize) -> Result<SemaphorePermit<'_>, WriteError> {
+        let permits =
+            u32::try_from(bytes.min(BODY_BYTES_IN_WORK_MAX)).expect("the bound fits 32 bits");
+        let permit =
+            tokio::time::timeout(TURN_WAIT_MAX, self.body_bytes.acquire_many(permits)).await;
+        permit
+            .map_err(|_| WriteError::Overloaded)?
+            .map_err(|_| WriteError::Stopped)
     }
 
     async fn ingest_once(

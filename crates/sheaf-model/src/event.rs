@@ -50,6 +50,16 @@ pub enum Cell {
     Removed,
 }
 
+impl Cell {
+    /// About how many bytes it takes where it is stored.
+    pub fn stored_bytes(&self) -> usize {
+        match self {
+            Cell::Value(value) => value.stored_bytes(),
+            Cell::Removed => 0,
+        }
+    }
+}
+
 /// The attributes of one event: each number once, in ascending order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attrs(Vec<(AttributeId, Cell)>);

@@ -206,6 +206,17 @@ impl Value {
         }
     }
 
+    /// About how many bytes the value takes where it is stored.
+    pub fn stored_bytes(&self) -> usize {
+        match self {
+            Value::Int(_) | Value::Float(_) | Value::Bool(_) => 12,
+            Value::Time(_) => 28,
+            Value::Decimal(number) => 8 + number.to_string().len() / 2,
+            Value::Text(text) => text.len(),
+            Value::Json(json) => json.as_str().len(),
+        }
+    }
+
     /// Appends the JSON that documents and events hold: decimals are numbers, times have one sortable form.
     pub fn write_stored(&self, out: &mut String) {
         let written = match self {

@@ -162,6 +162,67 @@ fn a_series_is_named_once_and_again_after_a_delete_and_with_late_events() {
 }
 
 #[test]
+fn a_line_sent_again_finds_itself() {
+    let mut database = Database::default();
+    let series = || Tags::Series(attrs(&[(9, 9)]));
+    let lines = || {
+        (10..14)
+            .map(|at| tagged(at, series(), &[(1, at)]))
+            .collect::<Vec<_>>()
+    };
+    database.commit(lines(), 0);
+    let again = database.commit(lines(), 0);
+    assert!(
+        again
+            .outcomes
+            .iter()
+            .all(|planned| planned.outcome == EventOutcome::Duplicate)
+    );
+    assert!(
+        again.rows.is_empty()
+            && again
+                .documents
+                .iter()
+                .all(|planned| !planned.change.written)
+    );
+}
+
+#[test]
+fn lines_of_one_request_conflict_in_either_order() {
+    for order in [[true, false], [false, true]] {
+        let mut database = Database::default();
+        let lines = order.map(|has_tag| match has_tag {
+            true => tagged(10, Tags::Beside(vec![AttributeId(9)]), &[(1, 1), (9, 1)]),
+            false => tagged(10, Tags::Beside(vec![]), &[(1, 99)]),
+        });
+        let plan = database.commit(lines.to_vec(), 0);
+        assert_eq!(plan.refusals.len(), 1, "{order:?}");
+    }
+}
+
+#[test]
+fn a_document_that_would_grow_without_bound_refuses_the_event_alone() {
+    let mut database = Database::default();
+    let large = |id: i64| {
+        let mut large = event(1, Some(id), Op::Patch, &[]);
+        let text = "x".repeat(1_000_000);
+        large.event.attrs =
+            Attrs::from_distinct(vec![(AttributeId(id), Cell::Value(Value::Text(text)))]);
+        large
+    };
+    let plan = database.commit((1..=20).map(large).collect(), 0);
+    let refused = plan
+        .outcomes
+        .iter()
+        .filter(|planned| planned.outcome == EventOutcome::Refused)
+        .count();
+    assert_eq!(
+        (refused, plan.refusals[0].2.code),
+        (4, RefusalCode::QuotaExceeded)
+    );
+}
+
+#[test]
 fn two_series_in_one_entity_and_instant_are_a_conflict_and_no_correction() {
     let mut database = Database::default();
     let beside = || Tags::Beside(vec![AttributeId(9)]);
