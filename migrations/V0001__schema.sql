@@ -271,12 +271,13 @@ CREATE TABLE sheaf.rejections (
     field text COLLATE "C",
     code text NOT NULL,
     reason text NOT NULL,
-    raw bytea NOT NULL,
+    raw bytea,
     received_at timestamptz NOT NULL,
     status text NOT NULL DEFAULT 'open',
     CONSTRAINT rejections_pkey PRIMARY KEY (tenant_id, rejection_id),
     CONSTRAINT rejections_batch_key UNIQUE (tenant_id, batch_id, event_index, ordinal),
     CONSTRAINT rejections_tenant FOREIGN KEY (tenant_id) REFERENCES sheaf.tenants (tenant_id),
+    CONSTRAINT rejections_raw CHECK ((raw IS NULL) = (ordinal > 0)),
     CONSTRAINT rejections_status CHECK (status IN ('open', 'replayed', 'discarded'))
 );
 COMMENT ON TABLE sheaf.rejections IS 'What was refused, whole and with its reason, until the cause is mended.';
@@ -289,7 +290,7 @@ COMMENT ON COLUMN sheaf.rejections.entity_type IS 'The type of the entity, where
 COMMENT ON COLUMN sheaf.rejections.field IS 'The attribute or member that was refused; null where it was the whole event.';
 COMMENT ON COLUMN sheaf.rejections.code IS 'The stable code of the reason.';
 COMMENT ON COLUMN sheaf.rejections.reason IS 'The reason, for people.';
-COMMENT ON COLUMN sheaf.rejections.raw IS 'The event as it was sent.';
+COMMENT ON COLUMN sheaf.rejections.raw IS 'The event as it was sent; null where the first refusal of the event holds it.';
 COMMENT ON COLUMN sheaf.rejections.received_at IS 'When the request arrived.';
 COMMENT ON COLUMN sheaf.rejections.status IS 'Open until it is replayed or discarded.';
 

@@ -31,7 +31,8 @@ COMMENT ON FUNCTION sheaf.create_tenant(text, text, timestamptz, bigint, bigint,
 
 CREATE FUNCTION sheaf.update_tenant(
     wanted_tenant_id bigint, new_unknown_attributes text, new_observed_at_min timestamptz,
-    new_observed_at_ahead_max_micros bigint, new_retention_micros bigint, new_line_protocol jsonb)
+    new_observed_at_ahead_max_micros bigint, new_retention_micros bigint, new_line_protocol jsonb,
+    seen_catalogue_version bigint)
     RETURNS bigint
     LANGUAGE sql SECURITY DEFINER SET search_path = ''
     AS $$
@@ -39,10 +40,10 @@ CREATE FUNCTION sheaf.update_tenant(
             observed_at_ahead_max_micros = new_observed_at_ahead_max_micros, retention_micros = new_retention_micros,
             line_protocol = new_line_protocol,
             catalogue_version = catalogue_version + 1
-        WHERE tenant_id = wanted_tenant_id
+        WHERE tenant_id = wanted_tenant_id AND catalogue_version = seen_catalogue_version
         RETURNING tenant_id
     $$;
-COMMENT ON FUNCTION sheaf.update_tenant(bigint, text, timestamptz, bigint, bigint, jsonb) IS 'Changes a tenant''s policies; null where there is none.';
+COMMENT ON FUNCTION sheaf.update_tenant(bigint, text, timestamptz, bigint, bigint, jsonb, bigint) IS 'Changes a tenant''s policies; null where there is none, or where its catalogue has another version than was seen.';
 
 CREATE FUNCTION sheaf.list_tenants(name_after text, tenants_max integer)
     RETURNS TABLE (tenant_id bigint, name text, unknown_attributes text, observed_at_min timestamptz,
@@ -171,7 +172,7 @@ $comments$;
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA sheaf FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sheaf.find_api_key(text),
     sheaf.create_tenant(text, text, timestamptz, bigint, bigint, jsonb, timestamptz),
-    sheaf.update_tenant(bigint, text, timestamptz, bigint, bigint, jsonb),
+    sheaf.update_tenant(bigint, text, timestamptz, bigint, bigint, jsonb, bigint),
     sheaf.list_tenants(text, integer), sheaf.find_tenant(text) TO sheaf_app;
 GRANT EXECUTE ON FUNCTION sheaf.ensure_event_partition(timestamptz) TO sheaf_writer;
 GRANT EXECUTE ON FUNCTION sheaf.list_event_partitions() TO sheaf_app, sheaf_writer;

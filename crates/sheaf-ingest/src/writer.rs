@@ -10,7 +10,9 @@ use sheaf_model::{
 };
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::TenantScope;
-use sheaf_store::catalogue::{Catalogue, Catalogues, NewAttribute, create_attributes};
+use sheaf_store::catalogue::{
+    AttributeBounds, Catalogue, Catalogues, NewAttribute, create_attributes,
+};
 use sheaf_store::ledger::{Counts, LedgerEntry, LedgerRecord, Outcome, fetch_request};
 use sheaf_store::rejections::{ListedRejection, NewRejection, fetch_batch_rejections};
 use sheaf_store::settings::{Settings, read_position};
@@ -25,7 +27,7 @@ use crate::request::{
     Precondition, WriteError,
 };
 use crate::schema::Schemas;
-use crate::typing::{Rules, Typed, time_refusal, type_body, type_cells};
+use crate::typing::{HOT_ATTRIBUTES_MAX, Rules, Typed, time_refusal, type_body, type_cells};
 
 /// Bytes of bodies that are being stored at the same time. A body's events take several times its bytes; a few of the
 /// largest at once are as fast as many, because one lane writes them.
@@ -304,7 +306,11 @@ impl Inner {
         missing: &[NewAttribute],
         now: sheaf_model::Timestamp,
     ) -> Result<Arc<Catalogue>, WriteError> {
-        create_attributes(&self.app, scope, missing, now).await?;
+        let bounds = AttributeBounds {
+            hot_max: HOT_ATTRIBUTES_MAX,
+            attributes_max: self.limits.tenant_attributes_max,
+        };
+        create_attributes(&self.app, scope, missing, bounds, now).await?;
         Ok(self.catalogues.refresh(scope).await?)
     }
 

@@ -202,23 +202,7 @@ pub(crate) async fn describe(
     let kind = members.take_raw("type").map(str::to_owned);
     let change = DescriptionBody::take(&mut members)?;
     members.finish()?;
-    let before = state.catalogues.refresh(&scope).await?;
-    let attribute = require_attribute(&before, &name)?;
-    if kind.is_some_and(|kind| kind != format!("\"{}\"", attribute.kind)) {
-        return Err(Problem::parameter(
-            Code::TypeImmutable,
-            "type",
-            format!("the type is {} for good", attribute.kind),
-        ));
-    }
-    let description = change.apply(&attribute.description);
-    let temperature = temperature_after(attribute, description.pin, before.hot_count());
-    if !describe_attribute(&state.app, &scope, attribute.id, &description, temperature).await? {
-        return Err(Problem::not_found());
-    }
-    if temperature.is_moving() && temperature != attribute.temperature {
-        state.wake_upkeep.notify_one();
-    }
+    apply_change(&state, &scope, &name, kind.as_deref(), &change).await?;
     let (catalogue, freshness) =
         catalogue_now(&state, &scope, &ReadOptions::new(None, Timestamp::now())).await?;
     let headers = token_header(freshness.position, scope.tenant(), &state);
@@ -227,6 +211,59 @@ pub(crate) async fn describe(
         Json(AttributeBody::of(require_attribute(&catalogue, &name)?)),
     )
         .into_response())
+}
+
+/// How often a change is worked out anew because the catalogue has changed meanwhile. Each such attempt means that another
+/// change was made, so that few are needed unless many clients change one tenant at once.
+pub(crate) const CHANGE_ATTEMPTS_MAX: usize = 8;
+
+/// The answer to a change that was overtaken as often as that.
+pub(crate) fn overtaken() -> Problem {
+    Problem::new(
+        Code::Overloaded,
+        "others kept changing the tenant's catalogue",
+    )
+}
+
+/// Changes what is said of an attribute. What others say of it at the same time is kept: the change is made only to what
+/// it was worked out from.
+async fn apply_change(
+    state: &AppState,
+    scope: &TenantScope,
+    name: &str,
+    kind: Option<&str>,
+    change: &DescriptionBody,
+) -> Result<(), Problem> {
+    for _ in 0..CHANGE_ATTEMPTS_MAX {
+        let before = state.catalogues.refresh(scope).await?;
+        let attribute = require_attribute(&before, name)?;
+        if kind.is_some_and(|kind| kind != format!("\"{}\"", attribute.kind)) {
+            return Err(Problem::parameter(
+                Code::TypeImmutable,
+                "type",
+                format!("the type is {} for good", attribute.kind),
+            ));
+        }
+        let description = change.clone().apply(&attribute.description);
+        let temperature = temperature_after(attribute, description.pin, before.hot_count());
+        let seen = before.version();
+        if describe_attribute(
+            &state.app,
+            scope,
+            attribute.id,
+            &description,
+            temperature,
+            seen,
+        )
+        .await?
+        {
+            if temperature.is_moving() && temperature != attribute.temperature {
+                state.wake_upkeep.notify_one();
+            }
+            return Ok(());
+        }
+    }
+    Err(overtaken())
 }
 
 /// Where an attribute goes with this pin. Values that lie elsewhere are moved in the background, and until then filters

@@ -2,8 +2,8 @@
 //! and its body is not read.
 //!
 //! A verified key is remembered for ten seconds, so that a revocation reaches every server within that time. A key of
-//! the wrong form or checksum costs no look-up, and neither does any unremembered key from an address that has failed
-//! too often: guessing cannot be turned into load on the database.
+//! the wrong form or checksum costs no look-up, and neither does a key that was never good from an address that has
+//! failed too often: guessing cannot be turned into load on the database, and locks out no key that was in use here.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use sheaf_store::keys::{ApiKey, KeyOwner, KeyScope, StoredKey, fetch_key};
 use sheaf_store::tenants::fetch_tenant;
 
 use crate::problem::{Code, Problem};
-use crate::state::Shared;
+use crate::state::{Bounds, Shared};
 
 /// Which key a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,8 +155,6 @@ fn sent_key(headers: &HeaderMap) -> Option<String> {
     Some(key.to_owned())
 }
 
-/// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
-const KEY_BELIEVED: Duration = Duration::from_secs(10);
 const FAILURES_TOTAL: &str = "sheaf_auth_failures_total";
 const KEYS_MAX: usize = 10_000;
 const TENANTS_MAX: usize = 10_000;
@@ -166,10 +164,13 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// Keys that were verified lately, and addresses that failed lately. All bounded.
 pub(crate) struct KeyRing {
     verified: Cache<KeyId, (Arc<StoredKey>, Instant)>,
+    /// As the last look-up found them, however long ago: never believed, only worth another look-up.
+    seen: Cache<KeyId, Arc<StoredKey>>,
     /// By name. A tenant keeps its number for ever.
     tenants: Cache<String, TenantId>,
     failures: Cache<IpAddr, (Instant, u32)>,
     failures_max: u32,
+    believed: Duration,
 }
 
 /// Why a look-up gave no key.
@@ -179,12 +180,14 @@ enum Unverified {
 }
 
 impl KeyRing {
-    pub(crate) fn new(failures_max: u32) -> KeyRing {
+    pub(crate) fn new(bounds: &Bounds) -> KeyRing {
         KeyRing {
             verified: Cache::new(KEYS_MAX),
+            seen: Cache::new(KEYS_MAX),
             tenants: Cache::new(TENANTS_MAX),
             failures: Cache::new(ADDRESSES_MAX),
-            failures_max,
+            failures_max: bounds.failed_attempts_max,
+            believed: bounds.key_believed,
         }
     }
 
@@ -205,15 +208,23 @@ impl KeyRing {
             return Err(self.failed(peer));
         };
         self.verified.remove_if(key.id(), |(_, verified_at)| {
-            verified_at.elapsed() >= KEY_BELIEVED
+            verified_at.elapsed() >= self.believed
         });
-        if let (None, Some(problem)) = (self.verified.get(key.id()), self.locked_out(peer)) {
+        let may_look_up = self.verified.get(key.id()).is_some() || self.was_good(&key);
+        if !may_look_up && let Some(problem) = self.locked_out(peer) {
             return Err(problem);
         }
         let look_up = async {
             match fetch_key(app, key.id()).await {
-                Ok(Some(stored)) => Ok((Arc::new(stored), Instant::now())),
-                Ok(None) => Err(Unverified::Unknown),
+                Ok(Some(stored)) => {
+                    let stored = Arc::new(stored);
+                    self.seen.insert(key.id().clone(), Arc::clone(&stored));
+                    Ok((stored, Instant::now()))
+                }
+                Ok(None) => {
+                    self.seen.remove(key.id());
+                    Err(Unverified::Unknown)
+                }
                 Err(error) => Err(Unverified::Failed(error)),
             }
         };
@@ -225,9 +236,17 @@ impl KeyRing {
         }
     }
 
+    /// Whether the key, secret and all, was good when it was last looked up. Its id alone is no secret, and opens no
+    /// look-up.
+    fn was_good(&self, key: &ApiKey) -> bool {
+        let seen = self.seen.get(key.id());
+        seen.is_some_and(|stored| stored.admits(key, Timestamp::now()))
+    }
+
     /// Forgets a key that was revoked here, so that this server refuses it at once.
     pub(crate) fn forget(&self, id: &KeyId) {
         self.verified.remove(id);
+        self.seen.remove(id);
     }
 
     /// The number of the tenant with this name, for an administrator.
@@ -312,7 +331,10 @@ mod tests {
 
     #[test]
     fn an_address_that_fails_too_often_is_told_to_wait_and_others_are_not() {
-        let ring = KeyRing::new(3);
+        let ring = KeyRing::new(&Bounds {
+            failed_attempts_max: 3,
+            ..Bounds::default()
+        });
         let (bad, good) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
         for _ in 0..3 {
             assert_eq!(ring.failed(Some(bad)).code, Code::Unauthorized);

@@ -187,10 +187,14 @@ pub(crate) fn take_ack(params: &mut Params) -> Result<Ack, Problem> {
 
 /// What must hold for the edit to be made.
 fn precondition(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
-    let text = |name: &HeaderName| match headers.get(name).map(|value| value.to_str()) {
-        None => Ok(None),
-        Some(Ok(text)) => Ok(Some(text.trim())),
-        Some(Err(_)) => Err(Problem::invalid(name.as_str(), "not ASCII")),
+    let text = |name: &HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next().map(|value| value.to_str()), values.next()) {
+            (None, _) => Ok(None),
+            (Some(Ok(text)), None) => Ok(Some(text.trim())),
+            (Some(Err(_)), None) => Err(Problem::invalid(name.as_str(), "not ASCII")),
+            (Some(_), Some(_)) => Err(Problem::invalid(name.as_str(), "sent more than once")),
+        }
     };
     match (text(&header::IF_MATCH)?, text(&header::IF_NONE_MATCH)?) {
         (None, None) => Ok(None),
@@ -199,7 +203,9 @@ fn precondition(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
         (Some(tag), None) => {
             let version = tag
                 .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'));
+                .and_then(|rest| rest.strip_suffix('"'))
+                // A quote inside is the end of the first tag of a list.
+                .filter(|version| !version.contains('"'));
             let version = version.ok_or_else(|| {
                 Problem::invalid("If-Match", "expected one version in quotes, such as \"7\"")
             })?;
@@ -223,7 +229,11 @@ mod tests {
             let pairs = pairs
                 .iter()
                 .map(|(name, value)| (name.clone(), value.parse().expect("a header value")));
-            precondition(&pairs.collect()).map_err(|problem| problem.code)
+            let mut headers = HeaderMap::new();
+            pairs.for_each(|(name, value)| {
+                headers.append(name, value);
+            });
+            precondition(&headers).map_err(|problem| problem.code)
         };
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(
@@ -241,10 +251,12 @@ mod tests {
         for wrong in [
             &[(header::IF_MATCH, "7")][..],
             &[(header::IF_MATCH, "*")],
+            &[(header::IF_MATCH, "\"1\", \"2\"")],
+            &[(header::IF_MATCH, "\"1\""), (header::IF_MATCH, "\"2\"")],
             &[(header::IF_NONE_MATCH, "\"7\"")],
             &[(header::IF_MATCH, "\"7\""), (header::IF_NONE_MATCH, "*")],
         ] {
-            assert_eq!(read(wrong), Err(Code::InvalidParameter));
+            assert_eq!(read(wrong), Err(Code::InvalidParameter), "{wrong:?}");
         }
     }
 

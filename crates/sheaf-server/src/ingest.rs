@@ -24,6 +24,9 @@ use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
+/// Where events are sent to.
+pub(crate) const PATH: &str = "/v1/ingest";
+
 /// What became of a request to store events.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct IngestBody {
@@ -241,10 +244,6 @@ pub(crate) async fn batch(
     let (record, freshness) =
         read_fresh(&state, &options, fetch_batch(&state.app, &scope, batch)).await?;
     let record = record.ok_or_else(Problem::not_found)?;
-    let is_stored = match record.outcome {
-        Outcome::Stored => true,
-        Outcome::AllRefused | Outcome::BatchRefused => false,
-    };
     let Counts {
         values,
         accepted,
@@ -253,6 +252,11 @@ pub(crate) async fn batch(
         corrected,
         refused,
     } = record.counts;
+    let is_stored = match record.outcome {
+        // The outcome is recorded before the events meet what is stored, where all that are left may yet be refused.
+        Outcome::Stored => record.events == 0 || accepted + duplicates + merged + corrected > 0,
+        Outcome::AllRefused | Outcome::BatchRefused => false,
+    };
     let body = BatchBody {
         batch_id: record.batch,
         status: if is_stored { "durable" } else { "refused" },
@@ -355,16 +359,17 @@ pub(crate) async fn rejections(
     let list = PagedList::take(&mut params, &state, scope.tenant(), "rejections", &parts)?;
     params.finish()?;
     filter.before = list.after.as_deref().and_then(|id| id.parse().ok());
-    let rows_max = i64::try_from(list.limit + 1).expect("a page is small");
-    let rows = list_rejections(&state.app, &scope, &filter, rows_max);
-    let (rows, freshness) = read_fresh(&state, &options, rows).await?;
-    let bodies = rows.into_iter().map(RejectionBody::of).collect();
+    let rows_max = i64::try_from(list.limit).expect("a page is small");
+    let page = list_rejections(&state.app, &scope, &filter, rows_max);
+    let (page, freshness) = read_fresh(&state, &options, page).await?;
+    // A page of large events is short; only the store knows whether others follow.
+    let last = page.rejections.last().filter(|_| page.has_more);
+    let last_key = last.map(|rejection| rejection.id.to_string());
+    let bodies = page
+        .rejections
+        .into_iter()
+        .map(RejectionBody::of)
+        .collect::<Vec<_>>();
     let headers = read_headers(&freshness, scope.tenant(), &state);
-    Ok(list.respond(
-        &state,
-        &uri,
-        headers,
-        bodies,
-        |rejection: &RejectionBody| rejection.id.to_string(),
-    ))
+    Ok(list.respond_before(&state, &uri, headers, bodies, last_key))
 }

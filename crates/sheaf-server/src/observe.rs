@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::influx;
 use crate::problem::{Code, Problem, chain};
 use crate::remainder::Remainder;
+use crate::state::Bounds;
 
 /// The counter of requests by route, method and status.
 pub const REQUESTS_TOTAL: &str = "sheaf_http_requests_total";
@@ -29,7 +30,7 @@ const HEADER_BYTES_MAX: usize = 32 * 1024;
 
 /// The outermost layer.
 pub(crate) async fn observe(
-    State(deadline): State<Duration>,
+    State(bounds): State<Bounds>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -40,6 +41,7 @@ pub(crate) async fn observe(
     let id = sheaf_model::crockford(Uuid::now_v7().as_u128());
     let span = tracing::info_span!("request", request_id = id, method, route);
     let (request, remainder) = Remainder::lend(request);
+    let deadline = bounds.deadline_of(&route);
     let response = answer(deadline, request, next).instrument(span).await;
     let mut response = finish(response, id, method, &route);
     if !remainder.drain().await {
@@ -79,7 +81,7 @@ async fn answer(deadline: Duration, request: Request, next: Next) -> Response {
         }
         Err(_) => Problem::new(
             Code::Overloaded,
-            "not answered within the deadline; whether a write took effect is unknown",
+            format!("the deadline of {deadline:?} passed; the outcome of a write is unknown"),
         )
         .into_response(),
     }
@@ -222,6 +224,7 @@ mod tests {
     use tower::Service;
 
     use super::*;
+    use crate::ingest;
 
     async fn panics() -> &'static str {
         panic!("a fault that a test injects")
@@ -232,13 +235,19 @@ mod tests {
     }
 
     async fn answer_of(path: &str) -> (StatusCode, HeaderMap, serde_json::Value) {
-        let deadline = Duration::from_millis(50);
+        let bounds = Bounds {
+            deadline: Duration::from_millis(50),
+            events_deadline: Duration::from_millis(51),
+            ..Bounds::default()
+        };
         let mut router = Router::new()
             .route("/panics", get(panics))
             .route("/hangs", get(hangs))
             .route(influx::V2_PATH, get(panics))
+            .route(ingest::PATH, get(hangs))
+            .route(influx::V1_PATH, get(hangs))
             .route("/fine", get(async || "fine"))
-            .layer(from_fn_with_state(deadline, observe));
+            .layer(from_fn_with_state(bounds, observe));
         let request = Request::get(path).body(Body::empty()).expect("a request");
         let Ok(response) = router.call(request).await;
         let (parts, body) = response.into_parts();
@@ -271,12 +280,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handler_that_hangs_is_cut_off_at_the_deadline() {
-        let (status, headers, body) = answer_of("/hangs").await;
-        assert_eq!(
-            (status.as_u16(), body["code"].as_str()),
-            (503, Some("overloaded"))
-        );
+    async fn a_handler_that_hangs_is_cut_off_at_the_deadline_of_its_route() {
+        let sentence =
+            |time| format!("the deadline of {time} passed; the outcome of a write is unknown");
+        for (path, time) in [("/hangs", "50ms"), (ingest::PATH, "51ms")] {
+            let (status, headers, body) = answer_of(path).await;
+            assert_eq!(
+                (status.as_u16(), body["code"].as_str()),
+                (503, Some("overloaded")),
+                "{path}"
+            );
+            assert_eq!(body["detail"], sentence(time), "{path}");
+            assert!(headers.contains_key(header::RETRY_AFTER), "{path}");
+        }
+        let (status, headers, body) = answer_of(influx::V1_PATH).await;
+        assert_eq!(status.as_u16(), 503);
+        let error = body["error"].as_str().expect("version 1's form");
+        assert!(error.ends_with(&sentence("51ms")), "{error}");
         assert!(headers.contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn only_bodies_of_events_have_the_longer_deadline() {
+        let bounds = Bounds::default();
+        for route in [ingest::PATH, influx::V1_PATH, influx::V2_PATH] {
+            assert_eq!(
+                bounds.deadline_of(route),
+                Duration::from_secs(120),
+                "{route}"
+            );
+        }
+        for route in [
+            "/v1/entities/search",
+            "/v1/ingest/batches/{id}",
+            "unmatched",
+        ] {
+            assert_eq!(
+                bounds.deadline_of(route),
+                Duration::from_secs(30),
+                "{route}"
+            );
+        }
     }
 }

@@ -97,8 +97,20 @@ impl PagedList {
     ) -> Response {
         let has_more = items.len() > self.limit;
         items.truncate(self.limit);
-        let last = items.last().filter(|_| has_more);
-        let next_cursor = last.and_then(|last| self.binding(state).encode(&[Some(key(last))]));
+        let last_key = items.last().filter(|_| has_more).map(key);
+        self.respond_before(state, uri, headers, items, last_key)
+    }
+
+    /// The page of these items; where others follow, the key of its last item.
+    pub(crate) fn respond_before<T: Serialize>(
+        &self,
+        state: &AppState,
+        uri: &Uri,
+        headers: HeaderMap,
+        items: Vec<T>,
+        last_key: Option<String>,
+    ) -> Response {
+        let next_cursor = last_key.and_then(|key| self.binding(state).encode(&[Some(key)]));
         let page = PageBody { items, next_cursor };
         respond(uri, headers, &page, page.next_cursor.as_deref())
     }

@@ -21,14 +21,14 @@ use crate::{attributes, edits, entities, history, influx, ingest, keys, service,
 /// The whole interface.
 pub fn router(state: AppState) -> Router {
     let shared = Shared {
-        keys: Arc::new(KeyRing::new(state.bounds.failed_attempts_max)),
+        keys: Arc::new(KeyRing::new(&state.bounds)),
         state: Arc::new(state),
     };
     let (router, document) = declared(&shared).split_for_parts();
     router
         .fallback(async || Problem::not_found())
         .layer(Extension(Document(Arc::new(openapi::complete(document)))))
-        .layer(from_fn_with_state(shared.state.bounds.deadline, observe))
+        .layer(from_fn_with_state(shared.state.bounds, observe))
         .with_state(shared)
 }
 

@@ -16,6 +16,7 @@ use sheaf_store::settings::Settings;
 use tokio::sync::Notify;
 
 use crate::auth::KeyRing;
+use crate::{influx, ingest};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -47,6 +48,11 @@ pub struct AppState {
 pub struct Bounds {
     /// From the request's head to the end of the handler.
     pub deadline: Duration,
+    /// The same for requests with bodies of events, whose upload takes part of it. Longer lets a slow client hold
+    /// memory longer; shorter cuts off large bodies on slow lines.
+    pub events_deadline: Duration,
+    /// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
+    pub key_believed: Duration,
     /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
     /// let a guesser cause more look-ups.
     pub failed_attempts_max: u32,
@@ -56,7 +62,19 @@ impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             deadline: Duration::from_secs(30),
+            events_deadline: Duration::from_secs(120),
+            key_believed: Duration::from_secs(10),
             failed_attempts_max: 100,
+        }
+    }
+}
+
+impl Bounds {
+    /// The deadline of the requests of a route.
+    pub(crate) fn deadline_of(&self, route: &str) -> Duration {
+        match route {
+            ingest::PATH | influx::V1_PATH | influx::V2_PATH => self.events_deadline,
+            _ => self.deadline,
         }
     }
 }

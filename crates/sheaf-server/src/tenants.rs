@@ -19,6 +19,7 @@ use sheaf_store::tenants::{
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::attributes::{CHANGE_ATTEMPTS_MAX, overtaken};
 use crate::body::{SMALL_BYTES_MAX, read_json};
 use crate::freshness::{NO_TENANT, read_fresh, read_headers, read_options};
 use crate::keys::NewKeyBody;
@@ -62,7 +63,7 @@ pub(crate) struct IdTags {
 }
 
 /// What a tenant is created with, or changed to; all but the name may be left out.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Clone, ToSchema)]
 pub(crate) struct TenantPolicyBody {
     /// `create` or `refuse`.
     #[schema(value_type = Option<String>)]
@@ -279,17 +280,31 @@ pub(crate) async fn change(
     let mut members = Members::read(&body)?;
     let change = TenantPolicyBody::take(&mut members)?;
     members.finish()?;
-    let tenant = require_tenant(&state, &name).await?;
-    let policy = change.apply(tenant.policy);
-    if !update_tenant(&state.app, tenant.tenant, &policy).await? {
-        return Err(Problem::not_found());
-    }
+    let tenant = apply_change(&state, &name, &change).await?;
     // This server honours the change at once, the others within a second.
     state
         .catalogues
         .refresh(&TenantScope::authenticated(tenant.tenant))
         .await?;
-    Ok(Json(body_of(tenant.name, &policy, tenant.created_at)).into_response())
+    Ok(Json(body_of(tenant.name, &tenant.policy, tenant.created_at)).into_response())
+}
+
+/// The tenant with its policies changed. What others change at the same time is kept: the change is made only to what it
+/// was worked out from.
+async fn apply_change(
+    state: &AppState,
+    name: &str,
+    change: &TenantPolicyBody,
+) -> Result<Tenant, Problem> {
+    for _ in 0..CHANGE_ATTEMPTS_MAX {
+        let mut tenant = require_tenant(state, name).await?;
+        let seen = tenant.catalogue_version;
+        tenant.policy = change.clone().apply(tenant.policy);
+        if update_tenant(&state.app, tenant.tenant, &tenant.policy, seen).await? {
+            return Ok(tenant);
+        }
+    }
+    Err(overtaken())
 }
 
 /// The tenant of a path.

@@ -336,11 +336,21 @@ pub struct NewAttribute {
     pub temperature: Temperature,
 }
 
+/// How many attributes a tenant has at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttributeBounds {
+    /// In the indexed part or on their way there; what would exceed this is made cold.
+    pub hot_max: usize,
+    /// In all; what would exceed this is not made.
+    pub attributes_max: usize,
+}
+
 /// Creates attributes that are not there yet, inferred from values; those that are there stay as they are.
 pub async fn create_attributes(
     app: &Pool,
     scope: &TenantScope,
     attributes: &[NewAttribute],
+    bounds: AttributeBounds,
     created_at: Timestamp,
 ) -> Result<(), PgError> {
     let tenant = scope.tenant().0;
@@ -348,6 +358,8 @@ pub async fn create_attributes(
     let kinds: Vec<&str> = attributes.iter().map(|a| a.kind.as_str()).collect();
     let temperatures: Vec<&str> = attributes.iter().map(|a| a.temperature.as_str()).collect();
     let created_at = PgTime(created_at);
+    let [hot_max, attributes_max] = [bounds.hot_max, bounds.attributes_max]
+        .map(|bound| i64::try_from(bound).unwrap_or(i64::MAX));
     let create = Statement::new(
         "creating attributes",
         include_str!("../sql/attributes/create_attributes.sql"),
@@ -358,9 +370,11 @@ pub async fn create_attributes(
             (&temperatures, Type::TEXT_ARRAY),
             (&"inferred", Type::TEXT),
             (&created_at, Type::TIMESTAMPTZ),
+            (&hot_max, Type::INT8),
+            (&attributes_max, Type::INT8),
         ],
     );
-    // The tenant's row is locked first, so that two creators of one tenant take turns.
+    // The tenant's row is locked first, so that two creators of one tenant take turns and each counts what is there.
     scope
         .run(app, Access::Write, &[advance_version(&tenant), create])
         .await
@@ -404,13 +418,15 @@ pub async fn declare_attribute(
     Ok(!rows[1].is_empty())
 }
 
-/// Describes an attribute anew. False where the tenant has no such attribute.
+/// Describes an attribute anew, as it follows from the catalogue at version `seen`. False where the catalogue has moved
+/// on since, and nothing was changed: whoever read it reads it again.
 pub async fn describe_attribute(
     app: &Pool,
     scope: &TenantScope,
     id: AttributeId,
     description: &Description,
     temperature: Temperature,
+    seen: i64,
 ) -> Result<bool, PgError> {
     let tenant = scope.tenant().0;
     let (schema, pin) = (
@@ -430,12 +446,11 @@ pub async fn describe_attribute(
             (&description.pii, Type::BOOL),
             (&pin, Type::TEXT),
             (&temperature, Type::TEXT),
+            (&seen, Type::INT8),
         ],
     );
-    let rows = scope
-        .run(app, Access::Write, &[advance_version(&tenant), describe])
-        .await?;
-    Ok(!rows[1].is_empty())
+    let rows = scope.run_one(app, Access::Write, describe).await?;
+    Ok(!rows.is_empty())
 }
 
 fn advance_version(tenant: &i64) -> Statement<'_> {

@@ -165,6 +165,8 @@ pub struct MovingAttribute {
     pub attribute: AttributeId,
     /// Whether it moves to the indexed part; else out of it.
     pub warming: bool,
+    /// Which change of the attribute set it moving. The waiting for writers is good for this one alone.
+    pub row_version: i64,
 }
 
 /// Attributes of every tenant that are moving. As `sheaf_upkeep`.
@@ -179,6 +181,7 @@ pub async fn list_moving(upkeep: &Pool) -> Result<Vec<MovingAttribute>, PgError>
         tenant: TenantId(row.get("tenant_id")),
         attribute: AttributeId(row.get("attribute_id")),
         warming: row.get::<_, &str>("temperature") == Temperature::Warming.as_str(),
+        row_version: row.get("row_version"),
     });
     Ok(moving.collect())
 }
@@ -195,17 +198,45 @@ pub async fn await_writers(upkeep: &Pool, bucket_count: i32) -> Result<(), PgErr
     upkeep_run(upkeep, vec![statement]).await.map(drop)
 }
 
-/// One step of a move, of at most so many documents. True once every document has moved and the attribute has settled.
+/// How far a step has brought a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveStep {
+    /// Documents are left.
+    Unfinished,
+    /// Every document has moved and the attribute has settled.
+    Settled,
+    /// The attribute has changed since it was listed, and nothing was moved.
+    Overtaken,
+}
+
+/// One step of a move, of at most so many documents.
 pub async fn step_move(
     upkeep: &Pool,
     moving: &MovingAttribute,
     documents_max: i64,
-) -> Result<bool, PgError> {
-    let step = if moving.warming {
-        include_str!("../sql/documents/warm_documents.sql")
+) -> Result<MoveStep, PgError> {
+    let (step, temperature) = if moving.warming {
+        (
+            include_str!("../sql/documents/warm_documents.sql"),
+            Temperature::Warming.as_str(),
+        )
     } else {
-        include_str!("../sql/documents/cool_documents.sql")
+        (
+            include_str!("../sql/documents/cool_documents.sql"),
+            Temperature::Cooling.as_str(),
+        )
     };
+    // Held until the commit, so that no writer is let into the part that is left while its documents move.
+    let hold = Statement::new(
+        "holding a moving attribute",
+        include_str!("../sql/attributes/hold_moving_attribute.sql"),
+        vec![
+            (&moving.tenant.0, Type::INT8),
+            (&moving.attribute.0, Type::INT8),
+            (&temperature, Type::TEXT),
+            (&moving.row_version, Type::INT8),
+        ],
+    );
     let move_some = Statement::new(
         "moving values between the parts of documents",
         step,
@@ -213,6 +244,8 @@ pub async fn step_move(
             (&moving.tenant.0, Type::INT8),
             (&moving.attribute.0, Type::INT8),
             (&documents_max, Type::INT8),
+            (&temperature, Type::TEXT),
+            (&moving.row_version, Type::INT8),
         ],
     );
     let count = Statement::new(
@@ -224,17 +257,14 @@ pub async fn step_move(
             (&moving.warming, Type::BOOL),
         ],
     );
-    let rows = upkeep_run(upkeep, vec![move_some, count]).await?;
-    let unmoved: i64 = rows[1].first().map_or(1, |row| row.get(0));
-    if unmoved > 0 {
-        return Ok(false);
+    let rows = upkeep_run(upkeep, vec![hold, move_some, count]).await?;
+    if rows[0].is_empty() {
+        return Ok(MoveStep::Overtaken);
     }
-    let temperature = if moving.warming {
-        Temperature::Warming
-    } else {
-        Temperature::Cooling
-    };
-    let temperature = temperature.as_str();
+    let unmoved: i64 = rows[2].first().map_or(1, |row| row.get(0));
+    if unmoved > 0 {
+        return Ok(MoveStep::Unfinished);
+    }
     let settle = Statement::new(
         "settling an attribute",
         include_str!("../sql/attributes/settle_attribute.sql"),
@@ -242,6 +272,7 @@ pub async fn step_move(
             (&moving.tenant.0, Type::INT8),
             (&moving.attribute.0, Type::INT8),
             (&temperature, Type::TEXT),
+            (&moving.row_version, Type::INT8),
         ],
     );
     let advance = Statement::new(
@@ -249,8 +280,12 @@ pub async fn step_move(
         include_str!("../sql/tenants/advance_catalogue_version.sql"),
         vec![(&moving.tenant.0, Type::INT8)],
     );
-    upkeep_run(upkeep, vec![advance, settle]).await?;
-    Ok(true)
+    let rows = upkeep_run(upkeep, vec![advance, settle]).await?;
+    Ok(if rows[1].is_empty() {
+        MoveStep::Overtaken
+    } else {
+        MoveStep::Settled
+    })
 }
 
 async fn upkeep_run(

@@ -27,7 +27,14 @@ pub struct NewRejection {
     pub raw: bytes::Bytes,
 }
 
-/// Writes the refusals of one request, in its transaction. They come in order of event.
+/// Refusals of one statement, by their number and by their bytes. Larger ones hold more of a request in the memory of
+/// both sides at once; smaller ones take more round trips.
+const ROWS_PER_STATEMENT_MAX: usize = 5_000;
+const BYTES_PER_STATEMENT_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of events on a page, which a server holds once as bytes and once more as JSON.
+const PAGE_RAW_BYTES_MAX: i64 = 8 * 1024 * 1024;
+
+/// Writes the refusals of one request, in its transaction. They come in order of event, which is kept once.
 pub async fn insert_rejections(
     client: &Client,
     scope: &TenantScope,
@@ -35,14 +42,19 @@ pub async fn insert_rejections(
     received_at: Timestamp,
     rejections: &[NewRejection],
 ) -> Result<(), PgError> {
-    if rejections.is_empty() {
-        return Ok(());
+    let ordinals = ordinals(rejections);
+    let mut begin = 0;
+    while begin < rejections.len() {
+        let end = statement_end(rejections, &ordinals, begin);
+        let (some, their_ordinals) = (&rejections[begin..end], &ordinals[begin..end]);
+        insert_some(client, scope, batch, received_at, some, their_ordinals).await?;
+        begin = end;
     }
-    let ids: Vec<Uuid> = rejections.iter().map(|_| RejectionId::new().0).collect();
-    let indexes: Vec<i32> = rejections
-        .iter()
-        .map(|rejection| rejection.event_index)
-        .collect();
+    Ok(())
+}
+
+/// The place of each refusal among those of its event.
+fn ordinals(rejections: &[NewRejection]) -> Vec<i32> {
     let mut ordinals: Vec<i32> = Vec::with_capacity(rejections.len());
     for (place, rejection) in rejections.iter().enumerate() {
         let same_event = place > 0 && rejections[place - 1].event_index == rejection.event_index;
@@ -52,6 +64,43 @@ pub async fn insert_rejections(
             0
         });
     }
+    ordinals
+}
+
+/// What is kept of the event with a refusal: all of it with the first one, nothing with the others.
+fn kept_raw(rejection: &NewRejection, ordinal: i32) -> Option<&[u8]> {
+    (ordinal == 0).then_some(rejection.raw.as_ref())
+}
+
+/// Where the statement ends whose first refusal is at `begin`; it holds at least that one.
+fn statement_end(rejections: &[NewRejection], ordinals: &[i32], begin: usize) -> usize {
+    let mut bytes = 0;
+    for (place, rejection) in rejections.iter().enumerate().skip(begin) {
+        bytes += kept_raw(rejection, ordinals[place]).map_or(0, <[u8]>::len)
+            + rejection.reason.len()
+            + rejection.field.as_ref().map_or(0, String::len)
+            + rejection.entity_type.as_ref().map_or(0, String::len);
+        let is_full = place - begin == ROWS_PER_STATEMENT_MAX || bytes > BYTES_PER_STATEMENT_MAX;
+        if is_full && place > begin {
+            return place;
+        }
+    }
+    rejections.len()
+}
+
+async fn insert_some(
+    client: &Client,
+    scope: &TenantScope,
+    batch: BatchId,
+    received_at: Timestamp,
+    rejections: &[NewRejection],
+    ordinals: &[i32],
+) -> Result<(), PgError> {
+    let ids: Vec<Uuid> = rejections.iter().map(|_| RejectionId::new().0).collect();
+    let indexes: Vec<i32> = rejections
+        .iter()
+        .map(|rejection| rejection.event_index)
+        .collect();
     let types: Vec<Option<&str>> = rejections
         .iter()
         .map(|r| r.entity_type.as_deref())
@@ -62,7 +111,11 @@ pub async fn insert_rejections(
         .collect();
     let codes: Vec<&str> = rejections.iter().map(|r| r.code.as_str()).collect();
     let reasons: Vec<Cow<'_, str>> = rejections.iter().map(|r| storable(&r.reason)).collect();
-    let raws: Vec<&[u8]> = rejections.iter().map(|r| r.raw.as_ref()).collect();
+    let raws: Vec<Option<&[u8]>> = rejections
+        .iter()
+        .zip(ordinals)
+        .map(|(rejection, ordinal)| kept_raw(rejection, *ordinal))
+        .collect();
     client
         .execute_typed(
             include_str!("../sql/rejections/insert_rejections.sql"),
@@ -143,7 +196,7 @@ pub async fn fetch_batch_rejections(
     let rows = scope.run(app, Access::Read, &[list, count]).await?;
     Ok(BatchRejections {
         first: rows[0].iter().map(listed_of).collect(),
-        first_raw: rows[0].first().map(|row| row.get("raw")),
+        first_raw: rows[0].first().and_then(|row| row.get("raw")),
         bad_events: rows[1].first().map_or(0, |row| row.get("bad_events")),
     })
 }
@@ -193,13 +246,22 @@ pub struct RejectionFilter {
     pub before: Option<RejectionId>,
 }
 
-/// A page of refusals, newest first.
+/// A page of refusals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectionPage {
+    /// Newest first. Fewer than were asked for where their events are large.
+    pub rejections: Vec<Rejection>,
+    /// Whether older ones follow.
+    pub has_more: bool,
+}
+
+/// A page of refusals, newest first: at most so many, and of at most 8 MiB of events unless it is a single one.
 pub async fn list_rejections(
     app: &Pool,
     scope: &TenantScope,
     filter: &RejectionFilter,
     rejections_max: i64,
-) -> Result<Vec<Rejection>, PgError> {
+) -> Result<RejectionPage, PgError> {
     let tenant = scope.tenant().0;
     let (batch, before) = (filter.batch.map(|id| id.0), filter.before.map(|id| id.0));
     let (from, to) = (filter.from.map(PgTime), filter.to.map(PgTime));
@@ -213,6 +275,7 @@ pub async fn list_rejections(
         (&to, Type::TIMESTAMPTZ),
         (&before, Type::UUID),
         (&rejections_max, Type::INT8),
+        (&PAGE_RAW_BYTES_MAX, Type::INT8),
     ];
     let sql = include_str!("../sql/rejections/list_rejections.sql");
     let rows = scope
@@ -222,13 +285,63 @@ pub async fn list_rejections(
             Statement::new("listing refusals", sql, params),
         )
         .await?;
-    let rejections = rows.iter().map(|row| Rejection {
-        id: RejectionId(row.get("rejection_id")),
-        batch: BatchId(row.get("batch_id")),
-        listed: listed_of(row),
-        raw: row.get("raw"),
-        received_at: row.get::<_, PgTime>("received_at").0,
-        status: row.get("status"),
-    });
-    Ok(rejections.collect())
+    let found: i64 = rows.first().map_or(0, |row| row.get("found"));
+    let rejections: Vec<Rejection> = rows
+        .iter()
+        .map(|row| Rejection {
+            id: RejectionId(row.get("rejection_id")),
+            batch: BatchId(row.get("batch_id")),
+            listed: listed_of(row),
+            raw: row.get("raw"),
+            received_at: row.get::<_, PgTime>("received_at").0,
+            status: row.get("status"),
+        })
+        .collect();
+    Ok(RejectionPage {
+        has_more: usize::try_from(found).is_ok_and(|found| found > rejections.len()),
+        rejections,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusals(event_index: i32, count: usize, raw: &bytes::Bytes) -> Vec<NewRejection> {
+        let refusal = NewRejection {
+            event_index,
+            entity_type: None,
+            field: None,
+            code: RefusalCode::TypeMismatch,
+            reason: "no".to_owned(),
+            raw: raw.clone(),
+        };
+        vec![refusal; count]
+    }
+
+    fn statements(rejections: &[NewRejection]) -> Vec<usize> {
+        let ordinals = ordinals(rejections);
+        let (mut ends, mut begin) = (Vec::new(), 0);
+        while begin < rejections.len() {
+            begin = statement_end(rejections, &ordinals, begin);
+            ends.push(begin);
+        }
+        ends
+    }
+
+    #[test]
+    fn a_statement_is_bounded_by_rows_and_by_the_bytes_that_are_kept() {
+        let large = bytes::Bytes::from(vec![b'x'; 1024 * 1024]);
+        assert_eq!(statements(&[]), Vec::<usize>::new());
+        assert_eq!(statements(&refusals(0, 990, &large)), [990]);
+        assert_eq!(
+            statements(&refusals(0, 12_000, &large)),
+            [5_000, 10_000, 12_000]
+        );
+        let many: Vec<NewRejection> = (0..15).flat_map(|at| refusals(at, 2, &large)).collect();
+        assert_eq!(statements(&many), [14, 28, 30]);
+        let huge = bytes::Bytes::from(vec![b'x'; BYTES_PER_STATEMENT_MAX + 1]);
+        let some: Vec<NewRejection> = (0..3).flat_map(|at| refusals(at, 1, &huge)).collect();
+        assert_eq!(statements(&some), [1, 2, 3]);
+    }
 }

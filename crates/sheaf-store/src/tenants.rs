@@ -108,11 +108,13 @@ pub async fn create_tenant(
         .map(TenantId))
 }
 
-/// Changes a tenant's policies. False where there is no such tenant.
+/// Changes a tenant's policies, as they follow from its catalogue at version `seen`. False where the catalogue has moved
+/// on since or the tenant is gone, and nothing was changed: whoever read it reads it again.
 pub async fn update_tenant(
     app: &Pool,
     tenant: TenantId,
     policy: &TenantPolicy,
+    seen: i64,
 ) -> Result<bool, PgError> {
     let rows = run(
         app,
@@ -127,6 +129,7 @@ pub async fn update_tenant(
                 (&policy.observed_at_ahead_max_micros, Type::INT8),
                 (&policy.retention_micros, Type::INT8),
                 (&JsonbWrite(policy.line_protocol.as_str()), Type::JSONB),
+                (&seen, Type::INT8),
             ],
         ),
     )

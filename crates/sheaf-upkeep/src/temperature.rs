@@ -5,7 +5,7 @@
 //! Until an attribute has settled, filters look into both parts.
 
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::documents::{await_writers, list_moving, step_move};
+use sheaf_store::documents::{MoveStep, await_writers, list_moving, step_move};
 
 /// Documents moved in one transaction. Larger steps hold row locks longer than a writer would like to wait.
 const DOCUMENTS_PER_STEP: i64 = 500;
@@ -22,9 +22,14 @@ pub async fn move_values(upkeep: &Pool, bucket_count: i32) -> Result<usize, PgEr
     let mut settled = 0;
     for attribute in &moving {
         for _ in 0..STEPS_MAX {
-            if step_move(upkeep, attribute, DOCUMENTS_PER_STEP).await? {
-                settled += 1;
-                break;
+            match step_move(upkeep, attribute, DOCUMENTS_PER_STEP).await? {
+                MoveStep::Unfinished => {}
+                MoveStep::Settled => {
+                    settled += 1;
+                    break;
+                }
+                // It has changed again; the next round waits for the writers of that change.
+                MoveStep::Overtaken => break,
             }
         }
     }

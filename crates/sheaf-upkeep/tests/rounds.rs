@@ -1,5 +1,7 @@
 //! Upkeep against a real PostgreSQL: what a round promises is so afterwards, and a second round finds nothing to do.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use sheaf_model::{AttributeType, Name, Timestamp};
 use sheaf_pg::{Pool, Tls};
@@ -7,10 +9,11 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
     Catalogues, Description, NewAttribute, Pin, Temperature, declare_attribute, describe_attribute,
 };
+use sheaf_store::documents::{MoveStep, list_moving, step_move};
 use sheaf_store::partitions::list_partitions;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
-use sheaf_testkit::TestDatabase;
+use sheaf_testkit::{TestDatabase, wait_until};
 
 #[tokio::test]
 async fn partitions_reach_far_ahead_and_are_made_once() -> Result<()> {
@@ -83,7 +86,8 @@ async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -
             pin: Some(pin),
             ..Description::default()
         };
-        describe_attribute(&app, &scope, attribute, &description, moving).await?;
+        let seen = catalogues.refresh(&scope).await?.version();
+        assert!(describe_attribute(&app, &scope, attribute, &description, moving, seen).await?);
         assert_eq!(
             sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
             1
@@ -108,5 +112,108 @@ async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -
         sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
         0
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mover_with_an_old_list_moves_nothing_after_the_pin_has_changed_again() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let pool = |role: &str| Pool::new(&database.config(role), 2, &Tls::none());
+    let (app, upkeep) = (pool("sheaf_app"), pool("sheaf_upkeep"));
+    let now = Timestamp::now();
+    let tenant = create_tenant(&app, &Name::parse("acme")?, &TenantPolicy::default(), now).await?;
+    let scope = TenantScope::authenticated(tenant.context("a new name")?);
+    let speed = NewAttribute {
+        name: "speed".into(),
+        kind: AttributeType::Float,
+        temperature: Temperature::Cold,
+    };
+    declare_attribute(&app, &scope, &speed, &Description::default(), now).await?;
+    let client = database.superuser().await?;
+    let (held, empty) = ("jsonb_build_object(attribute_id::text, 1.5)", "'{}'");
+    for (way, back, part, hot, cold) in [
+        (
+            Temperature::Warming,
+            Temperature::Cooling,
+            "cold_attrs",
+            empty,
+            held,
+        ),
+        (
+            Temperature::Cooling,
+            Temperature::Warming,
+            "hot_attrs",
+            held,
+            empty,
+        ),
+    ] {
+        let turn = async |to: Temperature| {
+            let sql = format!(
+                "UPDATE sheaf.attributes SET temperature = '{}'",
+                to.as_str()
+            );
+            client.batch_execute(&sql).await
+        };
+        client
+            .batch_execute(&format!(
+                "TRUNCATE sheaf.entities, sheaf.entity_jsonb CASCADE;
+                 INSERT INTO sheaf.entities (tenant_id, entity_type, external_id, created_at)
+                 VALUES ({t}, 'plane', 'N1', now());
+                 INSERT INTO sheaf.entity_jsonb (tenant_id, entity_id, version, newest, deleted, updated_at,
+                     hot_attrs, cold_attrs, present, times)
+                 SELECT e.tenant_id, e.entity_id, 7, now(), false, now(), {hot}, {cold}, ARRAY[attribute_id], '{{}}'
+                 FROM sheaf.entities e, sheaf.attributes",
+                t = scope.tenant(),
+            ))
+            .await?;
+        turn(way).await?;
+        let old_list = list_moving(&upkeep).await?;
+        turn(back).await?;
+        assert_eq!(old_list.len(), 1);
+        assert_eq!(
+            step_move(&upkeep, &old_list[0], 500).await?,
+            MoveStep::Overtaken
+        );
+        let held = format!("SELECT count(*) FROM sheaf.entity_jsonb WHERE {part} <> '{{}}'");
+        assert_eq!(
+            client.query_one(&held, &[]).await?.get::<_, i64>(0),
+            1,
+            "the value left {part}"
+        );
+        // Back on the same way: nobody has waited for the writers of the time between.
+        turn(way).await?;
+        assert_eq!(
+            step_move(&upkeep, &old_list[0], 500).await?,
+            MoveStep::Overtaken
+        );
+        assert_eq!(
+            client.query_one(&held, &[]).await?.get::<_, i64>(0),
+            1,
+            "the value left {part} with the older change"
+        );
+        // While a change of the pin is under way, the step waits for it and then moves nothing.
+        let old_list = list_moving(&upkeep).await?;
+        client.batch_execute("BEGIN").await?;
+        turn(back).await?;
+        let step = tokio::spawn({
+            let (upkeep, moving) = (upkeep.clone(), old_list[0]);
+            async move { step_move(&upkeep, &moving, 500).await }
+        });
+        let watch = database.superuser().await?;
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND usename LIKE 'sheaf_upkeep%' AND wait_event_type = 'Lock'";
+        wait_until("the step waits", Duration::from_secs(30), async || {
+            let row = watch.query_one(waits, &[]).await.expect("it answers");
+            row.get::<_, i64>(0) == 1
+        })
+        .await;
+        client.batch_execute("COMMIT").await?;
+        assert_eq!(step.await??, MoveStep::Overtaken);
+        assert_eq!(
+            client.query_one(&held, &[]).await?.get::<_, i64>(0),
+            1,
+            "the value left {part}"
+        );
+    }
     Ok(())
 }

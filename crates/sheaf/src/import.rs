@@ -24,7 +24,7 @@ use api::{Api, IngestAnswer};
 use plan::Plan;
 pub(crate) use plan::Roles;
 pub(crate) use progress::Totals;
-use progress::{Progress, ProgressFile, RejectedList, fingerprint};
+use progress::{Progress, ProgressFile, RejectedList, RunId, fingerprint};
 use row::{Position, Refused, Rows};
 
 /// A body is in memory here and on the server; the server's limit is 64 MiB by default. A batch ends with the row
@@ -77,9 +77,7 @@ pub(crate) async fn run(options: ImportOptions, watcher: &dyn Watcher) -> Result
         if batch.rows == 0 {
             break;
         }
-        batch
-            .send(&mut api, &content, &mut progress, &mut list)
-            .await?;
+        batch.send(&mut api, &mut progress, &mut list).await?;
         progress.batches += 1;
         progress.position = rows.position();
         progress_file.write(&progress)?;
@@ -113,7 +111,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What an earlier run left, if the server still knows of it; else a beginning. To begin again is always right, only
-/// slower: each batch finds the answer of its first time.
+/// slower: under the run's id each batch that is the same finds the answer of its first time.
 async fn resume(
     options: &ImportOptions,
     progress_file: &ProgressFile,
@@ -121,6 +119,7 @@ async fn resume(
     watcher: &dyn Watcher,
 ) -> Result<(Progress, RejectedList)> {
     let rejected = options.rejected.clone();
+    let mut run_id = None;
     if let Some(progress) = progress_file.read()? {
         let known = match &progress.last_batch_id {
             Some(batch_id) => api.has_batch(batch_id).await?,
@@ -132,6 +131,7 @@ async fn resume(
             return Ok((progress, list));
         }
         watcher.note("an earlier run cannot be continued; starting again");
+        run_id = Some(progress.run_id);
     }
     let plan = match (options.format, &options.roles) {
         (Format::Csv, Some(roles)) => {
@@ -143,6 +143,7 @@ async fn resume(
     };
     let beginning = Position { offset: 0, line: 1 };
     let progress = Progress {
+        run_id: run_id.unwrap_or_else(RunId::random),
         batch_rows: options.batch_rows,
         position: plan.as_ref().map_or(beginning, |plan| plan.first),
         plan,
@@ -207,14 +208,13 @@ impl Batch {
     async fn send(
         self,
         api: &mut Api<'_>,
-        content: &[u8; 32],
         progress: &mut Progress,
         list: &mut RejectedList,
     ) -> Result<()> {
         let mut refusals = self.refusals;
         let totals = &mut progress.totals;
         if !self.lines.is_empty() {
-            let key = idempotency_key(content, progress.batches, &self.body);
+            let key = idempotency_key(&progress.run_id, progress.batches, &self.body);
             let mut answer = api.ingest(key, self.body).await?;
             totals.add(&answer);
             for rejected in api.rejected(&mut answer).await? {
@@ -231,10 +231,11 @@ impl Batch {
     }
 }
 
-/// The key of a batch follows from what is sent, so that it can never be one of another body.
-fn idempotency_key(content: &[u8; 32], batch: u64, body: &[u8]) -> String {
+/// The key of a batch follows from what is sent, so that it can never be one of another body, and from the run: a
+/// completed import that is run again is to store what is missing, and not to hear its first answers again.
+fn idempotency_key(run_id: &RunId, batch: u64, body: &[u8]) -> String {
     let digest: [u8; 32] = Sha256::new()
-        .chain_update(content)
+        .chain_update(run_id.as_bytes())
         .chain_update(batch.to_be_bytes())
         .chain_update(body)
         .finalize()
@@ -261,5 +262,24 @@ pub(crate) fn format_of(path: &Path) -> Option<Format> {
         "ndjson" | "jsonl" => Some(Format::Ndjson),
         "parquet" => Some(Format::Parquet),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_its_key_for_one_run_one_place_and_one_body() {
+        let (run, other) = (RunId::random(), RunId::random());
+        let key = idempotency_key(&run, 3, b"body");
+        assert_eq!(key, idempotency_key(&run, 3, b"body"));
+        for another in [
+            idempotency_key(&other, 3, b"body"),
+            idempotency_key(&run, 4, b"body"),
+            idempotency_key(&run, 3, b"bodx"),
+        ] {
+            assert_ne!(key, another);
+        }
     }
 }

@@ -65,7 +65,7 @@ impl AttributeBody {
 }
 
 /// What is said of an attribute; null takes it back.
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Clone, ToSchema)]
 pub(crate) struct DescriptionBody {
     /// The unit of its values.
     #[schema(value_type = Option<String>)]

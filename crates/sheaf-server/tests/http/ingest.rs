@@ -285,6 +285,42 @@ async fn nothing_stored_is_a_problem_with_the_same_members() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_batch_of_which_nothing_was_stored_is_told_as_refused_however_late_that_was_found()
+-> Result<()> {
+    const WRITE: &str = "/api/v2/write?id_tag=id";
+    let server = TestServer::start().await?;
+    let acme = server.tenant("acme").await?;
+    let first = "plane,id=N1,site=a n=1 1356998400000000000";
+    let written = acme.post(WRITE, "text/plain", first.as_bytes());
+    ensure!(written.await?.status == 204);
+    // A line of another series at a stored instant: only the stored rows tell that it cannot be kept.
+    let conflict = "plane,id=N1,site=b n=2 1356998400000000000";
+    for (body, status) in [
+        (conflict.to_owned(), "refused"),
+        (format!("{conflict}\nthis is no line"), "refused"),
+        (format!("{conflict}\n{first}"), "durable"),
+    ] {
+        let response = acme.post(WRITE, "text/plain", body.as_bytes());
+        let answer = expect(&response.await?, 400)?;
+        let batch = answer["batch_id"].as_str().context("a batch id")?;
+        let found = acme.get(&format!("/v1/ingest/batches/{batch}")).await?;
+        let found = expect(&found, 200)?;
+        ensure!(found["status"] == status, "{body}: {found}");
+        let is_durable = status == "durable";
+        ensure!(
+            found["durable_at"].is_string() == is_durable
+                && found["token"].is_string() == is_durable,
+            "{body}: {found}"
+        );
+    }
+    let empty = expect(&acme.post("/v1/ingest", JSON, b"[]").await?, 200)?;
+    let batch = empty["batch_id"].as_str().context("a batch id")?;
+    let found = acme.get(&format!("/v1/ingest/batches/{batch}")).await?;
+    ensure!(expect(&found, 200)?["status"] == "durable");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_retry_with_the_same_key_gets_the_first_answer_byte_for_byte() -> Result<()> {
     let server = TestServer::start().await?;
     let acme = server.tenant("acme").await?;
@@ -398,5 +434,41 @@ async fn what_is_wrong_with_a_request_is_named() -> Result<()> {
             response.text()
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_of_large_refused_events_is_short_and_the_next_goes_on() -> Result<()> {
+    let server = TestServer::start().await?;
+    let acme = server.tenant("acme").await?;
+    expect(
+        &acme
+            .post("/v1/attributes", JSON, br#"{"name":"n","type":"int"}"#)
+            .await?,
+        201,
+    )?;
+    let long = "x".repeat(250 * 1024);
+    let attributes = json!({"n": "x", "a": long, "b": long, "c": long, "d": long});
+    let events: Vec<String> = (0..10)
+        .map(|n| event(&format!("N{n}"), attributes.clone()))
+        .collect();
+    let body = format!("[{}]", events.join(","));
+    expect(&acme.post("/v1/ingest", JSON, body.as_bytes()).await?, 200)?;
+    let first = expect(&acme.get("/v1/rejections?limit=10").await?, 200)?;
+    let cursor = first["next_cursor"].as_str().context("a cursor")?;
+    let rest = expect(
+        &acme
+            .get(&format!("/v1/rejections?limit=10&cursor={cursor}"))
+            .await?,
+        200,
+    )?;
+    ensure!(rest["next_cursor"].is_null(), "the second page is the last");
+    let count = |page: &serde_json::Value| page["items"].as_array().map_or(0, Vec::len);
+    ensure!(
+        (count(&first), count(&rest)) == (8, 2),
+        "{} and {}",
+        count(&first),
+        count(&rest)
+    );
     Ok(())
 }

@@ -247,6 +247,45 @@ async fn an_expired_key_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_that_was_good_is_asked_about_again_also_from_an_address_that_failed_too_often()
+-> Result<()> {
+    // No key is believed longer than its request, so that each one is as if it came after ten seconds.
+    let bounds = Bounds {
+        failed_attempts_max: 2,
+        key_believed: Duration::ZERO,
+        ..Bounds::default()
+    };
+    let server = TestServer::start_with(bounds, Limits::DEFAULT).await?;
+    let other = TestServer::start_on(
+        Arc::clone(&server.database),
+        Bounds::default(),
+        Limits::DEFAULT,
+    )
+    .await?;
+    server.tenant("acme").await?;
+    let key = server.key("acme", r#"{"scopes":["read"]}"#).await?;
+    let secret = key["key"].as_str().context("a key")?;
+    let unseen = server.key("acme", r#"{"scopes":["read"]}"#).await?;
+    let unseen = unseen["key"].as_str().context("a key")?;
+    let with = async |key: &str| server.anonymous.with_key(key).get("/v1/attributes").await;
+    expect(&with(secret).await?, 200)?;
+    for _ in 0..2 {
+        ensure!(problem(&with("nonsense").await?, 401)? == "unauthorized");
+    }
+    ensure!(problem(&with(unseen).await?, 429)? == "rate_limited");
+    expect(&with(secret).await?, 200)?;
+    // Asked about, and not merely believed: another server's revocation is noticed.
+    let path = format!(
+        "/v1/tenants/acme/keys/{}",
+        key["id"].as_str().context("an id")?
+    );
+    let revoked = other.admin.request("DELETE", &path, &[], b"").await?;
+    ensure!(revoked.status == 204, "{}", revoked.text());
+    ensure!(problem(&with(secret).await?, 429)? == "rate_limited");
+    Ok(())
+}
+
+#[tokio::test]
 async fn guessing_is_limited_by_address_asks_the_database_nothing_and_locks_no_known_key_out()
 -> Result<()> {
     const LIMIT: u32 = 5;

@@ -232,3 +232,50 @@ async fn tenants_are_listed_in_pages_in_order_of_name() -> Result<()> {
     ensure!(problem(&server.admin.get("/v1/tenants?page=2").await?, 400)? == "unknown_parameter");
     Ok(())
 }
+
+#[tokio::test]
+async fn changes_of_different_members_at_once_are_all_kept() -> Result<()> {
+    let server = TestServer::start().await?;
+    let acme = server.tenant("acme").await?;
+    expect(
+        &acme
+            .post("/v1/attributes", JSON, br#"{"name":"n","type":"int"}"#)
+            .await?,
+        201,
+    )?;
+    for round in 0..20 {
+        let policies = [
+            json!({"retention": format!("{}d", 141 + round * 7)}).to_string(),
+            json!({"observed_at_ahead_max": format!("{}h", 31 + round * 2)}).to_string(),
+        ];
+        let descriptions = [
+            json!({"unit": format!("u{round}")}).to_string(),
+            json!({"description": format!("d{round}")}).to_string(),
+        ];
+        let (one, two, three, four) = tokio::try_join!(
+            send(&server.admin, "PATCH", "/v1/tenants/acme", &policies[0]),
+            send(&server.admin, "PATCH", "/v1/tenants/acme", &policies[1]),
+            send(&acme, "PATCH", "/v1/attributes/n", &descriptions[0]),
+            send(&acme, "PATCH", "/v1/attributes/n", &descriptions[1]),
+        )?;
+        for changed in [one, two, three, four] {
+            expect(&changed, 200)?;
+        }
+        let tenant = expect(
+            &send(&server.admin, "PATCH", "/v1/tenants/acme", "{}").await?,
+            200,
+        )?;
+        ensure!(
+            tenant["retention"] == format!("{}d", 141 + round * 7)
+                && tenant["observed_at_ahead_max"] == format!("{}h", 31 + round * 2),
+            "round {round}: {tenant}"
+        );
+        let attribute = expect(&acme.get("/v1/attributes/n").await?, 200)?;
+        ensure!(
+            attribute["unit"] == format!("u{round}")
+                && attribute["description"] == format!("d{round}"),
+            "round {round}: {attribute}"
+        );
+    }
+    Ok(())
+}

@@ -27,9 +27,27 @@ pub(crate) struct Totals {
     pub(crate) refusals: u64,
 }
 
+/// One import of a file, over all the times that it is interrupted and continued. When the same file is imported after
+/// that, it is another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct RunId(String);
+
+impl RunId {
+    pub(crate) fn random() -> RunId {
+        RunId(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 /// The state of one import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
+    /// Part of the key of every batch.
+    pub(crate) run_id: RunId,
     /// Rows a batch. A later run keeps to it, so that its batches are those of the first.
     pub(crate) batch_rows: usize,
     /// The columns of a text table. Kept, because the import itself changes the catalogue that they were taken from.

@@ -21,6 +21,7 @@ impl Drop for Scratch {
 
 fn progress() -> Progress {
     Progress {
+        run_id: RunId("0123".to_owned()),
         batch_rows: 10,
         plan: None,
         batches: 3,
