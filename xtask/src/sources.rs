@@ -9,6 +9,18 @@ use crate::workspace::{Workspace, root};
 /// They may read the environment, and are not held to the rules of the product.
 const TOOLS: [&str; 2] = ["sheaf-testkit", "xtask"];
 
+/// Calls that leave a named statement on the server, which the next transaction does not find again behind a pooler.
+const NAMED_STATEMENTS: [&str; 6] = [
+    ".prepare(",
+    ".prepare_typed(",
+    "client.query(",
+    "client.query_one(",
+    "client.query_opt(",
+    "client.execute(",
+];
+/// It measures PostgreSQL itself over direct connections.
+const MAY_NAME_STATEMENTS: &str = "crates/sheaf/src/bench/";
+
 pub(crate) fn violations(workspace: &Workspace) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (name, krate) in &workspace.crates {
@@ -64,6 +76,17 @@ fn violations_in(krate: &str, file: &str, text: &str) -> Vec<String> {
         if line.contains(".unwrap()") {
             report("unwrap outside tests");
         }
+        // A chain that was too long for one line begins with its receiver alone.
+        let previous = index.checked_sub(1).map_or("", |before| lines[before]);
+        let receiver = match line.starts_with('.') && previous.ends_with("client") {
+            true => "client",
+            false => "",
+        };
+        let whole = format!("{receiver}{line}");
+        let names = NAMED_STATEMENTS.iter().any(|call| whole.contains(call));
+        if names && !file.starts_with(MAY_NAME_STATEMENTS) {
+            report("a named statement, which a transaction pooler loses");
+        }
     }
     found
 }
@@ -110,6 +133,33 @@ mod tests {
         );
         let test = violations_in("sheaf-pg", "src/url/tests.rs", "a.unwrap();");
         assert_eq!(test, Vec::<String>::new());
+    }
+
+    #[test]
+    fn named_statements_are_for_the_bench_and_for_tests() {
+        for call in NAMED_STATEMENTS {
+            let text = format!("let found = {call}sql, &[]).await?;\n");
+            let store = violations_in("sheaf-store", "crates/sheaf-store/src/keys.rs", &text);
+            let line = "crates/sheaf-store/src/keys.rs:1";
+            assert_eq!(
+                store,
+                [format!(
+                    "{line}: a named statement, which a transaction pooler loses"
+                )]
+            );
+            for file in [
+                "crates/sheaf/src/bench/read.rs",
+                "crates/sheaf-store/src/keys/tests.rs",
+            ] {
+                assert_eq!(violations_in("sheaf", file, &text), Vec::<String>::new());
+            }
+        }
+        let chain = "client\n    .query(sql, &[])\n    .await?;\n";
+        let found = violations_in("sheaf-pg", "src/pool.rs", chain);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("src/pool.rs:2: "), "{found:?}");
+        let typed = violations_in("sheaf-pg", "src/pool.rs", "client.query_typed(sql, &[])");
+        assert_eq!(typed, Vec::<String>::new());
     }
 
     #[test]
