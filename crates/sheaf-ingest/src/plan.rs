@@ -125,9 +125,10 @@ pub(crate) fn plan_group(
         let before = documents.remove(&entity);
         let mut history =
             EntityHistory::new(entity, before.as_ref().map(|stored| &stored.document));
-        history.take(first, &mut stored, &mut plan);
+        let document = before.as_ref().map(|stored| &stored.document);
+        history.take(first, document, &mut stored, &mut plan);
         while let Some(event) = events.next_if(|event| event.inner.entity == entity) {
-            history.take(event, &mut stored, &mut plan);
+            history.take(event, document, &mut stored, &mut plan);
         }
         history.finish(before, now, &mut plan);
     }
@@ -153,61 +154,68 @@ impl InstantRows {
 /// How large the values of one document may be together. Every update copies the document; PostgreSQL ends at 256 MiB.
 const DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// How large a document can become while a group's events enter it: of each attribute, the largest value seen.
-#[derive(Default)]
+/// How large a document can become while a group's events enter it.
 struct DocumentSize {
-    /// Everything added up, however often an attribute comes.
-    added_up: usize,
+    /// At first everything added up, however often an attribute comes; then the sum of the largest.
+    bytes: usize,
     /// The largest value of each attribute, once adding up does not tell any more.
     largest: Option<HashMap<AttributeId, usize>>,
-    seen: Vec<(AttributeId, usize)>,
 }
 
 impl DocumentSize {
     fn of(document: Option<&Document>) -> DocumentSize {
-        let values = document.into_iter().flat_map(Document::values);
-        let seen: Vec<_> = values
-            .map(|(id, value, _)| (id, value.stored_bytes()))
-            .collect();
         DocumentSize {
-            added_up: seen.iter().map(|(_, bytes)| bytes).sum(),
+            bytes: sizes_in(document).map(|(_, bytes)| bytes).sum(),
             largest: None,
-            seen,
         }
     }
 
-    /// Takes an event's values in, unless the document could then pass its bound.
-    fn admits(&mut self, attrs: &Attrs) -> bool {
-        let sizes = || attrs.iter().map(|(id, cell)| (*id, cell.stored_bytes()));
-        let added: usize = sizes().map(|(_, bytes)| bytes).sum();
-        if self.largest.is_none() && self.added_up + added <= DOCUMENT_BYTES_MAX {
-            self.added_up += added;
-            self.seen.extend(sizes());
+    /// Takes an event's values in, unless the document could then pass its bound. `before` and `rows` are what has been
+    /// taken in already.
+    fn admits<'a>(
+        &mut self,
+        attrs: &Attrs,
+        before: Option<&Document>,
+        rows: impl Iterator<Item = &'a StoredRow>,
+    ) -> bool {
+        let added: usize = sizes_of(attrs).map(|(_, bytes)| bytes).sum();
+        if self.largest.is_none() && self.bytes + added <= DOCUMENT_BYTES_MAX {
+            self.bytes += added;
             return true;
         }
-        let seen = std::mem::take(&mut self.seen);
         let largest = self.largest.get_or_insert_with(|| {
             let mut largest = HashMap::new();
-            for (id, bytes) in seen {
+            for (id, bytes) in sizes_in(before).chain(rows.flat_map(|row| sizes_of(&row.attrs))) {
                 let slot: &mut usize = largest.entry(id).or_default();
                 *slot = bytes.max(*slot);
             }
-            self.added_up = largest.values().sum();
+            self.bytes = largest.values().sum();
             largest
         });
-        let grown: usize = sizes()
+        let grown: usize = sizes_of(attrs)
             .map(|(id, bytes)| bytes.saturating_sub(largest.get(&id).copied().unwrap_or(0)))
             .sum();
-        if grown > 0 && self.added_up + grown > DOCUMENT_BYTES_MAX {
+        if grown > 0 && self.bytes + grown > DOCUMENT_BYTES_MAX {
             return false;
         }
-        self.added_up += grown;
-        for (id, bytes) in sizes() {
+        self.bytes += grown;
+        for (id, bytes) in sizes_of(attrs) {
             let slot = largest.entry(id).or_default();
             *slot = bytes.max(*slot);
         }
         true
     }
+}
+
+fn sizes_in(document: Option<&Document>) -> impl Iterator<Item = (AttributeId, usize)> {
+    document
+        .into_iter()
+        .flat_map(Document::values)
+        .map(|(id, value, _)| (id, value.stored_bytes()))
+}
+
+fn sizes_of(attrs: &Attrs) -> impl Iterator<Item = (AttributeId, usize)> {
+    attrs.iter().map(|(id, cell)| (*id, cell.stored_bytes()))
 }
 
 /// One entity's rows while its events are appended.
@@ -234,7 +242,13 @@ impl EntityHistory {
         }
     }
 
-    fn take(&mut self, timed: TimedEvent, stored: &mut StoredInstants, plan: &mut GroupPlan) {
+    fn take(
+        &mut self,
+        timed: TimedEvent<'_>,
+        before: Option<&Document>,
+        stored: &mut StoredInstants,
+        plan: &mut GroupPlan,
+    ) {
         let TimedEvent { at, inner } = timed;
         let is_newest = self.newest.is_none_or(|newest| at > newest);
         let is_named_time = self.newest.is_none() || !is_newest || self.emptied;
@@ -273,7 +287,8 @@ impl EntityHistory {
                 }
             },
         };
-        if !self.size.admits(&attrs) {
+        let taken = self.instants.values().flat_map(|instant| &instant.rows);
+        if !self.size.admits(&attrs, before, taken) {
             let reason =
                 format!("the document of an entity has at most {DOCUMENT_BYTES_MAX} bytes");
             plan.refuse(
@@ -286,6 +301,8 @@ impl EntityHistory {
         }
         self.last_at = at;
         let values = attrs.len();
+        // Looked up again: what was taken in had to be looked at as a whole.
+        let there = self.instants.entry(at).or_default();
         let (outcome, row) = match append(&there.rows, at, inner.event.op, attrs) {
             Appended::New(row) => (EventOutcome::Accepted, row),
             Appended::Merged(row) => (EventOutcome::Merged, row),
