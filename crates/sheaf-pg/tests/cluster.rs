@@ -278,7 +278,7 @@ async fn defaults_hold_and_full_durability_syncs() -> Result<()> {
     for (name, value) in [
         ("fsync", "on"),
         ("full_page_writes", "on"),
-        ("shared_buffers", "256MB"),
+        ("shared_buffers", "512MB"),
         ("wal_level", "logical"),
         ("wal_compression", "lz4"),
         ("default_toast_compression", "lz4"),
