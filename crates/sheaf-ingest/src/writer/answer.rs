@@ -1,0 +1,82 @@
+//! The answer to a request that was just stored, and what is counted with it.
+
+use std::collections::HashSet;
+
+use sheaf_store::ledger::{Counts, LedgerEntry};
+use sheaf_store::rejections::{ListedRejection, NewRejection};
+
+use super::LISTED_MAX;
+use crate::decode::quote_line;
+use crate::lane::Committed;
+use crate::request::{BodyFormat, IngestAnswer};
+
+pub(super) fn answer(
+    entry: &LedgerEntry,
+    committed: Committed,
+    format: &BodyFormat,
+) -> IngestAnswer {
+    let mut counts = committed.counts;
+    count_events(&counts);
+    count_refusals(&committed.rejections);
+    metrics::counter!("sheaf_ingest_events_total", "result" => "refused")
+        .increment(entry.refused.unsigned_abs().into());
+    counts.refused += i64::from(entry.refused);
+    let first_bad_line = match format {
+        BodyFormat::LineProtocol { .. } => committed
+            .rejections
+            .first()
+            .map(|rejection: &NewRejection| quote_line(&rejection.raw)),
+        BodyFormat::JsonArray | BodyFormat::Ndjson => None,
+    };
+    let bad: HashSet<i32> = committed
+        .rejections
+        .iter()
+        .map(|rejection| rejection.event_index)
+        .collect();
+    IngestAnswer {
+        batch: entry.batch,
+        ack: entry.ack.to_owned(),
+        outcome: entry.outcome,
+        events: entry.events.into(),
+        counts,
+        bad_events: i64::try_from(bad.len()).unwrap_or(i64::MAX),
+        rejected: committed
+            .rejections
+            .into_iter()
+            .take(LISTED_MAX)
+            .map(listed)
+            .collect(),
+        first_bad_line,
+        position: committed.position,
+        replayed: false,
+    }
+}
+
+fn listed(rejection: NewRejection) -> ListedRejection {
+    ListedRejection {
+        event_index: rejection.event_index,
+        field: rejection.field,
+        code: rejection.code.as_str().to_owned(),
+        reason: rejection.reason,
+    }
+}
+
+pub(super) fn count_events(counts: &Counts) {
+    for (result, count) in [
+        ("accepted", counts.accepted),
+        ("duplicate", counts.duplicates),
+        ("merged", counts.merged),
+        ("corrected", counts.corrected),
+        ("refused", counts.refused),
+    ] {
+        metrics::counter!("sheaf_ingest_events_total", "result" => result)
+            .increment(count.unsigned_abs());
+    }
+    metrics::counter!("sheaf_ingest_values_total").increment(counts.values.unsigned_abs());
+}
+
+fn count_refusals(rejections: &[NewRejection]) {
+    for rejection in rejections {
+        metrics::counter!("sheaf_rejections_total", "code" => rejection.code.as_str()).increment(1);
+    }
+}

@@ -1,0 +1,188 @@
+//! Edits: PATCH, PUT and DELETE of one entity. One bad value refuses all of an edit.
+
+use std::sync::Arc;
+
+use sheaf_model::{BatchId, EntityId, Event, Name, Op, Refusal, RefusalCode, Tags};
+use sheaf_pg::PgError;
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::Catalogue;
+use sheaf_store::ledger::{LedgerEntry, Outcome};
+
+use super::answer::count_events;
+use super::{Inner, TYPING_RUNS_MAX};
+use crate::decode;
+use crate::lane::{Job, LaneOutcome};
+use crate::plan::GroupEvent;
+use crate::request::{EditAnswer, EditFault, EditRequest, Precondition, WriteError};
+use crate::typing::{time_refusal, type_cells};
+
+impl Inner {
+    pub(super) async fn edit(
+        &self,
+        scope: &TenantScope,
+        request: EditRequest,
+    ) -> Result<EditAnswer, WriteError> {
+        let (entity_type, external_id) = edit_names(&request)?;
+        let (event, catalogue) = self.edit_event(scope, &request).await?;
+        let name = (entity_type.as_str(), external_id.as_str());
+        let entity: EntityId = if request.op == Op::Delete {
+            self.names
+                .fetch(scope, name)
+                .await?
+                .ok_or(WriteError::NotFound)?
+        } else if let Some(Precondition::Version(_)) = request.precondition {
+            // What must have a version must be there; asking does not create it.
+            self.names
+                .fetch(scope, name)
+                .await?
+                .ok_or(WriteError::Precondition)?
+        } else {
+            self.names
+                .require(scope, &[name], request.received_at)
+                .await?[0]
+        };
+        let batch = BatchId::new();
+        let entry = LedgerEntry {
+            tenant: scope.tenant(),
+            request_key: batch.to_string(),
+            batch,
+            request_hash: Vec::new(),
+            outcome: Outcome::Stored,
+            ack: request.ack.as_str(),
+            events: 1,
+            refused: 0,
+            received_at: request.received_at,
+            durable_at: request.received_at,
+        };
+        let job = Job {
+            scope: scope.clone(),
+            catalogue,
+            entry,
+            events: vec![GroupEvent {
+                index: 0,
+                entity,
+                event,
+            }],
+            rejections: Vec::new(),
+            sources: Vec::new(),
+            precondition: request.precondition,
+            must_exist: request.op == Op::Delete,
+            all_or_nothing: true,
+            now: request.received_at,
+        };
+        match self.lane.commit(job).await? {
+            LaneOutcome::Committed(committed) => {
+                count_events(&committed.counts);
+                let position = committed.position;
+                let mut documents = committed.documents;
+                let document = documents
+                    .pop()
+                    .ok_or_else(|| PgError::unreadable("answering an edit", "its document"))?;
+                Ok(EditAnswer {
+                    created: document.created,
+                    entity_type: entity_type.into_string(),
+                    external_id,
+                    version: document.version,
+                    observed_at: document.observed_at,
+                    superseded: document.superseded,
+                    position,
+                })
+            }
+            LaneOutcome::AlreadyThere => {
+                Err(PgError::unreadable("claiming an edit", "a new batch id").into())
+            }
+            LaneOutcome::RefusedByPlan(refused) => Err(WriteError::Edit(
+                refused
+                    .into_iter()
+                    .map(|rejection| EditFault {
+                        parameter: "observed_at".to_owned(),
+                        code: rejection.code,
+                        reason: rejection.reason,
+                    })
+                    .collect(),
+            )),
+        }
+    }
+
+    /// The typed event of an edit. One bad value refuses all of it.
+    async fn edit_event(
+        &self,
+        scope: &TenantScope,
+        request: &EditRequest,
+    ) -> Result<(Event, Arc<Catalogue>), WriteError> {
+        let mut catalogue = self.catalogues.current(scope).await?;
+        for _ in 0..TYPING_RUNS_MAX {
+            let edit = match request.op {
+                Op::Delete => decode::Edit {
+                    observed_at: request.observed_at,
+                    time_cut: false,
+                    cells: Vec::new(),
+                    refusals: Vec::new(),
+                },
+                Op::Patch | Op::Replace | Op::Correct => decode::edit(&request.body, &self.limits)?,
+            };
+            let mut faults: Vec<EditFault> = edit
+                .refusals
+                .into_iter()
+                .map(|(field, refusal)| edit_fault(field.as_deref().unwrap_or_default(), refusal))
+                .collect();
+            let too_early_or_late = edit
+                .observed_at
+                .and_then(|time| time_refusal(time, &catalogue, request.received_at));
+            faults.extend(too_early_or_late.map(|refusal| EditFault {
+                parameter: "observed_at".to_owned(),
+                code: refusal.code,
+                reason: refusal.reason,
+            }));
+            let (attrs, missing, refused) =
+                type_cells(edit.cells, &self.rules(&catalogue, request.received_at));
+            faults.extend(
+                refused
+                    .into_iter()
+                    .map(|(name, refusal)| edit_fault(&name, refusal)),
+            );
+            if !faults.is_empty() {
+                return Err(WriteError::Edit(faults));
+            }
+            if missing.is_empty() {
+                let event = Event {
+                    observed_at: edit.observed_at,
+                    op: request.op,
+                    attrs,
+                    tags: Tags::None,
+                };
+                return Ok((event, catalogue));
+            }
+            catalogue = self.create(scope, &missing, request.received_at).await?;
+        }
+        Err(WriteError::Overloaded)
+    }
+}
+
+fn edit_fault(name: &str, refusal: Refusal) -> EditFault {
+    let parameter = if name.is_empty() {
+        "attributes".to_owned()
+    } else {
+        format!("attributes.{name}")
+    };
+    EditFault {
+        parameter,
+        code: refusal.code,
+        reason: refusal.reason,
+    }
+}
+
+fn edit_names(request: &EditRequest) -> Result<(Name, String), WriteError> {
+    let fault = |parameter: &str, reason: String| {
+        WriteError::Edit(vec![EditFault {
+            parameter: parameter.to_owned(),
+            code: RefusalCode::InvalidName,
+            reason,
+        }])
+    };
+    let entity_type =
+        Name::parse(&request.entity_type).map_err(|error| fault("type", error.to_string()))?;
+    let external_id = decode::external_id(request.external_id.as_str().into())
+        .map_err(|refusal| fault("id", refusal.reason))?;
+    Ok((entity_type, external_id))
+}
