@@ -190,7 +190,7 @@ class StoredInjections(unittest.TestCase):
             self.assertEqual(SERVER.get(path + "/history")["items"][0]["attributes"], attributes)
             name, value = text.replace('"', '""'), text.replace("'", "''")
             condition = f"\"x{name}\" = '{value}' AND number = {number}"
-            status, answer = search({"filter": condition, "sort": [f'-"x{name}"'], "select": ["x" + text]})
+            status, answer = search({"filter": condition, "sort": ["-x" + text], "select": ["x" + text]})
             self.assertEqual(status, 200, f"{text!r}: {answer}")
             self.assertEqual([item["attributes"] for item in answer["items"]], [{"x" + text: text}])
             listed = SERVER.get("/v1/entities", filter=f"number = {number}", sort=f'-"x{name}"', select=f'"x{name}"')
