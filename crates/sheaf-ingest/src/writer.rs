@@ -213,7 +213,7 @@ impl Inner {
             .job(scope, request, catalogue, entry.clone(), typed, stored)
             .await?;
         loop {
-            let rejections = job.rejections.clone();
+            let came_with_refusals = !job.rejections.is_empty();
             match self.lane.commit(job).await? {
                 LaneOutcome::Committed(committed) => {
                     return Ok(answer(&entry, *committed, &request.format));
@@ -227,7 +227,7 @@ impl Inner {
                 }
                 LaneOutcome::RefusedByPlan(refused) => {
                     debug_assert!(
-                        rejections.is_empty(),
+                        !came_with_refusals,
                         "a request that wants all or nothing came with refusals"
                     );
                     entry.outcome = Outcome::BatchRefused;
