@@ -116,6 +116,17 @@ pub enum ValueFault {
         /// The greatest.
         max: i64,
     },
+    /// A span of time in text.
+    #[error(transparent)]
+    Duration(#[from] sheaf_model::DurationFault),
+    /// A span of time out of its bounds.
+    #[error("not between {min} and {max}")]
+    Span {
+        /// The shortest.
+        min: &'static str,
+        /// The longest.
+        max: &'static str,
+    },
     /// One of a few words.
     #[error("not one of: {0}")]
     Word(&'static str),

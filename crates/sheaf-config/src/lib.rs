@@ -15,4 +15,7 @@ pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
 pub use reader::{Provenance, Shown};
 pub use secret::Secret;
-pub use settings::{Database, Log, LogFormat, LogLevel, Password, Roles, Server, Settings};
+pub use settings::{
+    Database, Ingest, Limits, Log, LogFormat, LogLevel, Partitions, Password, Roles, Server,
+    Settings, Staging, StagingPolicy,
+};

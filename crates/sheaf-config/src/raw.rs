@@ -2,8 +2,9 @@
 //!
 //! The table is walked by hand, because the errors of a derived reader quote the value and do not name the key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{ConfigError, Place, ValueFault};
@@ -16,9 +17,21 @@ enum Kind {
     Number,
 }
 
-const SECTIONS: [&str; 3] = ["server", "database", "log"];
+const SECTIONS: [&str; 8] = [
+    "server",
+    "database",
+    "limits",
+    "tenants",
+    "ingest",
+    "staging",
+    "partitions",
+    "log",
+];
+/// Has a section a tenant's name, and in it one section, with keys as the section of this name has.
+const TENANTS: &str = "tenants";
+const LIMITS: &str = "limits";
 
-const KEYS: [(&str, Kind); 18] = [
+const KEYS: [(&str, Kind); 27] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -35,13 +48,32 @@ const KEYS: [(&str, Kind); 18] = [
     ("database.app_connections", Kind::Number),
     ("database.search_connections", Kind::Number),
     ("database.writer_connections", Kind::Number),
+    ("limits.values_per_second", Kind::Number),
+    ("limits.bytes_per_second", Kind::Number),
+    ("limits.requests_concurrent", Kind::Number),
+    ("ingest.idempotency_horizon", Kind::Text),
+    ("staging.age_max", Kind::Text),
+    ("staging.policy", Kind::Text),
+    ("staging.flushers", Kind::Number),
+    ("staging.flush_every", Kind::Text),
+    ("partitions.memory_percent", Kind::Number),
     ("log.level", Kind::Text),
     ("log.format", Kind::Text),
 ];
 
-/// The values of a file by section and key.
+/// The values of a file.
 #[derive(Default)]
-pub(crate) struct Raw(BTreeMap<String, Given>);
+pub(crate) struct Raw {
+    /// By section and key.
+    values: BTreeMap<String, Given>,
+    /// The tenants that have a section.
+    pub(crate) tenants: BTreeSet<String>,
+}
+
+/// The key of a tenant's own setting.
+pub(crate) fn tenant_key(tenant: &str, key: &str) -> String {
+    format!("{TENANTS}.{tenant}.{key}")
+}
 
 impl Raw {
     pub(crate) fn read(file: &str, text: &str) -> Result<Raw, ConfigError> {
@@ -54,41 +86,93 @@ impl Raw {
                 message: error.message().to_owned(),
             }
         })?;
-        let mut values = BTreeMap::new();
+        let mut raw = Raw::default();
         for (section, content) in table.into_inner() {
-            let section_place = place(section.span().start);
+            let at = section.span().start;
             let section = section.into_inner();
             if !SECTIONS.contains(&section.as_ref()) {
                 return Err(ConfigError::UnknownKey {
-                    place: section_place,
+                    place: place(at),
                     key: section.into_owned(),
                 });
             }
-            let DeValue::Table(content) = content.into_inner() else {
-                return Err(ConfigError::Value {
-                    place: section_place,
-                    key: section.into_owned(),
-                    fault: ValueFault::Kind("a section"),
-                });
-            };
-            for (name, value) in content {
-                let key = format!("{section}.{}", name.get_ref());
-                let Some((_, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
-                    let place = place(name.span().start);
-                    return Err(ConfigError::UnknownKey { place, key });
-                };
-                let place = place(value.span().start);
-                match text_of(*kind, value.into_inner()) {
-                    Ok(text) => values.insert(key, Given { text, place }),
-                    Err(fault) => return Err(ConfigError::Value { place, key, fault }),
-                };
+            let content = table_of(&section, content, place(at))?;
+            if section == TENANTS {
+                raw.read_tenants(content, place)?;
+            } else {
+                raw.read_keys(&section, "", content, place)?;
             }
         }
-        Ok(Raw(values))
+        Ok(raw)
+    }
+
+    /// Reads the keys that a section has, and keeps them under this prefix.
+    fn read_keys(
+        &mut self,
+        section: &str,
+        prefix: &str,
+        content: DeTable<'_>,
+        place: impl Fn(usize) -> Place,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in content {
+            let known = format!("{section}.{}", name.get_ref());
+            let key = format!("{prefix}{known}");
+            let Some((_, kind)) = KEYS.iter().find(|(each, _)| *each == known) else {
+                let place = place(name.span().start);
+                return Err(ConfigError::UnknownKey { place, key });
+            };
+            let place = place(value.span().start);
+            match text_of(*kind, value.into_inner()) {
+                Ok(text) => self.values.insert(key, Given { text, place }),
+                Err(fault) => return Err(ConfigError::Value { place, key, fault }),
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads `[tenants.<name>.limits]`.
+    fn read_tenants(
+        &mut self,
+        content: DeTable<'_>,
+        place: impl Fn(usize) -> Place,
+    ) -> Result<(), ConfigError> {
+        for (name, content) in content {
+            let at = name.span().start;
+            let tenant = name.into_inner().into_owned();
+            let prefix = tenant_key(&tenant, "");
+            let of_tenant = prefix.trim_end_matches('.');
+            for (section, content) in table_of(of_tenant, content, place(at))? {
+                let at = section.span().start;
+                let key = format!("{prefix}{}", section.get_ref());
+                if section.get_ref() != LIMITS {
+                    let place = place(at);
+                    return Err(ConfigError::UnknownKey { place, key });
+                }
+                let content = table_of(&key, content, place(at))?;
+                self.read_keys(LIMITS, &prefix, content, &place)?;
+            }
+            self.tenants.insert(tenant);
+        }
+        Ok(())
     }
 
     pub(crate) fn take(&mut self, key: &str) -> Option<Given> {
-        self.0.remove(key)
+        self.values.remove(key)
+    }
+}
+
+fn table_of<'a>(
+    key: &str,
+    content: Spanned<DeValue<'a>>,
+    place: Place,
+) -> Result<DeTable<'a>, ConfigError> {
+    match content.into_inner() {
+        DeValue::Table(table) => Ok(table),
+        _ => Err(ConfigError::Value {
+            place,
+            key: key.to_owned(),
+            fault: ValueFault::Kind("a section"),
+        }),
     }
 }
 

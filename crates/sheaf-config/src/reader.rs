@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{ConfigError, Place, ValueFault};
-use crate::raw::Raw;
+use crate::raw::{Raw, tenant_key};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "SHEAF_";
@@ -93,6 +93,27 @@ impl Reader {
         let given = self.given(key);
         let value = parsed(key, given.as_ref(), parse)?;
         self.show(key, value.as_ref().map(T::to_string), given.as_ref());
+        Ok(value)
+    }
+
+    /// The tenants that the file has a section of.
+    pub(crate) fn tenants(&self) -> Vec<String> {
+        self.file.tenants.iter().cloned().collect()
+    }
+
+    /// Reads a tenant's own setting, which only the file can hold: a name need not fit a variable's.
+    pub(crate) fn of_tenant<T: fmt::Display>(
+        &mut self,
+        tenant: &str,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, ValueFault>,
+    ) -> Result<Option<T>, ConfigError> {
+        let key = tenant_key(tenant, key);
+        let given = self.file.take(&key);
+        let value = parsed(&key, given.as_ref(), parse)?;
+        if value.is_some() {
+            self.show(&key, value.as_ref().map(T::to_string), given.as_ref());
+        }
         Ok(value)
     }
 

@@ -1,8 +1,10 @@
 //! The validated settings, and every default with the argument for it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
@@ -27,6 +29,40 @@ const WRITER_CONNECTIONS: i64 = 4;
 /// PostgreSQL itself degrades beyond some hundreds.
 const CONNECTIONS_MAX: i64 = 1000;
 
+/// The most that a rate can say; more than any server stores is no limit.
+const PER_SECOND_MAX: i64 = 1_000_000_000_000;
+/// Each holds its body in memory until it is stored, and a tenant is fastest with a few at once. Fewer refuse clients
+/// that connect from many places; more let one tenant wait in front of all others.
+const REQUESTS_CONCURRENT: i64 = 128;
+const REQUESTS_CONCURRENT_MAX: i64 = 100_000;
+
+/// How long the ledger remembers a request: agents that keep what they could not send retry for days, over a long weekend
+/// and what follows. A request takes some 400 bytes with its parts, so that a hundred a second are 24 GB in a week. Longer
+/// costs that much more; past it, events with times are still found to be there, and only those without are stored again.
+const IDEMPOTENCY_HORIZON: &str = "1w";
+const IDEMPOTENCY_HORIZON_LEAST: &str = "1h";
+const IDEMPOTENCY_HORIZON_MOST: &str = "365d";
+
+/// The time whose staged events a crash takes. Ten flushes: shorter refuses requests for a moment's delay, longer loses
+/// more.
+const STAGING_AGE_MAX: &str = "1s";
+const STAGING_AGE_LEAST: &str = "100ms";
+const STAGING_AGE_MOST: &str = "1h";
+/// One keeps up with one or two clients; a flush takes half a second of processor time for 10,000 events, so that more than
+/// half of the processors leave nothing for lanes and reads.
+const STAGING_FLUSHERS: i64 = 2;
+const STAGING_FLUSHERS_MAX: i64 = 64;
+/// Each flush costs a transaction whatever is in it: shorter makes more of them, longer makes events readable later.
+const STAGING_FLUSH_EVERY: &str = "100ms";
+const STAGING_FLUSH_EVERY_LEAST: &str = "10ms";
+const STAGING_FLUSH_EVERY_MOST: &str = "1m";
+
+/// The indexes of the newest partition are what every write touches; documents, the history that is read and everything
+/// else need the rest. More makes fewer and wider partitions that push the rest out, less makes more partitions, each a
+/// cost to every read.
+const PARTITION_MEMORY_PERCENT: i64 = 25;
+const PARTITION_MEMORY_PERCENT_MAX: i64 = 90;
+
 /// Everything that a server is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -34,6 +70,16 @@ pub struct Settings {
     pub server: Server,
     /// The database.
     pub database: Database,
+    /// What each tenant may send.
+    pub limits: Limits,
+    /// What tenants with limits of their own may send, by name as it was written.
+    pub tenants: BTreeMap<String, Limits>,
+    /// The ledger of write requests.
+    pub ingest: Ingest,
+    /// The staged mode.
+    pub staging: Staging,
+    /// The partitions of the history.
+    pub partitions: Partitions,
     /// The log.
     pub log: Log,
 }
@@ -88,6 +134,53 @@ pub enum Password {
     File(PathBuf),
 }
 
+/// What a tenant may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Values of stored events a second; absent: without limit.
+    pub values_per_second: Option<usize>,
+    /// Decompressed bytes of bodies a second; absent: without limit.
+    pub bytes_per_second: Option<usize>,
+    /// Requests at the same time that write.
+    pub requests_concurrent: usize,
+}
+
+/// The ledger of write requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ingest {
+    /// How long a request is remembered.
+    pub idempotency_horizon: Duration,
+}
+
+/// The staged mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staging {
+    /// How long the oldest staged batch may wait before no more are staged.
+    pub age_max: Duration,
+    /// What becomes of them then.
+    pub policy: StagingPolicy,
+    /// How many workers flush side by side.
+    pub flushers: usize,
+    /// How long batches gather before a flush.
+    pub flush_every: Duration,
+}
+
+/// What becomes of requests that are to be staged while the flushes are behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StagingPolicy {
+    /// They are refused.
+    Refuse,
+    /// They are stored durably.
+    Durable,
+}
+
+/// The partitions of the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partitions {
+    /// The share of PostgreSQL's shared memory that the indexes of the newest one may take, in percent.
+    pub memory_percent: usize,
+}
+
 /// The log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Log {
@@ -129,6 +222,7 @@ impl Settings {
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(Settings, Vec<Shown>), ConfigError> {
         let mut reader = Reader::new(file, variables)?;
+        let limits = read_limits(&mut reader)?;
         let settings = Settings {
             server: Server {
                 listen: reader.value("server.listen", LISTEN, address)?,
@@ -140,6 +234,24 @@ impl Settings {
                 )?,
             },
             database: read_database(&mut reader)?,
+            limits,
+            tenants: read_tenants(&mut reader, limits)?,
+            ingest: Ingest {
+                idempotency_horizon: read_span(
+                    &mut reader,
+                    "ingest.idempotency_horizon",
+                    IDEMPOTENCY_HORIZON,
+                    (IDEMPOTENCY_HORIZON_LEAST, IDEMPOTENCY_HORIZON_MOST),
+                )?,
+            },
+            staging: read_staging(&mut reader)?,
+            partitions: Partitions {
+                memory_percent: reader.value(
+                    "partitions.memory_percent",
+                    count(PARTITION_MEMORY_PERCENT),
+                    |text| between(text, 1, PARTITION_MEMORY_PERCENT_MAX),
+                )?,
+            },
             log: Log {
                 level: reader.value("log.level", LogLevel::Info, level)?,
                 format: reader.value("log.format", LogFormat::Text, format)?,
@@ -147,6 +259,98 @@ impl Settings {
         };
         Ok((settings, reader.finish()?))
     }
+}
+
+fn read_staging(reader: &mut Reader) -> Result<Staging, ConfigError> {
+    Ok(Staging {
+        age_max: read_span(
+            reader,
+            "staging.age_max",
+            STAGING_AGE_MAX,
+            (STAGING_AGE_LEAST, STAGING_AGE_MOST),
+        )?,
+        policy: reader.value("staging.policy", StagingPolicy::Refuse, policy)?,
+        flushers: reader.value("staging.flushers", count(STAGING_FLUSHERS), |text| {
+            between(text, 1, STAGING_FLUSHERS_MAX)
+        })?,
+        flush_every: read_span(
+            reader,
+            "staging.flush_every",
+            STAGING_FLUSH_EVERY,
+            (STAGING_FLUSH_EVERY_LEAST, STAGING_FLUSH_EVERY_MOST),
+        )?,
+    })
+}
+
+/// A span of time within bounds that are written like it.
+fn read_span(
+    reader: &mut Reader,
+    key: &str,
+    default: &str,
+    (min, max): (&'static str, &'static str),
+) -> Result<Duration, ConfigError> {
+    let span = |text: &str| -> sheaf_model::Duration {
+        text.parse()
+            .expect("invariant: defaults and bounds are spans")
+    };
+    let span = reader.value(key, span(default), |text| {
+        let given: sheaf_model::Duration = text.parse()?;
+        if (span(min)..=span(max)).contains(&given) {
+            Ok(given)
+        } else {
+            Err(ValueFault::Span { min, max })
+        }
+    })?;
+    let micros = u64::try_from(span.as_micros()).expect("invariant: spans are above zero");
+    Ok(Duration::from_micros(micros))
+}
+
+fn policy(text: &str) -> Result<StagingPolicy, ValueFault> {
+    match text {
+        "refuse" => Ok(StagingPolicy::Refuse),
+        "durable" => Ok(StagingPolicy::Durable),
+        _ => Err(ValueFault::Word("refuse, durable")),
+    }
+}
+
+fn read_limits(reader: &mut Reader) -> Result<Limits, ConfigError> {
+    Ok(Limits {
+        values_per_second: reader.optional("limits.values_per_second", rate)?,
+        bytes_per_second: reader.optional("limits.bytes_per_second", rate)?,
+        requests_concurrent: reader.value(
+            "limits.requests_concurrent",
+            count(REQUESTS_CONCURRENT),
+            requests,
+        )?,
+    })
+}
+
+/// What a tenant's own section does not say is as for all.
+fn read_tenants(
+    reader: &mut Reader,
+    limits: Limits,
+) -> Result<BTreeMap<String, Limits>, ConfigError> {
+    let mut tenants = BTreeMap::new();
+    for tenant in reader.tenants() {
+        let values = reader.of_tenant(&tenant, "limits.values_per_second", rate)?;
+        let bytes = reader.of_tenant(&tenant, "limits.bytes_per_second", rate)?;
+        let concurrent = reader.of_tenant(&tenant, "limits.requests_concurrent", requests)?;
+        let own = Limits {
+            values_per_second: values.or(limits.values_per_second),
+            bytes_per_second: bytes.or(limits.bytes_per_second),
+            requests_concurrent: concurrent.unwrap_or(limits.requests_concurrent),
+        };
+        tenants.insert(tenant, own);
+    }
+    Ok(tenants)
+}
+
+fn rate(text: &str) -> Result<usize, ValueFault> {
+    between(text, 1, PER_SECOND_MAX)
+}
+
+fn requests(text: &str) -> Result<usize, ValueFault> {
+    between(text, 1, REQUESTS_CONCURRENT_MAX)
 }
 
 fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
@@ -267,6 +471,15 @@ fn format(text: &str) -> Result<LogFormat, ValueFault> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err(ValueFault::Word("text, json")),
+    }
+}
+
+impl fmt::Display for StagingPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StagingPolicy::Refuse => "refuse",
+            StagingPolicy::Durable => "durable",
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use sheaf_config::{ConfigError, LogFormat, Password, Place, Provenance, Secret, Settings};
+use sheaf_config::{ConfigError, Limits, LogFormat, Password, Place, Provenance, Secret, Settings};
 
 type Outcome = Result<(Settings, Vec<sheaf_config::Shown>), ConfigError>;
 
@@ -146,6 +146,62 @@ fn a_fault_in_the_file_names_line_column_and_key() {
             "[database]\napp_password = \"\"\n",
             "sheaf.toml:2:16: database.app_password cannot be used: empty",
         ),
+        (
+            "[limits]\nvalues_per_second = 0\n",
+            "sheaf.toml:2:21: limits.values_per_second cannot be used: not between 1 and ",
+        ),
+        (
+            "[staging]\npolicy = \"drop\"\n",
+            "sheaf.toml:2:10: staging.policy cannot be used: not one of: refuse, durable",
+        ),
+        (
+            "[staging]\nage_max = \"10ms\"\n",
+            "sheaf.toml:2:11: staging.age_max cannot be used: not between 100ms and 1h",
+        ),
+        (
+            "[staging]\nflush_every = \"soon\"\n",
+            "sheaf.toml:2:15: staging.flush_every cannot be used: not a duration such as 250ms,",
+        ),
+        (
+            "[staging]\nflushers = 0\n",
+            "sheaf.toml:2:12: staging.flushers cannot be used: not between 1 and 64",
+        ),
+        (
+            "[ingest]\nidempotency_horizon = \"59m\"\n",
+            "sheaf.toml:2:23: ingest.idempotency_horizon cannot be used: not between 1h and 365d",
+        ),
+        (
+            "[partitions]\nmemory_percent = 91\n",
+            "sheaf.toml:2:18: partitions.memory_percent cannot be used: not between 1 and 90",
+        ),
+        (
+            "[limits]\nrequests_concurrent = 0\n",
+            "sheaf.toml:2:23: limits.requests_concurrent cannot be used: not between 1 and ",
+        ),
+        (
+            "[tenants]\nacme = 1\n",
+            "sheaf.toml:2:1: tenants.acme cannot be used: not a section",
+        ),
+        (
+            "[tenants.acme]\nlimits = 1\n",
+            "sheaf.toml:2:1: tenants.acme.limits cannot be used: not a section",
+        ),
+        (
+            "[tenants.acme]\nvalues_per_second = 1\n",
+            "sheaf.toml:2:1: tenants.acme.values_per_second: there is no such setting",
+        ),
+        (
+            "[tenants.acme.limits]\nvalues = 1\n",
+            "sheaf.toml:2:1: tenants.acme.limits.values: there is no such setting",
+        ),
+        (
+            "[tenants.acme.limits]\nbytes_per_second = -1\n",
+            "sheaf.toml:2:20: tenants.acme.limits.bytes_per_second cannot be used: not between 1 and ",
+        ),
+        (
+            "[tenants.acme.limits]\nbytes_per_second = \"1\"\n",
+            "sheaf.toml:2:20: tenants.acme.limits.bytes_per_second cannot be used: not a whole number",
+        ),
     ] {
         let message = message(file, &[]);
         assert!(message.starts_with(wanted), "{file}\n{message}\n{wanted}");
@@ -202,6 +258,36 @@ fn the_environment_wins_over_the_file_and_both_are_told() {
     );
     assert_eq!(origin("server.admin_listen"), "sheaf.toml:3:16");
     assert_eq!(origin("log.level"), "default");
+}
+
+#[test]
+fn a_tenants_own_limits_are_over_those_of_all_and_told_with_their_place() {
+    let file = "[limits]\nvalues_per_second = 1000\n\n[tenants.\"a.limits.b\".limits]\nvalues_per_second = 5\n\
+                [tenants.acme.limits]\nbytes_per_second = 7\nrequests_concurrent = 3\n";
+    let variables = [("SHEAF_LIMITS_REQUESTS_CONCURRENT", "9")];
+    let (settings, shown) = load(file, &variables).expect("valid");
+    let limits = |values_per_second, bytes_per_second, requests_concurrent| Limits {
+        values_per_second,
+        bytes_per_second,
+        requests_concurrent,
+    };
+    assert_eq!(settings.limits, limits(Some(1000), None, 9));
+    assert_eq!(settings.tenants["acme"], limits(Some(1000), Some(7), 3));
+    assert_eq!(settings.tenants["a.limits.b"], limits(Some(5), None, 9));
+    let origins: Vec<String> = shown
+        .iter()
+        .filter(|setting| setting.key.contains("limits"))
+        .map(|setting| format!("{} {}", setting.key, setting.provenance))
+        .collect();
+    let expected = [
+        "limits.values_per_second sheaf.toml:2:21",
+        "limits.bytes_per_second default",
+        "limits.requests_concurrent environment variable SHEAF_LIMITS_REQUESTS_CONCURRENT",
+        "tenants.a.limits.b.limits.values_per_second sheaf.toml:5:21",
+        "tenants.acme.limits.bytes_per_second sheaf.toml:7:20",
+        "tenants.acme.limits.requests_concurrent sheaf.toml:8:23",
+    ];
+    assert_eq!(origins, expected);
 }
 
 #[test]

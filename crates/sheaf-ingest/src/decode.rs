@@ -5,15 +5,17 @@
 //! events cannot be told apart. Nothing here reads a clock, a catalogue or a database, and nothing recurses on input.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
 use sheaf_model::{Limits, Name, Refusal, RefusalCode, Timestamp, Value};
+use sheaf_store::rejections::Reading;
 
 mod draft;
 mod json;
 mod line_protocol;
 mod naming;
 
-pub use json::{Edit, edit, json_array, ndjson};
+pub use json::{Edit, edit, json_array, json_event, ndjson};
 pub use line_protocol::{IdRules, Precision, line_protocol};
 pub use naming::external_id;
 
@@ -34,8 +36,8 @@ pub struct RawEvent<'a> {
     pub time_cut: bool,
     /// What it says, each name once. Empty only if the event as sent named no attribute.
     pub cells: Vec<RawCell<'a>>,
-    /// The tags of a line of line protocol. None of them has the name of a cell.
-    pub tags: RawTags<'a>,
+    /// The tags of a line of line protocol, shared by the lines of one series. None of them has the name of a cell.
+    pub tags: Rc<RawTags<'a>>,
 }
 
 /// What an event says of one attribute.
@@ -107,6 +109,8 @@ pub struct Decoded<'a> {
     pub refusals: Vec<RawRefusal<'a>>,
     /// How many events the body holds, good and bad; comments and empty lines are none.
     pub count: u32,
+    /// How its events were read, for a refusal to be read again.
+    pub reading: Reading,
 }
 
 /// Why a body is refused as a whole.

@@ -1,13 +1,17 @@
-//! The lane: one task with one connection, that commits one request after the other.
+//! Lanes: tasks that each own some buckets and one connection, and commit groups of requests' parts.
 //!
-//! A request is one transaction: the locks of its buckets, its place in the ledger, the documents read, the plan, the
-//! documents written, the events copied, the commit. Whatever fails, nothing of it is there; if the commit's answer is
-//! lost, the ledger tells a retry what became of it.
+//! A part is what one request has for one lane. Parts that wait together become one group, and a group is one transaction:
+//! the locks of its buckets, their documents read, the plan, the documents written, the events copied, the commit. There
+//! is no timer: an idle lane commits at once, and what arrives during a commit is the next group. Whatever fails, nothing
+//! of a part is there; if the commit's answer is lost, the lane asks the ledger what became of it.
 
+mod queue;
+mod remembered;
 mod transaction;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sheaf_model::{Position, Timestamp};
 use sheaf_pg::{Connection, Disposition, PgError, Pool};
@@ -15,31 +19,36 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, Catalogues};
 use sheaf_store::ledger::{Counts, LedgerEntry};
 use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
-use sheaf_store::rejections::NewRejection;
+use sheaf_store::rejections::{NewRejection, Reading};
 use sheaf_store::settings::Settings;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use crate::plan::GroupEvent;
 use crate::request::{Precondition, WriteError};
+use queue::{Closer, End, Queue, Queued};
+use remembered::RememberedDocuments;
 use transaction::Abort;
 
-/// One request on its way through the lane.
-pub(crate) struct Job {
+/// What the parts of one request have in common.
+pub(crate) struct Request {
     pub(crate) scope: TenantScope,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) entry: LedgerEntry,
-    pub(crate) events: Vec<GroupEvent>,
-    pub(crate) rejections: Vec<NewRejection>,
     /// Where each event came from, in order of index, for refusals that only the plan can decide.
     pub(crate) sources: Vec<EventSource>,
-    /// What must hold of the one entity of an edit.
-    pub(crate) precondition: Option<Precondition>,
-    /// The one event is a delete, which needs something to delete.
-    pub(crate) must_exist: bool,
-    /// One refusal by the plan, and nothing is stored.
-    pub(crate) all_or_nothing: bool,
+    /// How they were read, for the same refusals.
+    pub(crate) reading: Reading,
     pub(crate) now: Timestamp,
+}
+
+impl Request {
+    /// Whether a retry can name it.
+    pub(crate) fn has_key(&self) -> bool {
+        !self.entry.request_hash.is_empty()
+    }
 }
 
 /// Where an event came from.
@@ -53,137 +62,312 @@ pub(crate) struct EventSource {
     pub(crate) entity_type: String,
 }
 
-/// What a committed request came to.
-#[derive(Debug)]
-pub(crate) struct Committed {
-    pub(crate) counts: Counts,
+/// What one request has for one lane.
+pub(crate) struct Part {
+    pub(crate) request: Arc<Request>,
+    /// In the order of the request.
+    pub(crate) events: Arc<Vec<GroupEvent>>,
+    /// The buckets of the events, ascending.
+    pub(crate) buckets: Vec<i32>,
+    /// Refusals of these events, or, where the part opens the request, of none that is stored.
     pub(crate) rejections: Vec<NewRejection>,
-    pub(crate) documents: Vec<CommittedDocument>,
-    pub(crate) position: Position,
+    /// Whether the part writes its request's row.
+    pub(crate) opens: bool,
+    /// Another server, or an earlier try, may have written the part.
+    pub(crate) is_doubtful: bool,
+    pub(crate) kind: PartKind,
+    /// What it comes to if a commit that was not answered came through.
+    pub(crate) prepared: Option<StoredPart>,
+}
+
+/// What a part demands of its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartKind {
+    /// Nothing.
+    Bulk,
+    /// It is the change of one entity, and is answered with its document.
+    Edit {
+        /// What must hold of the entity.
+        precondition: Option<Precondition>,
+        /// It is a delete, which needs something to delete.
+        must_exist: bool,
+    },
+    /// One refusal by the plan, and nothing of the request is stored: all of it is in this part, which is a group alone.
+    AllOrNothing,
+}
+
+impl PartKind {
+    /// Whether the state of the entity decides, so that nobody else may touch it in the same group.
+    fn is_conditional(self) -> bool {
+        matches!(self, PartKind::Edit { precondition, must_exist } if precondition.is_some() || must_exist)
+    }
+}
+
+/// What a stored part came to.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredPart {
+    pub(crate) counts: Counts,
+    /// All refusals of its events, in order of event.
+    pub(crate) rejections: Vec<NewRejection>,
+    /// For an edit.
+    pub(crate) document: Option<EditedDocument>,
 }
 
 /// What an edit needs to know of its entity's document.
-#[derive(Debug)]
-pub(crate) struct CommittedDocument {
+#[derive(Debug, Clone)]
+pub(crate) struct EditedDocument {
     pub(crate) created: bool,
     pub(crate) version: i64,
     pub(crate) observed_at: Timestamp,
     pub(crate) superseded: Vec<String>,
 }
 
-/// How a request ended in the lane.
+/// How a part ended in its lane.
 #[derive(Debug)]
-pub(crate) enum LaneOutcome {
-    /// It is stored.
-    Committed(Box<Committed>),
-    /// The ledger had it already.
-    AlreadyThere,
+pub(crate) enum PartOutcome {
+    /// It is stored, and this position of the write history has it.
+    Stored(Box<StoredPart>, Position),
+    /// The ledger had it already, or some of it; and what it came to, if a commit of this lane was not answered.
+    AlreadyThere(Option<StoredPart>),
     /// The plan refused something and the request wants all or nothing.
     RefusedByPlan(Vec<NewRejection>),
 }
 
-type Reply = oneshot::Sender<Result<LaneOutcome, WriteError>>;
+type PartResult = Result<PartOutcome, WriteError>;
 
-/// The way into the lane.
-#[derive(Clone)]
-pub(crate) struct LaneHandle {
-    queue: mpsc::Sender<(Box<Job>, Reply)>,
+/// The ways into the lanes. When it is dropped, they end with what they have queued.
+pub(crate) struct Lanes {
+    queues: Vec<Arc<Queue>>,
+    _closers: Vec<Closer>,
 }
 
-/// Requests that wait for the lane. Each holds its whole body, so that more would cost memory without being faster.
-const QUEUE_MAX: usize = 64;
+impl Lanes {
+    /// Starts lanes over one pool of connections. Whoever stops the server joins them.
+    pub(crate) fn start(
+        lanes: usize,
+        writer: &Pool,
+        settings: &Arc<Settings>,
+        catalogues: &Arc<Catalogues>,
+    ) -> (Lanes, Vec<JoinHandle<()>>) {
+        let mut tasks = Vec::new();
+        let queues: Vec<Arc<Queue>> = (0..lanes).map(|_| Arc::default()).collect();
+        for queue in &queues {
+            let lane = Lane {
+                writer: writer.clone(),
+                settings: Arc::clone(settings),
+                catalogues: Arc::clone(catalogues),
+                partitions: Vec::new(),
+                identity: Uuid::now_v7(),
+                documents: RememberedDocuments::new(
+                    settings.bucket_count,
+                    DOCUMENT_BYTES_MAX / lanes,
+                ),
+            };
+            tasks.push(tokio::spawn(lane.run(Arc::clone(queue))));
+        }
+        let closers = queues.iter().map(Closer::of).collect();
+        let lanes = Lanes {
+            queues,
+            _closers: closers,
+        };
+        (lanes, tasks)
+    }
 
-impl LaneHandle {
-    /// Queues a request and waits for its end. A full queue is told at once.
-    pub(crate) async fn commit(&self, job: Job) -> Result<LaneOutcome, WriteError> {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// Which lane owns a bucket.
+    pub(crate) fn owner(&self, bucket: i32) -> usize {
+        usize::try_from(bucket).unwrap_or(0) % self.queues.len()
+    }
+
+    /// Queues a part and waits for its end. A full queue is told at once.
+    pub(crate) async fn commit(&self, part: Part) -> PartResult {
+        let owner = part.buckets.first().map_or(0, |bucket| self.owner(*bucket));
         let (reply, answer) = oneshot::channel();
-        let events = count_of(&job);
-        self.queue
-            .try_send((Box::new(job), reply))
-            .map_err(|fault| match fault {
-                mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
-            })?;
-        queued_events().increment(events);
+        self.queues[owner].push(Queued { part, reply })?;
         answer.await.map_err(|_| WriteError::Stopped)?
     }
 }
 
-/// Events of requests that wait for the lane.
-fn queued_events() -> metrics::Gauge {
-    metrics::gauge!("sheaf_ingest_queue_events")
-}
+/// Bytes of documents that all lanes together remember. More saves reads of documents for more entities; less saves memory.
+const DOCUMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How often one group may run again: for partitions that it lacks, or after a conflict. More than ever needed; a bound,
+/// so that nothing spins.
+const RUNS_MAX: u32 = 8;
+/// How long a group is tried again while PostgreSQL cannot be reached. A restart takes about a second; longer, and the
+/// client's own time runs out.
+const UNAVAILABLE_MAX: Duration = Duration::from_secs(4);
+const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(100);
 
-fn count_of(job: &Job) -> f64 {
-    f64::from(u32::try_from(job.events.len()).unwrap_or(u32::MAX))
-}
+/// How long a transaction may take. Every statement has its own bound, which PostgreSQL keeps; this is for one that does
+/// not answer at all.
+const TRANSACTION_MAX: Duration = Duration::from_secs(150);
 
 /// What a lane works with.
-pub(crate) struct Lane {
+struct Lane {
     writer: Pool,
     settings: Arc<Settings>,
     catalogues: Arc<Catalogues>,
     partitions: Vec<Partition>,
+    /// Under which name it writes buckets; another one after a commit whose end it does not know.
+    identity: Uuid,
+    documents: RememberedDocuments,
 }
 
-/// Starts a lane. It ends when every handle is dropped and the queue is empty.
-pub(crate) fn start(
-    writer: Pool,
-    settings: Arc<Settings>,
-    catalogues: Arc<Catalogues>,
-) -> (LaneHandle, tokio::task::JoinHandle<()>) {
-    let (queue, mut jobs) = mpsc::channel::<(Box<Job>, Reply)>(QUEUE_MAX);
-    let mut lane = Lane {
-        writer,
-        settings,
-        catalogues,
-        partitions: Vec::new(),
-    };
-    let task = tokio::spawn(async move {
-        while let Some((job, reply)) = jobs.recv().await {
-            queued_events().decrement(count_of(&job));
-            let outcome = lane.commit(&job).await;
-            // A client that has gone away does not undo the commit.
-            let _ = reply.send(outcome);
-        }
-    });
-    (LaneHandle { queue }, task)
+/// How a try to commit a group failed.
+enum Failure {
+    /// It may succeed if it is tried again.
+    Again { error: Arc<PgError>, reached: bool },
+    /// It will not.
+    Final(WriteError),
 }
 
-/// How often one request may run again: for partitions that it lacks, or after a conflict with maintenance. More than
-/// ever needed; a bound, so that nothing spins.
-const RUNS_MAX: u32 = 8;
 impl Lane {
-    async fn commit(&mut self, job: &Job) -> Result<LaneOutcome, WriteError> {
-        for _ in 0..RUNS_MAX {
-            let client = self.writer.get().await?;
-            let abort = match self.transact(&client, job).await {
-                Ok(committed) => return Ok(LaneOutcome::Committed(Box::new(committed))),
-                Err(abort) => abort,
-            };
-            // On a broken connection there is nothing to roll back, and the pool does not take it in again.
-            if let Err(error) = client.batch_execute("ROLLBACK").await {
-                tracing::debug!(%error, "rolling back a request");
-                drop(Connection::take(client));
+    async fn run(mut self, queue: Arc<Queue>) {
+        let _end = End::of(&queue);
+        while let Some(group) = queue.next_group().await {
+            let (mut parts, mut replies) = (Vec::new(), Vec::new());
+            for queued in group {
+                parts.push(queued.part);
+                replies.push(queued.reply);
             }
-            let error = match abort {
-                Abort::Ended(outcome) => return Ok(outcome),
-                Abort::Partitions(times) => match self.make_partitions(&times).await {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                },
-                Abort::Error(WriteError::Postgres(error)) => error,
-                Abort::Error(error) => return Err(error),
-            };
-            // What is remembered of partitions may be what is wrong.
-            self.partitions.clear();
-            let partition_is_gone = error.sqlstate() == Some(&SqlState::UNDEFINED_TABLE);
-            if error.disposition() != Disposition::Retry && !partition_is_gone {
-                return Err(error.into());
+            match self.commit(&mut parts).await {
+                Ok(outcomes) => {
+                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                        // A client that has gone away does not undo the commit.
+                        let _ = reply.send(outcome);
+                    }
+                }
+                // One by one, so that no request fails its neighbours.
+                Err(error) if parts.len() > 1 && !error.is_temporary() => {
+                    tracing::info!(%error, parts = parts.len(), "a group runs again part by part");
+                    for (part, reply) in parts.into_iter().zip(replies) {
+                        let outcome = self.commit(&mut [part]).await;
+                        let only = |mut outcomes: Vec<PartResult>| outcomes.remove(0);
+                        let _ = reply.send(outcome.and_then(only));
+                    }
+                }
+                Err(error) => {
+                    for reply in replies {
+                        let _ = reply.send(Err(error.for_another()));
+                    }
+                }
             }
-            tracing::info!(%error, "a request runs again after a conflict");
         }
-        Err(WriteError::Overloaded)
+    }
+
+    /// Commits a group, trying again what may succeed. The error is one for all of it.
+    async fn commit(&mut self, group: &mut [Part]) -> Result<Vec<PartResult>, WriteError> {
+        let begun = Instant::now();
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            let (error, reached) = match self.run_once(group).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again { error, reached }) => (error, reached),
+            };
+            if reached && runs >= RUNS_MAX {
+                return Err(WriteError::Overloaded);
+            }
+            if !reached {
+                if begun.elapsed() > UNAVAILABLE_MAX {
+                    return Err(WriteError::Postgres(error));
+                }
+                tokio::time::sleep(UNAVAILABLE_PAUSE).await;
+            }
+            tracing::info!(%error, "a group of writes runs again");
+        }
+    }
+
+    async fn run_once(&mut self, group: &mut [Part]) -> Result<Vec<PartResult>, Failure> {
+        let client = match self.writer.get().await {
+            Ok(client) => client,
+            Err(error) => return Err(self.failure(Arc::new(error))),
+        };
+        let transaction = self.transact(&client, group);
+        let abort = match tokio::time::timeout(TRANSACTION_MAX, transaction).await {
+            Ok(Ok(outcomes)) => return Ok(outcomes),
+            Ok(Err(abort)) => abort,
+            Err(_) => {
+                drop(Connection::take(client));
+                self.doubt(group);
+                let error = PgError::unreadable("writing a group", "an answer in time");
+                return Err(Failure::Again {
+                    error: Arc::new(error),
+                    reached: false,
+                });
+            }
+        };
+        // On a broken connection there is nothing to roll back, and the pool does not take it in again.
+        let ended = client.batch_execute("ROLLBACK").await;
+        if ended.is_ok() {
+            // What follows may need the connection.
+            drop(client);
+        } else {
+            tracing::debug!("a connection broke under a group of writes");
+            drop(Connection::take(client));
+            self.doubt(group);
+        }
+        let error = match abort {
+            Abort::Unanswered { error, prepared } => {
+                for (place, stored) in prepared {
+                    group[place].prepared = Some(stored);
+                    group[place].is_doubtful = true;
+                }
+                return Err(self.failure(Arc::new(error)));
+            }
+            Abort::Partitions(times) => match self.make_partitions(&times).await {
+                Ok(()) => PgError::unreadable("copying events", "a partition for their instants"),
+                Err(error) => return Err(self.failure(Arc::new(error))),
+            },
+            Abort::Stale => {
+                self.documents.clear();
+                PgError::unreadable("writing documents", "the version that was merged into")
+            }
+            Abort::Error(WriteError::Postgres(error)) => return Err(self.failure(error)),
+            Abort::Error(error) => return Err(Failure::Final(error)),
+        };
+        Err(Failure::Again {
+            error: Arc::new(error),
+            reached: true,
+        })
+    }
+
+    /// The group's commit may have come through: the ledger, read under the buckets' locks, tells.
+    fn doubt(&mut self, group: &mut [Part]) {
+        self.identity = Uuid::now_v7();
+        self.documents.clear();
+        for part in group {
+            part.is_doubtful = true;
+        }
+    }
+
+    fn failure(&mut self, error: Arc<PgError>) -> Failure {
+        // What is remembered of partitions may be what is wrong: one that is gone, or that is being detached.
+        self.partitions.clear();
+        let partition_is_gone = matches!(
+            error.sqlstate(),
+            Some(&(SqlState::UNDEFINED_TABLE | SqlState::INSUFFICIENT_PRIVILEGE))
+        );
+        match error.disposition() {
+            Disposition::Retry => Failure::Again {
+                error,
+                reached: true,
+            },
+            Disposition::Unavailable => Failure::Again {
+                error,
+                reached: false,
+            },
+            _ if partition_is_gone => Failure::Again {
+                error,
+                reached: true,
+            },
+            _ => Failure::Final(WriteError::Postgres(error)),
+        }
     }
 
     async fn make_partitions(&mut self, times: &BTreeSet<Timestamp>) -> Result<(), PgError> {

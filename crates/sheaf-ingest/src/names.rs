@@ -1,51 +1,72 @@
 //! Names of entities to their numbers, through a bounded memory. A number never changes, so what is remembered is true.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 
-use quick_cache::{Equivalent, sync::Cache};
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, UnitWeighter};
 use sheaf_model::{EntityId, TenantId, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::entities::{EntityName, create_entities, fetch_entities};
 
-/// How many names are remembered: about a hundred bytes each. More saves look-ups for tenants with more active
-/// entities; fewer saves memory.
-const NAMES_MAX: usize = 500_000;
+/// What remembered names may take. The server is to stay below 400 MB under full load; names get a sixth of that, a
+/// million devices. More saves look-ups for tenants with more active entities than that (a body with forgotten names
+/// costs one more statement); less forgets names between two reports.
+const NAMES_BYTES_MAX: usize = 64_000_000;
+/// What a remembered name takes, whatever its length: digest, number, links and its place in the table. A process grew
+/// by 63.5 bytes a name when a cache of a million was filled three times over.
+const NAME_BYTES: usize = 64;
+const NAMES_MAX: usize = NAMES_BYTES_MAX / NAME_BYTES;
 
 /// Remembered names.
 pub(crate) struct EntityNames {
     app: Pool,
-    known: Cache<NameKey, EntityId>,
+    known: Known,
 }
 
-#[derive(Clone, PartialEq, Eq)]
-struct NameKey {
-    tenant: TenantId,
-    entity_type: Box<str>,
-    external_id: Box<str>,
+/// Names by their digest: a name has up to 767 bytes, and a million of them are to be remembered.
+struct Known {
+    digests: [RandomState; 2],
+    numbers: Cache<NameDigest, EntityId>,
 }
 
-impl Hash for NameKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        NameRef {
-            tenant: self.tenant,
-            name: (&self.entity_type, &self.external_id),
+/// 128 bits of a tenant and a name, under two keys that are drawn when the process starts, so that nobody can look for
+/// two names with the same digest. Among a million remembered names, a name that is looked for meets another's digest
+/// once in 10^32 look-ups.
+type NameDigest = (u64, u64);
+
+impl Known {
+    fn new(names_max: usize) -> Known {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(names_max)
+            .weight_capacity(names_max as u64)
+            // A forgotten name that is kept in mind would take as much as a remembered one.
+            .ghost_allocation(0.0)
+            .build()
+            .expect("invariant: both capacities are set");
+        Known {
+            digests: [RandomState::new(), RandomState::new()],
+            numbers: Cache::with_options(
+                options,
+                UnitWeighter,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
         }
-        .hash(state);
     }
-}
 
-/// A name that is looked for, borrowed; it hashes as the remembered one does.
-#[derive(Hash)]
-struct NameRef<'a> {
-    tenant: TenantId,
-    name: EntityName<'a>,
-}
+    fn digest(&self, tenant: TenantId, name: EntityName<'_>) -> NameDigest {
+        let [one, other] = &self.digests;
+        (one.hash_one((tenant, name)), other.hash_one((tenant, name)))
+    }
 
-impl Equivalent<NameKey> for NameRef<'_> {
-    fn equivalent(&self, key: &NameKey) -> bool {
-        self.tenant == key.tenant && self.name == (&*key.entity_type, &*key.external_id)
+    fn get(&self, tenant: TenantId, name: EntityName<'_>) -> Option<EntityId> {
+        self.numbers.get(&self.digest(tenant, name))
+    }
+
+    fn insert(&self, tenant: TenantId, name: EntityName<'_>, id: EntityId) {
+        self.numbers.insert(self.digest(tenant, name), id);
     }
 }
 
@@ -53,7 +74,7 @@ impl EntityNames {
     pub(crate) fn new(app: Pool) -> EntityNames {
         EntityNames {
             app,
-            known: Cache::new(NAMES_MAX),
+            known: Known::new(NAMES_MAX),
         }
     }
 
@@ -65,33 +86,13 @@ impl EntityNames {
         now: Timestamp,
     ) -> Result<Vec<EntityId>, PgError> {
         let mut found = self.recall(scope, names);
-        let mut unknown: Vec<EntityName<'_>> = names
-            .iter()
-            .zip(&found)
-            .filter(|(_, id)| id.is_none())
-            .map(|(name, _)| *name)
-            .collect();
+        let mut unknown = missing(names, &found);
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
-            let mut learned = fetch_entities(&self.app, scope, &unknown).await?;
-            if learned.contains(&None) {
-                let new: Vec<EntityName<'_>> = unknown
-                    .iter()
-                    .zip(&learned)
-                    .filter(|(_, id)| id.is_none())
-                    .map(|(name, _)| *name)
-                    .collect();
-                create_entities(&self.app, scope, &new, now).await?;
-                learned = fetch_entities(&self.app, scope, &unknown).await?;
-            }
-            let mut by_name = HashMap::with_capacity(unknown.len());
-            for (name, id) in unknown.into_iter().zip(learned) {
-                let id =
-                    id.ok_or_else(|| PgError::unreadable("creating entities", "a created name"))?;
-                self.remember(scope, name, id);
-                by_name.insert(name, id);
-            }
+            let learned = self.learn(scope, &unknown, now).await?;
+            let by_name: HashMap<EntityName<'_>, EntityId> =
+                unknown.into_iter().zip(learned).collect();
             for (slot, name) in found.iter_mut().zip(names) {
                 *slot = slot.or_else(|| by_name.get(name).copied());
             }
@@ -100,6 +101,35 @@ impl EntityNames {
             .into_iter()
             .map(|id| id.expect("every name was known, found or created"))
             .collect())
+    }
+
+    /// The numbers of names that are not remembered: one statement finds those that are there, one creates the others,
+    /// and one more is needed only where another server has created some meanwhile.
+    async fn learn(
+        &self,
+        scope: &TenantScope,
+        names: &[EntityName<'_>],
+        now: Timestamp,
+    ) -> Result<Vec<EntityId>, PgError> {
+        let mut found = fetch_entities(&self.app, scope, names).await?;
+        let new = missing(names, &found);
+        if !new.is_empty() {
+            let created = create_entities(&self.app, scope, &new, now).await?;
+            fill(&mut found, created);
+        }
+        let created_elsewhere = missing(names, &found);
+        if !created_elsewhere.is_empty() {
+            let rest = fetch_entities(&self.app, scope, &created_elsewhere).await?;
+            fill(&mut found, rest);
+        }
+        let mut ids = Vec::with_capacity(names.len());
+        for (name, id) in names.iter().zip(found) {
+            let id =
+                id.ok_or_else(|| PgError::unreadable("creating entities", "a created name"))?;
+            self.known.insert(scope.tenant(), *name, id);
+            ids.push(id);
+        }
+        Ok(ids)
     }
 
     /// The number of one name; absent where it was never seen.
@@ -113,35 +143,76 @@ impl EntityNames {
         }
         let found = fetch_entities(&self.app, scope, &[name]).await?[0];
         if let Some(id) = found {
-            self.remember(scope, name, id);
+            self.known.insert(scope.tenant(), name, id);
         }
         Ok(found)
     }
 
     fn recall(&self, scope: &TenantScope, names: &[EntityName<'_>]) -> Vec<Option<EntityId>> {
-        let tenant = scope.tenant();
-        names
-            .iter()
-            .map(|name| {
-                self.known.get(&NameRef {
-                    tenant,
-                    name: *name,
-                })
-            })
-            .collect()
+        let known = |name: &EntityName<'_>| self.known.get(scope.tenant(), *name);
+        names.iter().map(known).collect()
+    }
+}
+
+/// The names without a number.
+fn missing<'a>(names: &[EntityName<'a>], found: &[Option<EntityId>]) -> Vec<EntityName<'a>> {
+    let pairs = names.iter().zip(found);
+    let missing = pairs.filter(|(_, id)| id.is_none());
+    missing.map(|(name, _)| *name).collect()
+}
+
+/// Puts the numbers of the missing names in their places.
+fn fill(found: &mut [Option<EntityId>], learned: Vec<Option<EntityId>>) {
+    let places = found.iter_mut().filter(|id| id.is_none());
+    for (place, id) in places.zip(learned) {
+        *place = id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_is_true_and_within_its_bound(
+            seen in vec((0_i64..3, "[ab]{0,3}", "[ab]{0,6}"), 1..600),
+            names_max in 1_usize..200,
+        ) {
+            let known = Known::new(names_max);
+            let mut numbers = HashMap::new();
+            for (tenant, entity_type, external_id) in &seen {
+                let (tenant, name) = (TenantId(*tenant), (entity_type.as_str(), external_id.as_str()));
+                let next = EntityId(numbers.len() as i64 + 1);
+                let number = *numbers.entry((tenant, name)).or_insert(next);
+                if let Some(remembered) = known.get(tenant, name) {
+                    prop_assert_eq!(remembered, number);
+                }
+                known.insert(tenant, name, number);
+                let bound = names_max.next_multiple_of(known.numbers.num_shards());
+                prop_assert!(known.numbers.len() <= bound, "{} of {names_max}", known.numbers.len());
+            }
+        }
     }
 
-    fn remember(
-        &self,
-        scope: &TenantScope,
-        (entity_type, external_id): EntityName<'_>,
-        id: EntityId,
-    ) {
-        let key = NameKey {
-            tenant: scope.tenant(),
-            entity_type: entity_type.into(),
-            external_id: external_id.into(),
-        };
-        self.known.insert(key, id);
+    #[test]
+    fn a_type_and_an_id_that_run_together_alike_are_two_names() {
+        let known = Known::new(10);
+        known.insert(TenantId(1), ("ab", "c"), EntityId(1));
+        assert_eq!(known.get(TenantId(1), ("ab", "c")), Some(EntityId(1)));
+        for (tenant, name) in [(1, ("a", "bc")), (1, ("", "abc")), (2, ("ab", "c"))] {
+            assert_eq!(known.get(TenantId(tenant), name), None, "{tenant} {name:?}");
+        }
+    }
+
+    #[test]
+    fn a_million_names_are_remembered_at_once() {
+        let known = Known::new(NAMES_MAX);
+        assert!(known.numbers.capacity() >= 1_000_000);
     }
 }

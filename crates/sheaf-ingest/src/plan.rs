@@ -3,20 +3,24 @@
 //! It takes two steps, because which stored rows matter depends on the documents: [`time_events`] gives every event its
 //! instant and names the instants to read; [`plan_group`] decides the rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sheaf_model::{
     Appended, AttributeId, Attrs, Cell, Document, DocumentChange, EntityId, Event, Op, Refusal,
-    RefusalCode, StoredRow, Tags, Timestamp, append, fold_instant, fold_rows, merge, time_after,
+    RefusalCode, StoredRow, Tags, TenantId, Timestamp, append, fold_instant, merge_rows,
+    time_after,
 };
 use sheaf_store::documents::StoredDocument;
+use sheaf_store::ledger::Counts;
 
 /// An event of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupEvent {
     /// Its place in the request.
     pub(crate) index: u32,
-    /// Whose it is.
+    /// The tenant of its request.
+    pub(crate) tenant: TenantId,
+    /// Whose it is. Numbers of entities are unique over all tenants.
     pub(crate) entity: EntityId,
     /// What it says.
     pub(crate) event: Event,
@@ -25,6 +29,8 @@ pub(crate) struct GroupEvent {
 /// An event with its instant.
 #[derive(Debug)]
 pub(crate) struct TimedEvent<'a> {
+    /// The place of its request's part in the group.
+    part: usize,
     at: Timestamp,
     inner: &'a GroupEvent,
 }
@@ -34,31 +40,46 @@ pub(crate) type Documents = HashMap<EntityId, StoredDocument>;
 /// Rows already there, by entity and instant, in order of seq.
 pub(crate) type StoredInstants = HashMap<(EntityId, Timestamp), Vec<StoredRow>>;
 
+/// A request's part in a group: what came when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupPart<'a> {
+    pub(crate) events: &'a [GroupEvent],
+    /// Attributes of the tenant that lines have had as tags beside an id.
+    pub(crate) series_tags: &'a HashSet<AttributeId>,
+    pub(crate) now: Timestamp,
+}
+
 /// Gives every event its instant, and tells which instants of which entities must be compared with what is stored.
 pub(crate) fn time_events<'a>(
-    events: &'a [GroupEvent],
+    parts: &[GroupPart<'a>],
     documents: &Documents,
-    now: Timestamp,
-) -> (Vec<TimedEvent<'a>>, Vec<(EntityId, Timestamp)>) {
+) -> (Vec<TimedEvent<'a>>, Vec<(TenantId, EntityId, Timestamp)>) {
+    // Events with times do not ask what came before them.
+    let some_lack_times = parts
+        .iter()
+        .flat_map(|part| part.events)
+        .any(|event| event.event.observed_at.is_none());
     let mut newest_so_far: HashMap<EntityId, Timestamp> = HashMap::new();
     let mut to_read = Vec::new();
-    let mut timed = Vec::with_capacity(events.len());
-    for inner in events {
-        let stored = documents
-            .get(&inner.entity)
-            .and_then(|stored| stored.document.newest);
-        let newest = stored.max(newest_so_far.get(&inner.entity).copied());
-        let at = inner
-            .event
-            .observed_at
-            .unwrap_or_else(|| time_after(now, newest));
-        if newest.is_none_or(|newest| at > newest) {
-            newest_so_far.insert(inner.entity, at);
+    let mut timed = Vec::with_capacity(parts.iter().map(|part| part.events.len()).sum());
+    for (part, GroupPart { events, now, .. }) in parts.iter().enumerate() {
+        for inner in *events {
+            let stored = documents
+                .get(&inner.entity)
+                .and_then(|stored| stored.document.newest);
+            let at = inner.event.observed_at.unwrap_or_else(|| {
+                let newest = stored.max(newest_so_far.get(&inner.entity).copied());
+                time_after(*now, newest)
+            });
+            if some_lack_times {
+                let newest = newest_so_far.entry(inner.entity).or_insert(at);
+                *newest = at.max(*newest);
+            }
+            if stored.is_some_and(|stored| at <= stored) {
+                to_read.push((inner.tenant, inner.entity, at));
+            }
+            timed.push(TimedEvent { part, at, inner });
         }
-        if stored.is_some_and(|stored| at <= stored) {
-            to_read.push((inner.entity, at));
-        }
-        timed.push(TimedEvent { at, inner });
     }
     to_read.sort_unstable();
     to_read.dedup();
@@ -67,68 +88,83 @@ pub(crate) fn time_events<'a>(
 
 /// What an event came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum EventOutcome {
+enum EventOutcome {
     Accepted,
     Duplicate,
     Merged,
     Corrected,
-    Refused,
-}
-
-/// A planned event, for the counts of its bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Planned {
-    pub(crate) entity: EntityId,
-    pub(crate) outcome: EventOutcome,
-    pub(crate) values: usize,
 }
 
 /// An entity's document after the group.
 #[derive(Debug)]
 pub(crate) struct PlannedDocument {
+    pub(crate) tenant: TenantId,
     pub(crate) stored: StoredDocument,
     /// Whether there was one before; else it is inserted.
     pub(crate) existed: bool,
+    /// The part that brought the entity into being, or back, if one did.
+    pub(crate) created_by: Option<usize>,
     /// What the group changed of it.
     pub(crate) change: DocumentChange,
     /// Whether times are among it that do not follow from the newest event, before or after.
     pub(crate) has_times: bool,
-    /// The instant of the entity's last event in the group.
-    pub(crate) last_at: Timestamp,
+}
+
+/// A row to append.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct PlannedRow {
+    /// The place of its request's part in the group.
+    pub(crate) part: usize,
+    pub(crate) tenant: TenantId,
+    pub(crate) entity: EntityId,
+    pub(crate) row: StoredRow,
+}
+
+/// What one part of the group comes to.
+#[derive(Debug, Default)]
+pub(crate) struct PlannedPart {
+    pub(crate) counts: Counts,
+    /// Events that cannot be stored beside what is there, by their place in the request.
+    pub(crate) refusals: Vec<(u32, Option<AttributeId>, Refusal)>,
+    /// The instant of the part's last event, in the order of entities.
+    pub(crate) last_at: Option<Timestamp>,
 }
 
 /// Everything that a group does.
 #[derive(Debug, Default)]
 pub(crate) struct GroupPlan {
-    /// Rows to append, sorted by entity, instant and seq.
-    pub(crate) rows: Vec<(EntityId, StoredRow)>,
-    /// Documents, in order of entity.
+    /// Rows to append, sorted by tenant, entity, instant and seq.
+    pub(crate) rows: Vec<PlannedRow>,
+    /// Documents, in order of tenant and entity.
     pub(crate) documents: Vec<PlannedDocument>,
-    /// What each event came to.
-    pub(crate) outcomes: Vec<Planned>,
-    /// Events that cannot be stored beside what is there, by their place in the request.
-    pub(crate) refusals: Vec<(u32, Option<AttributeId>, Refusal)>,
+    /// What each part comes to, in their order.
+    pub(crate) parts: Vec<PlannedPart>,
 }
 
-/// Decides what a group does. Events of one entity stay in the order of the request, which is their order of commit.
+/// Decides what a group does. Events of one entity stay in the order of the parts and of their requests, which is their
+/// order of commit.
 pub(crate) fn plan_group(
+    parts: &[GroupPart<'_>],
     mut events: Vec<TimedEvent<'_>>,
     mut documents: Documents,
     mut stored: StoredInstants,
-    now: Timestamp,
 ) -> GroupPlan {
-    events.sort_by_key(|event| event.inner.entity);
-    let mut plan = GroupPlan::default();
+    events.sort_by_key(|event| (event.inner.tenant, event.inner.entity));
+    let mut plan = GroupPlan {
+        parts: parts.iter().map(|_| PlannedPart::default()).collect(),
+        ..GroupPlan::default()
+    };
     let mut events = events.into_iter().peekable();
     while let Some(first) = events.next() {
-        let entity = first.inner.entity;
+        let (tenant, entity) = (first.inner.tenant, first.inner.entity);
         let before = documents.remove(&entity);
-        let mut history =
-            EntityHistory::new(entity, before.as_ref().map(|stored| &stored.document));
         let document = before.as_ref().map(|stored| &stored.document);
-        history.take(first, document, &mut stored, &mut plan);
+        let mut history = EntityHistory::new(tenant, entity, document);
+        let mut now = parts[first.part].now;
+        history.take(parts, first, document, &mut stored, &mut plan);
         while let Some(event) = events.next_if(|event| event.inner.entity == entity) {
-            history.take(event, document, &mut stored, &mut plan);
+            now = now.max(parts[event.part].now);
+            history.take(parts, event, document, &mut stored, &mut plan);
         }
         history.finish(before, now, &mut plan);
     }
@@ -140,8 +176,8 @@ pub(crate) fn plan_group(
 struct InstantRows {
     rows: Vec<StoredRow>,
     stored: usize,
-    /// The tags beside the id of the group's lines at this instant.
-    beside: Option<Attrs>,
+    /// The parts that brought the rows after the stored ones.
+    brought_by: Vec<usize>,
 }
 
 impl InstantRows {
@@ -220,36 +256,39 @@ fn sizes_of(attrs: &Attrs) -> impl Iterator<Item = (AttributeId, usize)> {
 
 /// One entity's rows while its events are appended.
 struct EntityHistory {
+    tenant: TenantId,
     entity: EntityId,
+    created_by: Option<usize>,
     newest: Option<Timestamp>,
     /// The newest event is a replace or delete, so that the series has to be named again.
     emptied: bool,
     instants: BTreeMap<Timestamp, InstantRows>,
     size: DocumentSize,
-    last_at: Timestamp,
 }
 
 impl EntityHistory {
-    fn new(entity: EntityId, document: Option<&Document>) -> EntityHistory {
+    fn new(tenant: TenantId, entity: EntityId, document: Option<&Document>) -> EntityHistory {
         let newest = document.and_then(|document| document.newest);
         EntityHistory {
+            tenant,
             entity,
+            created_by: None,
             newest,
             emptied: document.is_some_and(|document| document.floor == newest && newest.is_some()),
             instants: BTreeMap::new(),
             size: DocumentSize::of(document),
-            last_at: Timestamp::MIN,
         }
     }
 
     fn take(
         &mut self,
+        parts: &[GroupPart<'_>],
         timed: TimedEvent<'_>,
         before: Option<&Document>,
         stored: &mut StoredInstants,
         plan: &mut GroupPlan,
     ) {
-        let TimedEvent { at, inner } = timed;
+        let TimedEvent { part, at, inner } = timed;
         let is_newest = self.newest.is_none_or(|newest| at > newest);
         let is_named_time = self.newest.is_none() || !is_newest || self.emptied;
         let there = self.instants.entry(at).or_insert_with(|| {
@@ -258,7 +297,7 @@ impl EntityHistory {
             InstantRows {
                 stored: rows.len(),
                 rows,
-                beside: None,
+                ..InstantRows::default()
             }
         });
         let attrs = match &inner.event.tags {
@@ -268,21 +307,17 @@ impl EntityHistory {
                 inner.event.attrs.clone().with(tags)
             }
             Tags::Series(_) | Tags::None => inner.event.attrs.clone(),
-            Tags::Beside(others) => match conflicting_tag(there, &inner.event.attrs, others) {
-                None => {
-                    there.beside = Some(
-                        inner
-                            .event
-                            .attrs
-                            .clone()
-                            .without(|id, _| !others.contains(&id)),
-                    );
-                    inner.event.attrs.clone()
-                }
+            Tags::Beside(others) => match conflicting_tag(
+                &there.rows,
+                &inner.event.attrs,
+                others,
+                parts[part].series_tags,
+            ) {
+                None => inner.event.attrs.clone(),
                 Some(tag) => {
                     let reason = "another series wrote to this entity and instant: a tag beside the id differs";
                     let refusal = Refusal::new(RefusalCode::SeriesConflict, reason);
-                    plan.refuse(self.entity, inner.index, Some(tag), refusal);
+                    plan.refuse(part, inner.index, Some(tag), refusal);
                     return;
                 }
             },
@@ -291,15 +326,11 @@ impl EntityHistory {
         if !self.size.admits(&attrs, before, taken) {
             let reason =
                 format!("the document of an entity has at most {DOCUMENT_BYTES_MAX} bytes");
-            plan.refuse(
-                self.entity,
-                inner.index,
-                None,
-                Refusal::new(RefusalCode::QuotaExceeded, reason),
-            );
+            let refusal = Refusal::new(RefusalCode::QuotaExceeded, reason);
+            plan.refuse(part, inner.index, None, refusal);
             return;
         }
-        self.last_at = at;
+        plan.parts[part].last_at = Some(at);
         let values = attrs.len();
         // Looked up again: what was taken in had to be looked at as a whole.
         let there = self.instants.entry(at).or_default();
@@ -308,21 +339,13 @@ impl EntityHistory {
             Appended::Merged(row) => (EventOutcome::Merged, row),
             Appended::Corrected(row) => (EventOutcome::Corrected, row),
             Appended::Duplicate => {
-                plan.outcomes.push(Planned {
-                    entity: self.entity,
-                    outcome: EventOutcome::Duplicate,
-                    values,
-                });
+                plan.count(part, EventOutcome::Duplicate, values);
                 return;
             }
             Appended::Full => {
                 let reason = "the instant holds 16384 corrections, the most that are kept";
-                plan.refuse(
-                    self.entity,
-                    inner.index,
-                    None,
-                    Refusal::new(RefusalCode::QuotaExceeded, reason),
-                );
+                let refusal = Refusal::new(RefusalCode::QuotaExceeded, reason);
+                plan.refuse(part, inner.index, None, refusal);
                 return;
             }
         };
@@ -332,80 +355,110 @@ impl EntityHistory {
         if self.newest == Some(at) {
             self.emptied = matches!(row.op, Op::Replace | Op::Delete);
         }
-        plan.outcomes.push(Planned {
-            entity: self.entity,
-            outcome,
-            values,
-        });
+        plan.count(part, outcome, values);
+        if row.op != Op::Delete {
+            self.created_by.get_or_insert(part);
+        }
         there.rows.push(row);
+        there.brought_by.push(part);
     }
 
     fn finish(self, before: Option<StoredDocument>, now: Timestamp, plan: &mut GroupPlan) {
         // In order of instant and seq, which is the order of the fold.
-        let fresh: Vec<StoredRow> = self
-            .instants
-            .into_values()
-            .flat_map(|instant| instant.rows.into_iter().skip(instant.stored))
-            .collect();
+        let begin = plan.rows.len();
+        let (tenant, entity) = (self.tenant, self.entity);
+        for instant in self.instants.into_values() {
+            let fresh = instant.rows.into_iter().skip(instant.stored);
+            let rows = fresh.zip(instant.brought_by).map(|(row, part)| PlannedRow {
+                part,
+                tenant,
+                entity,
+                row,
+            });
+            plan.rows.extend(rows);
+        }
+        let fresh = &plan.rows[begin..];
         if fresh.is_empty() && before.is_none() {
             return;
         }
         let existed = before.is_some();
         let mut after = before.unwrap_or_else(|| StoredDocument {
-            entity: self.entity,
+            entity,
             document: Document::default(),
             updated_at: now,
         });
+        let was_there = after.document.exists();
         let had_times = !after.document.is_of_one_time();
-        let change = merge(&mut after.document, fold_rows(&fresh));
+        let rows: Vec<&StoredRow> = fresh.iter().map(|planned| &planned.row).collect();
+        let change = merge_rows(&mut after.document, &rows);
         if !change.changed.is_empty() {
             after.updated_at = now;
         }
+        let came = !was_there && after.document.exists();
         plan.documents.push(PlannedDocument {
+            tenant,
             has_times: had_times || !after.document.is_of_one_time(),
             stored: after,
             existed,
+            created_by: self.created_by.filter(|_| came),
             change,
-            last_at: self.last_at,
         });
-        plan.rows
-            .extend(fresh.into_iter().map(|row| (self.entity, row)));
     }
 }
 
 impl GroupPlan {
-    fn refuse(
-        &mut self,
-        entity: EntityId,
-        index: u32,
-        field: Option<AttributeId>,
-        refusal: Refusal,
-    ) {
-        self.outcomes.push(Planned {
-            entity,
-            outcome: EventOutcome::Refused,
-            values: 0,
-        });
-        self.refusals.push((index, field, refusal));
+    fn refuse(&mut self, part: usize, index: u32, field: Option<AttributeId>, refusal: Refusal) {
+        let planned = &mut self.parts[part];
+        planned.counts.refused += 1;
+        planned.refusals.push((index, field, refusal));
+    }
+
+    fn count(&mut self, part: usize, outcome: EventOutcome, values: usize) {
+        let counts = &mut self.parts[part].counts;
+        counts.values += i64::try_from(values).unwrap_or(i64::MAX);
+        match outcome {
+            EventOutcome::Accepted => counts.accepted += 1,
+            EventOutcome::Duplicate => counts.duplicates += 1,
+            EventOutcome::Merged => counts.merged += 1,
+            EventOutcome::Corrected => counts.corrected += 1,
+        }
+    }
+
+    /// The document of an entity that the group has touched.
+    pub(crate) fn document(&self, tenant: TenantId, entity: EntityId) -> Option<&PlannedDocument> {
+        let key = |planned: &PlannedDocument| (planned.tenant, planned.stored.entity);
+        let place = self.documents.binary_search_by_key(&(tenant, entity), key);
+        place.ok().map(|place| &self.documents[place])
     }
 }
 
-/// A tag beside the id that another line of the instant has otherwise, or lacks, or alone has. Of lines stored before,
-/// only the tags that this one names can be told from fields.
+/// The attributes of an event that the document does not hold as the event has them, because it holds newer ones.
+pub(crate) fn superseded(document: &Document, event: &Event, at: Timestamp) -> Vec<AttributeId> {
+    let held_newer = |id: AttributeId| match document.cells.get(&id) {
+        Some((_, held_since)) => *held_since > at,
+        None => document.floor.is_some_and(|floor| floor > at),
+    };
+    let ids = event.attrs.iter().map(|(id, _)| *id);
+    ids.filter(|id| held_newer(*id)).collect()
+}
+
+/// A tag beside the id that another line of the instant has otherwise, or lacks, or alone has.
 fn conflicting_tag(
-    there: &InstantRows,
+    there: &[StoredRow],
     attrs: &Attrs,
     others: &[AttributeId],
+    series_tags: &HashSet<AttributeId>,
 ) -> Option<AttributeId> {
-    if there.rows.is_empty() {
+    if there.is_empty() {
         return None;
     }
-    if let Some(before) = &there.beside
-        && let Some((tag, _)) = before.iter().find(|(tag, _)| !others.contains(tag))
-    {
+    let stored = fold_instant(there);
+    let lacking = stored.cells.iter().find(|(tag, cell)| {
+        matches!(cell, Cell::Value(_)) && series_tags.contains(tag) && attrs.get(**tag).is_none()
+    });
+    if let Some((tag, _)) = lacking {
         return Some(*tag);
     }
-    let stored = fold_instant(&there.rows);
     others
         .iter()
         .copied()

@@ -1,8 +1,10 @@
 //! What callers ask of the write path, and what it answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sheaf_model::{BatchId, Op, Position, Timestamp};
-use sheaf_pg::{Disposition, PgError};
+use sheaf_pg::{Disposition, FenceError, PgError};
 use sheaf_store::ledger::{Counts, Outcome};
 use sheaf_store::rejections::ListedRejection;
 
@@ -14,6 +16,10 @@ pub enum Ack {
     /// On the primary's disk.
     #[default]
     Durable,
+    /// On the disk of a synchronous standby too.
+    Replicated,
+    /// Received, and lost if PostgreSQL ends before it is flushed.
+    Staged,
 }
 
 impl Ack {
@@ -21,6 +27,8 @@ impl Ack {
     pub fn as_str(self) -> &'static str {
         match self {
             Ack::Durable => "durable",
+            Ack::Replicated => "replicated",
+            Ack::Staged => "staged",
         }
     }
 }
@@ -79,7 +87,7 @@ pub struct IngestAnswer {
     pub outcome: Outcome,
     /// Events in the request.
     pub events: i64,
-    /// What they came to.
+    /// What they came to. Of a staged request only `values` and `refused` are known: what was staged, and what was not.
     pub counts: Counts,
     /// The first hundred refusals, in order of event.
     pub rejected: Vec<ListedRejection>,
@@ -87,8 +95,8 @@ pub struct IngestAnswer {
     pub first_bad_line: Option<String>,
     /// How many events had anything refused.
     pub bad_events: i64,
-    /// A position of the write history that has all of it.
-    pub position: Position,
+    /// A position of the write history that has all of it; absent for a staged request, whose flush has none yet.
+    pub position: Option<Position>,
     /// Whether this is the first answer once more.
     pub replayed: bool,
 }
@@ -180,16 +188,46 @@ pub enum WriteError {
     /// The writer has stopped.
     #[error("the writer has stopped")]
     Stopped,
+    /// It was to be replicated, and the primary has no synchronous standby.
+    #[error("no synchronous standby is configured")]
+    NoStandby,
+    /// It was to be staged, and this server does not stage.
+    #[error("this server does not stage")]
+    NoStaging,
+    /// It is stored on the primary, but not known to be replicated as it was to be. The same again waits again.
+    #[error("waiting for a standby to have what was stored")]
+    NotReplicated(#[from] FenceError),
     /// PostgreSQL failed; if it did at the commit, the outcome is unknown, and a retry with the same key finds it.
     #[error("writing to postgresql")]
-    Postgres(#[from] PgError),
+    Postgres(#[source] Arc<PgError>),
+}
+
+impl From<PgError> for WriteError {
+    fn from(error: PgError) -> WriteError {
+        WriteError::Postgres(Arc::new(error))
+    }
 }
 
 impl WriteError {
+    /// The same error for another request of the group that it ended.
+    pub(crate) fn for_another(&self) -> WriteError {
+        match self {
+            WriteError::Postgres(error) => WriteError::Postgres(Arc::clone(error)),
+            WriteError::Stopped => WriteError::Stopped,
+            // Only PostgreSQL and the lane itself end groups of several; a part's own fault ends that part.
+            _ => WriteError::Overloaded,
+        }
+    }
+
     /// Whether the same request may succeed later, unchanged.
     pub fn is_temporary(&self) -> bool {
         match self {
-            WriteError::Overloaded | WriteError::Stopped | WriteError::InProgress => true,
+            WriteError::Overloaded
+            | WriteError::Stopped
+            | WriteError::InProgress
+            | WriteError::NoStandby
+            | WriteError::NoStaging
+            | WriteError::NotReplicated(_) => true,
             WriteError::Postgres(error) => matches!(
                 error.disposition(),
                 Disposition::Unavailable

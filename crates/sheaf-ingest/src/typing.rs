@@ -4,7 +4,9 @@
 //! If any would, the caller creates them and runs the pass again; if the request wants all or nothing and anything is
 //! refused, nothing has been created yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sheaf_model::{
@@ -12,7 +14,7 @@ use sheaf_model::{
     Timestamp, Value,
 };
 use sheaf_store::catalogue::{Attribute, Catalogue, NewAttribute, Temperature};
-use sheaf_store::rejections::NewRejection;
+use sheaf_store::rejections::{NewRejection, Reading, Rest};
 
 use crate::decode::{Decoded, RawCell, RawEvent, RawTag, RawTags, RawValue};
 use crate::schema::Schemas;
@@ -31,7 +33,7 @@ pub fn default_temperature(kind: AttributeType, hot_count: usize) -> Temperature
 }
 
 /// A typed event whose entity is still a name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TypedEvent {
     pub(crate) index: u32,
     /// The bytes it was read from, for a refusal that comes later.
@@ -45,10 +47,14 @@ pub(crate) struct TypedEvent {
 #[derive(Debug, Default)]
 pub(crate) struct Typed {
     pub(crate) events: Vec<TypedEvent>,
+    /// How they were read.
+    pub(crate) reading: Reading,
     /// In order of event.
     pub(crate) refusals: Vec<NewRejection>,
     /// Attributes that must be created before the events are complete.
     pub(crate) missing: Vec<NewAttribute>,
+    /// Attributes that must be marked before the events are stored: lines have them as tags beside an id.
+    pub(crate) unmarked: BTreeSet<AttributeId>,
     /// Events of which nothing is left.
     pub(crate) refused_events: u32,
     /// How many times lost digits below a microsecond.
@@ -65,17 +71,17 @@ pub(crate) struct Rules<'a> {
 
 /// Types a decoded body. `body` is what it was decoded from.
 pub(crate) fn type_body(decoded: Decoded<'_>, body: &Bytes, rules: &Rules<'_>) -> Typed {
+    let reading = decoded.reading;
     let mut pass = Pass::new(rules);
-    let refused_whole: std::collections::HashSet<u32> = {
-        let surviving: std::collections::HashSet<u32> =
-            decoded.events.iter().map(|event| event.index).collect();
-        decoded
-            .refusals
-            .iter()
-            .map(|refusal| refusal.index)
-            .filter(|index| !surviving.contains(index))
-            .collect()
+    // Both are in order of index, except that single values of an event may be refused.
+    let survives = |index: &u32| {
+        let place = decoded
+            .events
+            .binary_search_by_key(index, |event| event.index);
+        place.is_ok()
     };
+    let refused = decoded.refusals.iter().map(|refusal| refusal.index);
+    let refused_whole: HashSet<u32> = refused.filter(|index| !survives(index)).collect();
     pass.typed.refused_events = u32::try_from(refused_whole.len()).unwrap_or(u32::MAX);
     for refusal in decoded.refusals {
         pass.typed.refusals.push(NewRejection {
@@ -85,15 +91,35 @@ pub(crate) fn type_body(decoded: Decoded<'_>, body: &Bytes, rules: &Rules<'_>) -
             code: refusal.refusal.code,
             reason: refusal.refusal.reason,
             raw: body.slice_ref(refusal.raw),
+            reading: reading.clone(),
+            rest: None,
         });
     }
     for event in decoded.events {
-        pass.event(event, body);
+        pass.event(event, body, &reading);
     }
     let mut typed = pass.typed;
+    typed.reading = reading;
     // Stable: refusals of one event stay in the order in which they were found.
     typed.refusals.sort_by_key(|refusal| refusal.event_index);
+    name_rests(&mut typed.refusals, &typed.events);
     typed
+}
+
+/// Says of refused values where the rest of their event will be. Both are in order of event.
+fn name_rests(refusals: &mut [NewRejection], events: &[TypedEvent]) {
+    let mut events = events.iter().peekable();
+    for refusal in refusals {
+        let index = u32::try_from(refusal.event_index).unwrap_or(u32::MAX);
+        while events.next_if(|event| event.index < index).is_some() {}
+        refusal.rest = events
+            .peek()
+            .filter(|event| event.index == index)
+            .map(|event| Rest {
+                external_id: event.external_id.clone(),
+                observed_at: event.event.observed_at,
+            });
+    }
 }
 
 /// Types the cells of an edit. Faults come as (name, refusal).
@@ -104,11 +130,11 @@ pub(crate) fn type_cells(
     let mut pass = Pass::new(rules);
     let mut attrs = Vec::with_capacity(cells.len());
     let mut faults = Vec::new();
-    for cell in cells {
-        match pass.cell(&cell) {
+    for (place, RawCell { name, value }) in cells.into_iter().enumerate() {
+        match pass.cell(place, &name, value) {
             Ok(Some(typed)) => attrs.push(typed),
             Ok(None) => {}
-            Err(refusal) => faults.push((cell.name.into_owned(), refusal)),
+            Err(refusal) => faults.push((name.into_owned(), refusal)),
         }
     }
     (Attrs::from_distinct(attrs), pass.typed.missing, faults)
@@ -132,25 +158,45 @@ pub(crate) fn time_refusal(
     Some(Refusal::new(RefusalCode::TimeOutOfRange, reason))
 }
 
-struct Pass<'a> {
-    rules: &'a Rules<'a>,
+struct Pass<'r, 'd> {
+    rules: &'r Rules<'r>,
     typed: Typed,
     /// Types of attributes that would be created, by name.
     created: HashMap<String, AttributeType>,
     hot_count: usize,
+    /// Attributes in the order in which the last event named them: the next names mostly the same.
+    recent: Vec<&'r Arc<Attribute>>,
+    /// What the tags of each series are, so that they are typed once; the series is held so that no other takes its place.
+    series: HashMap<*const RawTags<'d>, (Rc<RawTags<'d>>, Arc<Attrs>)>,
 }
 
-impl<'a> Pass<'a> {
-    fn new(rules: &'a Rules<'a>) -> Pass<'a> {
+impl<'r, 'd> Pass<'r, 'd> {
+    fn new(rules: &'r Rules<'r>) -> Pass<'r, 'd> {
         Pass {
             rules,
             typed: Typed::default(),
             created: HashMap::new(),
             hot_count: rules.catalogue.hot_count(),
+            recent: Vec::new(),
+            series: HashMap::new(),
         }
     }
 
-    fn event(&mut self, raw: RawEvent<'_>, body: &Bytes) {
+    /// The attribute of a name that stands at `place` of its event.
+    fn known(&mut self, place: usize, name: &str) -> Option<&'r Arc<Attribute>> {
+        if let Some(recent) = self.recent.get(place).filter(|recent| recent.name == name) {
+            return Some(recent);
+        }
+        let found = self.rules.catalogue.by_name(name)?;
+        if place < self.recent.len() {
+            self.recent[place] = found;
+        } else if place == self.recent.len() {
+            self.recent.push(found);
+        }
+        Some(found)
+    }
+
+    fn event(&mut self, raw: RawEvent<'d>, body: &Bytes, reading: &Reading) {
         self.typed.times_cut += u64::from(raw.time_cut);
         let refuse = |field: Option<String>, refusal: Refusal| NewRejection {
             event_index: i32::try_from(raw.index).unwrap_or(i32::MAX),
@@ -159,6 +205,8 @@ impl<'a> Pass<'a> {
             code: refusal.code,
             reason: refusal.reason,
             raw: body.slice_ref(raw.raw),
+            reading: reading.clone(),
+            rest: None,
         };
         let out_of_range = raw
             .observed_at
@@ -171,14 +219,14 @@ impl<'a> Pass<'a> {
             return;
         }
         let (mut kept, mut refused) = (Vec::with_capacity(raw.cells.len()), false);
-        for cell in &raw.cells {
-            match self.cell(cell) {
+        for (place, RawCell { name, value }) in raw.cells.into_iter().enumerate() {
+            match self.cell(place, &name, value) {
                 Ok(typed) => kept.extend(typed),
                 Err(refusal) => {
                     refused = true;
                     self.typed
                         .refusals
-                        .push(refuse(Some(cell.name.to_string()), refusal));
+                        .push(refuse(Some(name.into_owned()), refusal));
                 }
             }
         }
@@ -186,6 +234,9 @@ impl<'a> Pass<'a> {
             self.typed.refused_events += 1;
             return;
         }
+        let series = Rc::as_ptr(&raw.tags);
+        let known_series = self.series.get(&series).map(|(_, attrs)| Arc::clone(attrs));
+        let refusals_before = self.typed.refusals.len();
         let mut tags_of = |tags: &[RawTag<'_>]| {
             let mut typed = Vec::with_capacity(tags.len());
             for tag in tags {
@@ -199,17 +250,30 @@ impl<'a> Pass<'a> {
             }
             typed
         };
-        let tags = match &raw.tags {
+        let tags = match &*raw.tags {
             RawTags::None => Tags::None,
-            RawTags::Series(tags) => Tags::Series(Attrs::from_distinct(tags_of(tags))),
+            RawTags::Series(tags) => Tags::Series(match known_series {
+                Some(attrs) => attrs,
+                None => Arc::new(Attrs::from_distinct(tags_of(tags))),
+            }),
             RawTags::Beside { id, others } => {
                 kept.extend(tags_of(id));
                 let others = tags_of(others);
-                let named = others.iter().map(|(id, _)| *id).collect();
+                let named: Vec<AttributeId> = others.iter().map(|(id, _)| *id).collect();
+                let marked = self.rules.catalogue.series_tags();
+                let unmarked = named.iter().filter(|id| !marked.contains(id));
+                self.typed.unmarked.extend(unmarked);
                 kept.extend(others);
                 Tags::Beside(named)
             }
         };
+        // A tag that is refused is refused with each line.
+        if let Tags::Series(attrs) = &tags
+            && self.typed.refusals.len() == refusals_before
+        {
+            let held = || (Rc::clone(&raw.tags), Arc::clone(attrs));
+            self.series.entry(series).or_insert_with(held);
+        }
         self.typed.events.push(TypedEvent {
             index: raw.index,
             raw: body.slice_ref(raw.raw),
@@ -224,29 +288,35 @@ impl<'a> Pass<'a> {
         });
     }
 
-    /// The typed cell; absent if its attribute has to be created first, or if it removes what was never there.
-    fn cell(&mut self, cell: &RawCell<'_>) -> Result<Option<(AttributeId, Cell)>, Refusal> {
-        let known = self.rules.catalogue.by_name(&cell.name);
-        let json = match &cell.value {
-            RawValue::Typed(value) => return self.typed_value(&cell.name, value),
+    /// The typed cell; absent if its attribute has to be created first, or if it removes what was never there. `place` is
+    /// the cell's place in its event.
+    fn cell(
+        &mut self,
+        place: usize,
+        name: &str,
+        value: RawValue<'_>,
+    ) -> Result<Option<(AttributeId, Cell)>, Refusal> {
+        let known = self.known(place, name);
+        let json = match value {
+            RawValue::Typed(value) => return self.typed_value(known, name, value),
             RawValue::Json("null") => {
                 return Ok(known.map(|attribute| (attribute.id, Cell::Removed)));
             }
             RawValue::Json(json) => json,
         };
         let Some(attribute) = known else {
-            let kind = match self.created.get(cell.name.as_ref()) {
+            let kind = match self.created.get(name) {
                 Some(kind) => *kind,
                 None => AttributeType::infer(json).ok_or_else(|| {
                     Refusal::new(
                         RefusalCode::MalformedJson,
-                        format!("attribute {}: not valid JSON", cell.name),
+                        format!("attribute {name}: not valid JSON"),
                     )
                 })?,
             };
             // A value that its own type cannot hold must not decide the type.
-            Value::from_json(kind, &cell.name, json, self.rules.limits)?;
-            return self.unknown(&cell.name, kind).map(|()| None);
+            Value::from_json(kind, name, json, self.rules.limits)?;
+            return self.unknown(name, kind).map(|()| None);
         };
         let value = Value::from_json(attribute.kind, &attribute.name, json, self.rules.limits)?;
         self.rules.schemas.admit(attribute, &value)?;
@@ -254,15 +324,17 @@ impl<'a> Pass<'a> {
     }
 
     fn tag(&mut self, tag: &RawTag<'_>) -> Result<Option<(AttributeId, Cell)>, Refusal> {
-        self.typed_value(&tag.name, &Value::Text(tag.value.to_string()))
+        let known = self.rules.catalogue.by_name(&tag.name);
+        self.typed_value(known, &tag.name, Value::Text(tag.value.to_string()))
     }
 
     fn typed_value(
         &mut self,
+        known: Option<&Arc<Attribute>>,
         name: &str,
-        value: &Value,
+        value: Value,
     ) -> Result<Option<(AttributeId, Cell)>, Refusal> {
-        match self.rules.catalogue.by_name(name) {
+        match known {
             None => match self.created.get(name) {
                 Some(kind) if *kind != value.kind() => {
                     Err(Value::mismatch(name, *kind, value.kind().as_str()))
@@ -316,9 +388,9 @@ impl<'a> Pass<'a> {
 }
 
 /// A value whose format says its type, as the type that its attribute has. Numbers change only where nothing is lost.
-fn fit(attribute: &Attribute, value: &Value) -> Result<Value, Refusal> {
+fn fit(attribute: &Attribute, value: Value) -> Result<Value, Refusal> {
     if attribute.kind == value.kind() {
-        return Ok(value.clone());
+        return Ok(value);
     }
     let is_number = matches!(value, Value::Int(_) | Value::Float(_));
     let takes_number = matches!(

@@ -1,61 +1,81 @@
 //! The way in for everything that writes: decode, type, name, commit, answer.
 
 mod answer;
+mod division;
 mod edit;
+mod replay;
+mod staged;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
+
 use sha2::{Digest, Sha256};
-use sheaf_model::{BatchId, Limits, TenantId};
-use sheaf_pg::{PgError, Pool};
+use sheaf_model::{AttributeId, BatchId, Limits, Position, TenantId};
+use sheaf_pg::{Fence, PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
-    AttributeBounds, Catalogue, Catalogues, NewAttribute, create_attributes,
+    AttributeBounds, Catalogue, Catalogues, NewAttribute, mark_series_tags,
 };
-use sheaf_store::ledger::{LedgerEntry, LedgerRecord, Outcome, fetch_request};
-use sheaf_store::rejections::fetch_batch_rejections;
+use sheaf_store::ledger::{
+    EarlierRequest, LedgerEntry, LedgerRecord, Outcome, fetch_request, open_request,
+};
+use sheaf_store::rejections::{NewRejection, fetch_batch_rejections};
 use sheaf_store::settings::{Settings, read_position};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::JoinHandle;
 
 use crate::decode::{self, BodyFault, Decoded, IdRules, quote_line};
-use crate::lane::{self, EventSource, Job, LaneHandle, LaneOutcome};
+use crate::instruments::TIMES_CUT_TOTAL;
+use crate::lane::{EventSource, Lanes, PartKind, PartOutcome, Request, StoredPart};
 use crate::names::EntityNames;
 use crate::plan::GroupEvent;
+use crate::promise;
 use crate::request::{
-    BodyFormat, EditAnswer, EditRequest, IngestAnswer, IngestRequest, OnError, WriteError,
+    Ack, BodyFormat, EditAnswer, EditRequest, IngestAnswer, IngestRequest, OnError, WriteError,
 };
 use crate::schema::Schemas;
-use crate::typing::{HOT_ATTRIBUTES_MAX, Rules, Typed, type_body};
+use crate::staging::Staging;
+use crate::typing::{HOT_ATTRIBUTES_MAX, Rules, Typed, TypedEvent, type_body};
 use answer::answer;
+use division::Division;
+pub use replay::{REPLAYED_MAX, ReplayAnswer, ReplayRequest};
+use staged::StagedWay;
 
 /// Bytes of bodies that are being stored at the same time. A body's events take several times its bytes; a few of the
-/// largest at once are as fast as many, because one lane writes them.
+/// largest at once are as fast as many, because they wait for the same lanes.
 const BODY_BYTES_IN_WORK_MAX: usize = 128 * 1024 * 1024;
 /// How long a body waits for others to be stored before its sender is told to come back.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How many refusals an answer lists; the others are found by their batch.
 const LISTED_MAX: usize = 100;
-/// Bodies larger than this are decoded off the threads that serve connections.
+/// Bodies larger than this wait for their turn, and are decoded off the threads that serve connections.
 const DECODED_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// How often a body is typed anew because other servers keep changing its catalogue.
 const TYPING_RUNS_MAX: usize = 8;
+
+/// How often a request asks for its missing parts while other servers write them, too.
+const ROUNDS_MAX: usize = 8;
 
 /// The write path of one server. Clones share it.
 #[derive(Clone)]
 pub struct Writer {
     inner: Arc<Inner>,
+    staging: Option<Staging>,
 }
 
 struct Inner {
     app: Pool,
+    writer: Pool,
     settings: Arc<Settings>,
     catalogues: Arc<Catalogues>,
     schemas: Schemas,
     names: EntityNames,
     limits: Limits,
-    lane: LaneHandle,
+    lanes: Lanes,
+    fence: Fence,
     running: Mutex<HashSet<(TenantId, String)>>,
     body_bytes: Semaphore,
 }
@@ -67,33 +87,48 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Starts the lane. The task ends when the last clone is dropped; whoever stops the server joins it.
+    /// Starts a lane for each connection of the writer but one. Their tasks end when the last clone is dropped; whoever stops the server joins them.
     pub fn start(
         app: Pool,
         writer: Pool,
         settings: Arc<Settings>,
         catalogues: Arc<Catalogues>,
         limits: Limits,
-    ) -> (Writer, tokio::task::JoinHandle<()>) {
-        let (lane, task) = lane::start(writer, Arc::clone(&settings), Arc::clone(&catalogues));
+    ) -> (Writer, Vec<JoinHandle<()>>) {
+        // One connection stays for what is no lane's: opening requests, making partitions.
+        let lane_count = writer.connections_max().saturating_sub(1).max(1);
+        let (lanes, mut tasks) = Lanes::start(lane_count, &writer, &settings, &catalogues);
+        let (fence, fencing) = Fence::new(&writer, app.clone());
+        tasks.push(tokio::spawn(fencing));
         let names = EntityNames::new(app.clone());
         let inner = Inner {
             app,
+            writer,
             settings,
             catalogues,
             schemas: Schemas::default(),
             names,
             limits,
-            lane,
+            lanes,
+            fence,
             running: Mutex::default(),
             body_bytes: Semaphore::new(BODY_BYTES_IN_WORK_MAX),
         };
         (
             Writer {
                 inner: Arc::new(inner),
+                staging: None,
             },
-            task,
+            tasks,
         )
+    }
+
+    /// The same writer, which stages what is to be staged; without this it refuses that.
+    pub fn staging_through(self, staging: Staging) -> Writer {
+        Writer {
+            staging: Some(staging),
+            ..self
+        }
     }
 
     /// Stores the events of a body.
@@ -103,22 +138,40 @@ impl Writer {
         request: IngestRequest,
     ) -> Result<IngestAnswer, WriteError> {
         let inner = &self.inner;
+        if request.ack == Ack::Staged && self.staging.is_none() {
+            return Err(WriteError::NoStaging);
+        }
+        promise::require(&inner.fence, request.ack).await?;
+        let answer = self.store(scope, &request).await?;
+        if let Some(position) = answer.position {
+            promise::keep(&inner.fence, request.ack, position).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn store(
+        &self,
+        scope: &TenantScope,
+        request: &IngestRequest,
+    ) -> Result<IngestAnswer, WriteError> {
+        let inner = &self.inner;
         let _turn = inner.turn(request.body.len()).await?;
         let batch = BatchId::new();
+        let staging = self.staging.as_ref();
         let Some(key) = &request.idempotency_key else {
-            return inner
-                .ingest_once(scope, &request, batch, batch.to_string(), Vec::new())
-                .await;
+            let ticket = Ticket::new(batch.to_string(), Vec::new(), batch);
+            return inner.ingest_once(staging, scope, request, ticket).await;
         };
-        let request_key = format!("k:{key}");
-        let request_hash = hash_of(&request);
-        let _running = inner.enter(scope, &request_key)?;
-        if let Some(record) = fetch_request(&inner.app, scope, &request_key).await? {
-            return inner.replay(scope, &record, &request_hash).await;
-        }
-        inner
-            .ingest_once(scope, &request, batch, request_key, request_hash)
-            .await
+        let ticket = Ticket::new(format!("k:{key}"), hash_of(request), batch);
+        let _running = inner.enter(scope, &ticket.key)?;
+        let ticket = match inner.fetch(scope, &ticket).await? {
+            Some(earlier) => match inner.replay_or_resume(scope, earlier, ticket).await? {
+                Known::Answered(answer) => return Ok(*answer),
+                Known::Unfinished(ticket) => ticket,
+            },
+            None => ticket,
+        };
+        inner.ingest_once(staging, scope, request, ticket).await
     }
 
     /// Changes one entity.
@@ -127,8 +180,53 @@ impl Writer {
         scope: &TenantScope,
         request: EditRequest,
     ) -> Result<EditAnswer, WriteError> {
-        self.inner.edit(scope, request).await
+        let ack = request.ack;
+        promise::require(&self.inner.fence, ack).await?;
+        let answer = self.inner.edit(scope, request).await?;
+        promise::keep(&self.inner.fence, ack, answer.position).await?;
+        Ok(answer)
     }
+}
+
+/// How a request is found in the ledger, and what of it is there.
+struct Ticket {
+    key: String,
+    /// Empty where no retry can name the request.
+    hash: Vec<u8>,
+    batch: BatchId,
+    /// The buckets that are to be written, where the request was opened before; else all of them.
+    missing: Option<HashSet<i32>>,
+}
+
+impl Ticket {
+    fn new(key: String, hash: Vec<u8>, batch: BatchId) -> Ticket {
+        Ticket {
+            key,
+            hash,
+            batch,
+            missing: None,
+        }
+    }
+
+    fn resuming(self, record: LedgerRecord) -> Ticket {
+        Ticket {
+            batch: record.batch,
+            missing: Some(record.missing.into_iter().collect()),
+            ..self
+        }
+    }
+
+    fn has_key(&self) -> bool {
+        !self.hash.is_empty()
+    }
+}
+
+/// What a request that was there before makes of its retry.
+enum Known {
+    /// It is answered.
+    Answered(Box<IngestAnswer>),
+    /// Parts of it are to be written yet.
+    Unfinished(Ticket),
 }
 
 /// A request that is running, until dropped.
@@ -165,25 +263,62 @@ impl Inner {
     }
 
     /// Waits until a body of this size may be worked on.
-    async fn turn(&self, bytes: usize) -> Result<SemaphorePermit<'_>, WriteError> {
+    ///
+    /// A small one does not wait for the large ones of others.
+    async fn turn(&self, bytes: usize) -> Result<Option<SemaphorePermit<'_>>, WriteError> {
+        if bytes <= DECODED_INLINE_BYTES_MAX {
+            return Ok(None);
+        }
         let permits =
             u32::try_from(bytes.min(BODY_BYTES_IN_WORK_MAX)).expect("the bound fits 32 bits");
         let permit =
             tokio::time::timeout(TURN_WAIT_MAX, self.body_bytes.acquire_many(permits)).await;
         permit
             .map_err(|_| WriteError::Overloaded)?
+            .map(Some)
             .map_err(|_| WriteError::Stopped)
+    }
+
+    /// The request of a ticket, if it came before and is the same.
+    async fn fetch(
+        &self,
+        scope: &TenantScope,
+        ticket: &Ticket,
+    ) -> Result<Option<EarlierRequest>, WriteError> {
+        let found = fetch_request(&self.app, scope, &ticket.key).await?;
+        match found {
+            Some(earlier) if earlier.request_hash() != ticket.hash => Err(WriteError::KeyReused),
+            found => Ok(found),
+        }
+    }
+
+    /// The first answer once more; or what is left to do, where not all of it is written.
+    async fn replay_or_resume(
+        &self,
+        scope: &TenantScope,
+        earlier: EarlierRequest,
+        ticket: Ticket,
+    ) -> Result<Known, WriteError> {
+        let answer = match earlier {
+            EarlierRequest::Staged(staged) => self.replay_staged(scope, &staged).await?,
+            EarlierRequest::Stored(record) if record.missing.is_empty() => {
+                self.replay(scope, &record).await?
+            }
+            EarlierRequest::Stored(record) => {
+                return Ok(Known::Unfinished(ticket.resuming(record)));
+            }
+        };
+        Ok(Known::Answered(Box::new(answer)))
     }
 
     async fn ingest_once(
         &self,
+        staging: Option<&Staging>,
         scope: &TenantScope,
         request: &IngestRequest,
-        batch: BatchId,
-        request_key: String,
-        request_hash: Vec<u8>,
+        mut ticket: Ticket,
     ) -> Result<IngestAnswer, WriteError> {
-        let (typed, count, catalogue) = self.type_request(scope, request).await?;
+        let (mut typed, count, catalogue) = self.type_request(scope, request).await?;
         let events = i32::try_from(count).unwrap_or(i32::MAX);
         let outcome = if request.on_error == OnError::Reject && !typed.refusals.is_empty() {
             Outcome::BatchRefused
@@ -192,62 +327,172 @@ impl Inner {
         } else {
             Outcome::Stored
         };
-        let stored = outcome == Outcome::Stored;
+        let typed_events = match outcome {
+            Outcome::Stored => std::mem::take(&mut typed.events),
+            Outcome::AllRefused | Outcome::BatchRefused => {
+                // Of events that had single bad values nothing is stored either.
+                for refusal in &mut typed.refusals {
+                    refusal.rest = None;
+                }
+                Vec::new()
+            }
+        };
+        let (group_events, sources) = self
+            .name_events(scope, typed_events, request.received_at)
+            .await?;
+        // What is not staged is durable.
+        let ack = match request.ack {
+            Ack::Durable | Ack::Staged => Ack::Durable,
+            Ack::Replicated => Ack::Replicated,
+        };
         let mut entry = LedgerEntry {
             tenant: scope.tenant(),
-            request_key,
-            batch,
-            request_hash: request_hash.clone(),
+            request_key: ticket.key.clone(),
+            batch: ticket.batch,
+            request_hash: ticket.hash.clone(),
             outcome,
-            ack: request.ack.as_str(),
+            ack: ack.as_str(),
             events,
-            refused: if stored {
-                i32::try_from(typed.refused_events).unwrap_or(i32::MAX)
-            } else {
-                events
+            refused: match outcome {
+                Outcome::Stored => i32::try_from(typed.refused_events).unwrap_or(i32::MAX),
+                Outcome::AllRefused | Outcome::BatchRefused => events,
             },
             received_at: request.received_at,
             durable_at: request.received_at,
+            buckets: Vec::new(),
         };
-        let mut job = self
-            .job(scope, request, catalogue, entry.clone(), typed, stored)
-            .await?;
-        loop {
-            let came_with_refusals = !job.rejections.is_empty();
-            match self.lane.commit(job).await? {
-                LaneOutcome::Committed(committed) => {
-                    return Ok(answer(&entry, *committed, &request.format));
+        let staged = (&entry, group_events.as_slice(), typed.refusals.as_slice());
+        match self.stage(staging, scope, request, &ticket, staged).await? {
+            StagedWay::Answered(answer) => return Ok(*answer),
+            StagedWay::Earlier(earlier) => {
+                match self.replay_or_resume(scope, earlier, ticket).await? {
+                    Known::Answered(answer) => return Ok(*answer),
+                    Known::Unfinished(unfinished) => ticket = unfinished,
                 }
-                LaneOutcome::AlreadyThere => {
-                    let record = fetch_request(&self.app, scope, &entry.request_key).await?;
-                    let record = record.ok_or_else(|| {
-                        PgError::unreadable("finding a claimed request", "no row")
-                    })?;
-                    return self.replay(scope, &record, &request_hash).await;
+                entry.batch = ticket.batch;
+            }
+            StagedWay::Durable => {}
+        }
+        let kind = match request.on_error {
+            OnError::Reject => PartKind::AllOrNothing,
+            OnError::Partial => PartKind::Bulk,
+        };
+        let mut division = Division::new(self, kind, group_events, typed.refusals);
+        entry.buckets = division.buckets();
+        // Parts in several transactions need the request to be there before any of them, so that no other request
+        // takes its key in between.
+        let opens_alone = division.parts() == 0 || (ticket.has_key() && division.parts() > 1);
+        let mut opened = Vec::new();
+        if ticket.missing.is_none() && opens_alone {
+            opened = std::mem::take(&mut division.of_none);
+            if !open_request(&self.writer, scope, &entry, &opened).await? {
+                // Another server was first with this key: what it has not written is written here.
+                let earlier = self.require(scope, &ticket).await?;
+                match self.replay_or_resume(scope, earlier, ticket).await? {
+                    Known::Answered(answer) => return Ok(*answer),
+                    Known::Unfinished(unfinished) => ticket = unfinished,
                 }
-                LaneOutcome::RefusedByPlan(refused) => {
-                    debug_assert!(
-                        !came_with_refusals,
-                        "a request that wants all or nothing came with refusals"
-                    );
-                    entry.outcome = Outcome::BatchRefused;
-                    entry.refused = events;
-                    let catalogue = self.catalogues.current(scope).await?;
-                    job = Job {
-                        scope: scope.clone(),
-                        catalogue,
-                        entry: entry.clone(),
-                        events: Vec::new(),
-                        rejections: refused,
-                        sources: Vec::new(),
-                        precondition: None,
-                        must_exist: false,
-                        all_or_nothing: false,
-                        now: request.received_at,
-                    };
-                }
+                entry.batch = ticket.batch;
             }
         }
+        let job = Arc::new(Request {
+            scope: scope.clone(),
+            catalogue,
+            entry,
+            sources,
+            reading: typed.reading,
+            now: request.received_at,
+        });
+        for _ in 0..ROUNDS_MAX {
+            let opens = ticket.missing.is_none() && !opens_alone;
+            let parts = division.parts_of(self, &job, ticket.missing.as_ref(), opens);
+            let committed = join_all(parts.into_iter().map(|part| self.lanes.commit(part))).await;
+            let mut stored = Vec::new();
+            let mut was_there = ticket.missing.is_some();
+            for outcome in committed {
+                match outcome? {
+                    PartOutcome::Stored(part, position) => stored.push((*part, Some(position))),
+                    PartOutcome::AlreadyThere(Some(part)) => stored.push((part, None)),
+                    PartOutcome::AlreadyThere(None) => was_there = true,
+                    PartOutcome::RefusedByPlan(refused) => {
+                        return self.refuse_batch(&job, request, refused).await;
+                    }
+                }
+            }
+            if !was_there {
+                let position = self.position_of(scope, &stored).await?;
+                let parts = stored.into_iter().map(|(part, _)| part).collect();
+                let (entry, position) = (&job.entry, Some(position));
+                return Ok(answer(entry, opened, parts, position, &request.format));
+            }
+            let earlier = self.require(scope, &ticket).await?;
+            match self.replay_or_resume(scope, earlier, ticket).await? {
+                Known::Answered(answer) => return Ok(*answer),
+                Known::Unfinished(unfinished) => ticket = unfinished,
+            }
+        }
+        Err(WriteError::Overloaded)
+    }
+
+    /// The request of a ticket that was seen in the ledger.
+    async fn require(
+        &self,
+        scope: &TenantScope,
+        ticket: &Ticket,
+    ) -> Result<EarlierRequest, WriteError> {
+        let earlier = self.fetch(scope, ticket).await?;
+        earlier.ok_or_else(|| PgError::unreadable("finding an opened request", "no row").into())
+    }
+
+    /// Keeps that the plan refused a request that wants all or nothing.
+    async fn refuse_batch(
+        &self,
+        job: &Request,
+        request: &IngestRequest,
+        refused: Vec<NewRejection>,
+    ) -> Result<IngestAnswer, WriteError> {
+        let entry = LedgerEntry {
+            outcome: Outcome::BatchRefused,
+            refused: job.entry.events,
+            buckets: Vec::new(),
+            ..job.entry.clone()
+        };
+        open_request(&self.writer, &job.scope, &entry, &refused).await?;
+        let position = self.position_of(&job.scope, &[]).await?;
+        Ok(answer(
+            &entry,
+            refused,
+            Vec::new(),
+            Some(position),
+            &request.format,
+        ))
+    }
+
+    /// A position of the write history that has all of these parts.
+    async fn position_of(
+        &self,
+        scope: &TenantScope,
+        parts: &[(StoredPart, Option<Position>)],
+    ) -> Result<Position, WriteError> {
+        let known: Option<Vec<Position>> = parts.iter().map(|(_, position)| *position).collect();
+        let newest = known
+            .unwrap_or_default()
+            .into_iter()
+            .max_by_key(|position| (position.timeline, position.lsn));
+        match newest {
+            Some(newest) => Ok(newest),
+            None => self.read_position(scope).await,
+        }
+    }
+
+    async fn read_position(&self, scope: &TenantScope) -> Result<Position, WriteError> {
+        let rows = scope
+            .run_one(&self.app, sheaf_pg::Access::Write, read_position())
+            .await?;
+        let row = rows
+            .first()
+            .ok_or_else(|| PgError::unreadable("reading the position of a request", "no row"))?;
+        Ok(self.settings.position(row)?.0)
     }
 
     /// Decodes and types a body, creating the attributes that it needs, unless it is refused as a whole.
@@ -260,13 +505,11 @@ impl Inner {
         for _ in 0..TYPING_RUNS_MAX {
             let (typed, count) = self.type_once(request, &catalogue)?;
             let refused_whole = request.on_error == OnError::Reject && !typed.refusals.is_empty();
-            if typed.missing.is_empty() || refused_whole {
-                metrics::counter!("sheaf_ingest_times_cut_total").increment(typed.times_cut);
+            if (typed.missing.is_empty() && typed.unmarked.is_empty()) || refused_whole {
+                metrics::counter!(TIMES_CUT_TOTAL).increment(typed.times_cut);
                 return Ok((typed, count, catalogue));
             }
-            catalogue = self
-                .create(scope, &typed.missing, request.received_at)
-                .await?;
+            catalogue = self.amend(scope, &typed, request.received_at).await?;
         }
         Err(WriteError::Overloaded)
     }
@@ -311,35 +554,48 @@ impl Inner {
             hot_max: HOT_ATTRIBUTES_MAX,
             attributes_max: self.limits.tenant_attributes_max,
         };
-        create_attributes(&self.app, scope, missing, bounds, now).await?;
+        let created = self
+            .catalogues
+            .create_attributes(scope, missing, bounds, now);
+        Ok(created.await?)
+    }
+
+    /// Makes the catalogue fit for events: creates the attributes that they need, and marks those that lines have as tags
+    /// beside an id.
+    async fn amend(
+        &self,
+        scope: &TenantScope,
+        typed: &Typed,
+        now: sheaf_model::Timestamp,
+    ) -> Result<Arc<Catalogue>, WriteError> {
+        if !typed.missing.is_empty() {
+            return self.create(scope, &typed.missing, now).await;
+        }
+        let unmarked: Vec<AttributeId> = typed.unmarked.iter().copied().collect();
+        mark_series_tags(&self.app, scope, &unmarked).await?;
         Ok(self.catalogues.refresh(scope).await?)
     }
 
-    async fn job(
+    /// Gives events the numbers of their entities.
+    async fn name_events(
         &self,
         scope: &TenantScope,
-        request: &IngestRequest,
-        catalogue: Arc<Catalogue>,
-        entry: LedgerEntry,
-        typed: Typed,
-        stored: bool,
-    ) -> Result<Job, WriteError> {
-        let typed_events = if stored { typed.events } else { Vec::new() };
-        let names: Vec<(&str, &str)> = typed_events
+        typed: Vec<TypedEvent>,
+        now: sheaf_model::Timestamp,
+    ) -> Result<(Vec<GroupEvent>, Vec<EventSource>), WriteError> {
+        let names: Vec<(&str, &str)> = typed
             .iter()
             .map(|event| (event.entity_type.as_str(), event.external_id.as_str()))
             .collect();
-        let entities = self
-            .names
-            .require(scope, &names, request.received_at)
-            .await?;
+        let entities = self.names.require(scope, &names, now).await?;
         let (mut events, mut sources) = (
             Vec::with_capacity(entities.len()),
             Vec::with_capacity(entities.len()),
         );
-        for (typed, entity) in typed_events.into_iter().zip(entities) {
+        for (typed, entity) in typed.into_iter().zip(entities) {
             events.push(GroupEvent {
                 index: typed.index,
+                tenant: scope.tenant(),
                 entity,
                 event: typed.event,
             });
@@ -349,18 +605,7 @@ impl Inner {
                 entity_type: typed.entity_type,
             });
         }
-        Ok(Job {
-            scope: scope.clone(),
-            catalogue,
-            entry,
-            events,
-            rejections: typed.refusals,
-            sources,
-            precondition: None,
-            must_exist: false,
-            all_or_nothing: request.on_error == OnError::Reject && stored,
-            now: request.received_at,
-        })
+        Ok((events, sources))
     }
 
     /// The first answer once more, from the ledger; only the position is read anew.
@@ -368,20 +613,10 @@ impl Inner {
         &self,
         scope: &TenantScope,
         record: &LedgerRecord,
-        request_hash: &[u8],
     ) -> Result<IngestAnswer, WriteError> {
-        if record.request_hash != request_hash {
-            return Err(WriteError::KeyReused);
-        }
         let listed_max = i64::try_from(LISTED_MAX).expect("a small number");
         let kept = fetch_batch_rejections(&self.app, scope, record.batch, listed_max).await?;
-        let rows = scope
-            .run_one(&self.app, sheaf_pg::Access::Write, read_position())
-            .await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| PgError::unreadable("reading the position of a replay", "no row"))?;
-        let (position, _) = self.settings.position(row)?;
+        let position = self.read_position(scope).await?;
         Ok(IngestAnswer {
             batch: record.batch,
             ack: record.ack.clone(),
@@ -391,7 +626,7 @@ impl Inner {
             rejected: kept.first,
             first_bad_line: kept.first_raw.map(|raw| quote_line(&raw)),
             bad_events: kept.bad_events,
-            position,
+            position: Some(position),
             replayed: true,
         })
     }

@@ -1,5 +1,7 @@
 //! Events: what one entity reported for one instant.
 
+use std::sync::Arc;
+
 use crate::id::AttributeId;
 use crate::time::Timestamp;
 use crate::value::Value;
@@ -129,7 +131,7 @@ pub enum Tags {
     None,
     /// The whole tag set is the entity's id, so that it cannot change: recorded with the entity's first event, the
     /// first after a delete or replace, and every late one.
-    Series(Attrs),
+    Series(Arc<Attrs>),
     /// Some tags are the id; these others are among the event's attributes. Two lines of one entity and instant
     /// that differ in one of them are two series in one entity, which is a conflict and no correction.
     Beside(Vec<AttributeId>),

@@ -184,6 +184,44 @@ pub struct DocumentChange {
 
 /// Brings the fold of a group's rows into an entity's document. The version moves if anything does.
 pub fn merge(document: &mut Document, group: Document) -> DocumentChange {
+    let cells = group.cells.into_iter();
+    let head = Document {
+        cells: BTreeMap::new(),
+        ..group
+    };
+    merge_cells(
+        document,
+        &head,
+        cells.map(|(id, (cell, time))| (id, cell, time)),
+    )
+}
+
+/// Brings rows into an entity's document, given in the order (`observed_at`, `seq`): the [`merge`] of their fold. One row,
+/// which is most of them, is its own fold.
+pub fn merge_rows(document: &mut Document, rows: &[&StoredRow]) -> DocumentChange {
+    let [row] = rows else {
+        return merge(document, fold_rows(rows.iter().copied()));
+    };
+    let head = Document {
+        floor: matches!(row.op, Op::Replace | Op::Delete).then_some(row.observed_at),
+        newest: Some(row.observed_at),
+        deleted: row.op == Op::Delete,
+        ..Document::default()
+    };
+    let cells = row.attrs.iter();
+    merge_cells(
+        document,
+        &head,
+        cells.map(|(id, cell)| (*id, cell.clone(), row.observed_at)),
+    )
+}
+
+/// `group` without its cells, and its cells.
+fn merge_cells(
+    document: &mut Document,
+    group: &Document,
+    cells: impl Iterator<Item = (AttributeId, Cell, Timestamp)>,
+) -> DocumentChange {
     let mut change = DocumentChange::default();
     let floor_before = document.floor;
     // Values below the group's floor go; one that the group sets again to the same has not changed for a reader.
@@ -196,7 +234,7 @@ pub fn merge(document: &mut Document, group: Document) -> DocumentChange {
         document.cells = stays;
         dropped = goes;
     }
-    for (id, (cell, time)) in group.cells {
+    for (id, cell, time) in cells {
         let held = document.cells.get(&id);
         let enters = floor_before.is_none_or(|floor| time >= floor)
             && held.is_none_or(|(_, held_since)| time >= *held_since);

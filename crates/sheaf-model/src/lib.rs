@@ -21,7 +21,7 @@ pub use event::{Attrs, Cell, Event, Op, Tags};
 pub use fold::{
     Appended, DocumentChange, Instant, StoredRow, append, fold_instant, fold_rows, time_after,
 };
-pub use fold::{Document, merge};
+pub use fold::{Document, merge, merge_rows};
 pub use id::{AttributeId, BatchId, EntityId, IdFault, KeyId, RejectionId, TenantId, crockford};
 pub use json::{JsonFault, JsonText, object_members, string_text};
 pub use limits::Limits;
@@ -29,4 +29,4 @@ pub use lsn::{Lsn, Position};
 pub use name::{ExternalIdFault, Name, NameFault, external_id, is_reserved};
 pub use refusal::{Refusal, RefusalCode};
 pub use time::{Timestamp, TimestampFault};
-pub use value::{AttributeType, Value};
+pub use value::{AttributeType, Value, write_number};

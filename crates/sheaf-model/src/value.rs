@@ -220,9 +220,12 @@ impl Value {
     /// Appends the JSON that documents and events hold: decimals are numbers, times have one sortable form.
     pub fn write_stored(&self, out: &mut String) {
         let written = match self {
-            Value::Int(number) => write!(out, "{number}"),
+            Value::Int(number) => {
+                write_number(*number, out);
+                Ok(())
+            }
             Value::Float(number) => {
-                out.push_str(&serde_json::to_string(number).expect("a finite double is JSON"));
+                write_number(*number, out);
                 Ok(())
             }
             Value::Decimal(number) => write!(out, "{number}"),
@@ -239,6 +242,17 @@ impl Value {
         };
         written.expect("writing to a string does not fail");
     }
+}
+
+/// Appends a number of 64 bits as JSON spells it, a float by its shortest digits. On the stack, because there are very many:
+/// ten of each event, and as many keys.
+pub fn write_number(number: impl Serialize, out: &mut String) {
+    let mut spelling = [0; 32];
+    let mut rest = &mut spelling[..];
+    serde_json::to_writer(&mut rest, &number).expect("a number of 64 bits has at most 24 bytes");
+    let unused = rest.len();
+    let bytes = &spelling[..spelling.len() - unused];
+    out.push_str(std::str::from_utf8(bytes).expect("JSON is UTF-8"));
 }
 
 /// As users see it: decimals and times are strings, everything else is itself.

@@ -71,16 +71,25 @@ impl PgError {
         match self {
             PgError::Connect { .. } => Disposition::Unavailable,
             PgError::Unreadable { .. } => Disposition::Stop,
-            PgError::Statement { source, .. } => match source.code() {
-                Some(state) => disposition_of(state),
-                // No SQLSTATE: the connection broke, or the client side failed to encode or decode.
-                None if source.is_closed() => Disposition::Unavailable,
-                None => match std::error::Error::source(source) {
-                    Some(cause) if cause.is::<std::io::Error>() => Disposition::Unavailable,
-                    Some(_) | None => Disposition::Stop,
-                },
-            },
+            PgError::Statement { source, .. } => disposition_of_source(source),
         }
+    }
+
+    /// Whether the same attempt may succeed later although nobody changes anything: PostgreSQL is away, starting, or has
+    /// no connection left. One that it refuses for its role, its password or its database is not.
+    pub fn passes_by_itself(&self) -> bool {
+        let PgError::Connect { source, .. } = self else {
+            return self.disposition() == Disposition::Unavailable;
+        };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
+                return disposition_of_source(error) == Disposition::Unavailable;
+            }
+            cause = error.source();
+        }
+        // The pool's own: it waited in vain.
+        true
     }
 
     /// The SQLSTATE, where PostgreSQL gave one.
@@ -89,6 +98,18 @@ impl PgError {
             PgError::Statement { source, .. } => source.code(),
             PgError::Connect { .. } | PgError::Unreadable { .. } => None,
         }
+    }
+}
+
+fn disposition_of_source(source: &tokio_postgres::Error) -> Disposition {
+    match source.code() {
+        Some(state) => disposition_of(state),
+        // No SQLSTATE: the connection broke, or the client side failed to encode or decode.
+        None if source.is_closed() => Disposition::Unavailable,
+        None => match std::error::Error::source(source) {
+            Some(cause) if cause.is::<std::io::Error>() => Disposition::Unavailable,
+            Some(_) | None => Disposition::Stop,
+        },
     }
 }
 

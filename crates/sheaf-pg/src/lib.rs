@@ -4,6 +4,7 @@
 
 pub mod cluster;
 mod error;
+mod fence;
 mod json;
 mod pool;
 mod role;
@@ -11,6 +12,7 @@ mod time;
 mod transaction;
 
 pub use error::{Disposition, PgError};
+pub use fence::{Fence, FenceError};
 pub use json::{JsonbRead, JsonbWrite};
 pub use pool::{Connection, Pool, Tls, TlsFault};
 pub use role::{RoleFault, check_role};

@@ -1,9 +1,11 @@
 //! Pools of connections, one for each role, so that no kind of work can use up another's.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
-use tokio_postgres::Config;
+use tokio_postgres::error::DbError;
+use tokio_postgres::{AsyncMessage, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::PgError;
@@ -13,12 +15,20 @@ use crate::error::PgError;
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// When the kernel asks the other side of a silent connection for a sign of life, how often, and how long what was sent
+/// may stay unacknowledged: a machine that is gone without a word is noticed in half a minute, and not in two hours.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 
 /// Connections of one role to one database.
 #[derive(Clone)]
 pub struct Pool {
     inner: deadpool_postgres::Pool,
     role: String,
+    config: Config,
+    tls: Tls,
 }
 
 /// A connection from a pool; it goes back when dropped.
@@ -36,11 +46,11 @@ impl Pool {
         let role = config.get_user().unwrap_or("the default user").to_owned();
         let mut config = config.clone();
         config.application_name(format!("sheaf {role}"));
-        config.connect_timeout(CONNECT_MAX);
+        limit_patience(&mut config);
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let manager = Manager::from_config(config, tls.0.clone(), recycling);
+        let manager = Manager::from_config(config.clone(), tls.0.clone(), recycling);
         let inner = deadpool_postgres::Pool::builder(manager)
             .max_size(connections_max)
             .runtime(Runtime::Tokio1)
@@ -48,7 +58,17 @@ impl Pool {
             .create_timeout(Some(CONNECT_MAX))
             .build()
             .expect("a runtime is given, the one thing that the builder asks for");
-        Pool { inner, role }
+        Pool {
+            inner,
+            role,
+            config,
+            tls: tls.clone(),
+        }
+    }
+
+    /// A further pool of the same role, for work that must not wait for this one's connections, nor they for it.
+    pub fn beside(&self, connections_max: usize) -> Pool {
+        Pool::new(&self.config, connections_max, &self.tls)
     }
 
     /// A connection, waiting a bounded time for one.
@@ -57,6 +77,16 @@ impl Pool {
             role: self.role.clone(),
             source: Box::new(source),
         })
+    }
+
+    /// How the pool's connections are made, for one that must stand outside it.
+    pub(crate) fn origin(&self) -> (&Config, &Tls) {
+        (&self.config, &self.tls)
+    }
+
+    /// How many connections there can be at once.
+    pub fn connections_max(&self) -> usize {
+        self.inner.status().max_size
     }
 
     /// The role that the pool's connections log in as.
@@ -68,6 +98,15 @@ impl Pool {
     pub fn close(&self) {
         self.inner.close();
     }
+}
+
+fn limit_patience(config: &mut Config) {
+    config
+        .connect_timeout(CONNECT_MAX)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_RETRIES)
+        .tcp_user_timeout(UNACKNOWLEDGED_MAX);
 }
 
 /// How connections are encrypted, where the server asks for it or the configuration demands it.
@@ -113,10 +152,21 @@ impl Tls {
 
     /// Connects once, outside any pool; the task that drives the connection ends with it.
     pub async fn connect(&self, config: &Config) -> Result<tokio_postgres::Client, PgError> {
+        self.connect_hearing(config, |notice| tracing::debug!(%notice, "postgresql says"))
+            .await
+    }
+
+    /// As [`Tls::connect`], and passes on what the server says beside its answers: each notice before the answer
+    /// to the statement that it belongs to.
+    pub(crate) async fn connect_hearing(
+        &self,
+        config: &Config,
+        heard: impl Fn(DbError) + Send + 'static,
+    ) -> Result<tokio_postgres::Client, PgError> {
         let role = config.get_user().unwrap_or("the default user").to_owned();
         let mut config = config.clone();
-        config.connect_timeout(CONNECT_MAX);
-        let (client, connection) =
+        limit_patience(&mut config);
+        let (client, mut connection) =
             config
                 .connect(self.0.clone())
                 .await
@@ -125,11 +175,23 @@ impl Tls {
                     source: Box::new(source),
                 })?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a postgresql connection ended");
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notice(notice)) => heard(notice),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "a postgresql connection ended");
+                        return;
+                    }
+                }
             }
         });
         Ok(client)
+    }
+
+    /// What a request to cancel is encrypted with.
+    pub(crate) fn connector(&self) -> MakeRustlsConnect {
+        self.0.clone()
     }
 }
 

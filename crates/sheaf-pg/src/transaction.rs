@@ -57,7 +57,9 @@ pub async fn run(
 ) -> Result<Vec<Vec<Row>>, PgError> {
     let begin = match access {
         Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        Access::Write => "BEGIN",
+        // On this disk before it is answered, whatever the server's default; a standby that is away stops nobody. Who
+        // wants one to have it passes a fence.
+        Access::Write => "BEGIN; SET LOCAL synchronous_commit = local",
     };
     let setting_value = setting.map(|setting| (setting.name, setting.value.as_str()));
     // Every future is polled once before any is awaited, so that all messages leave in this order. All are awaited

@@ -333,6 +333,7 @@ mod tests {
                 ..Description::default()
             },
             temperature,
+            series_tag: false,
             created_at: Timestamp::MIN,
         }
     }

@@ -46,6 +46,10 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 #[derive(Debug, Clone)]
 pub(crate) struct Caller(pub(crate) TenantScope);
 
+/// That tenant's name.
+#[derive(Debug, Clone)]
+pub(crate) struct TenantName(pub(crate) String);
+
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
@@ -64,8 +68,9 @@ pub(crate) async fn guard(
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     match admit(class, &shared, request.headers(), peer).await {
         Ok(caller) => {
-            if let Some(caller) = caller {
+            if let Some((caller, name)) = caller {
                 request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(name);
             }
             next.run(request).await
         }
@@ -78,7 +83,7 @@ async fn admit(
     shared: &Shared,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
-) -> Result<Option<Caller>, Problem> {
+) -> Result<Option<(Caller, TenantName)>, Problem> {
     let wanted = match class {
         KeyClass::Open => return Ok(None),
         KeyClass::Read => Some(KeyScope::Read),
@@ -101,7 +106,8 @@ async fn admit(
                 )
             })?;
             let tenant = shared.keys.tenant(&shared.state.app, &name).await?;
-            Ok(Some(Caller(TenantScope::authenticated(tenant))))
+            let caller = Caller(TenantScope::authenticated(tenant));
+            Ok(Some((caller, TenantName(name.into_string()))))
         }
         (
             KeyOwner::Tenant {
@@ -121,7 +127,8 @@ async fn admit(
                 let detail = format!("the key lacks the scope {}", wanted.as_str());
                 return Err(Problem::new(Code::Forbidden, detail));
             }
-            Ok(Some(Caller(TenantScope::authenticated(tenant))))
+            let caller = Caller(TenantScope::authenticated(tenant));
+            Ok(Some((caller, TenantName(name))))
         }
     }
 }

@@ -1,15 +1,20 @@
 //! Bodies: decompressed as they arrive, with the bound on what comes out, so that a small bomb stays small.
 
+use std::time::Instant;
+
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::TryStreamExt;
+use sheaf_ingest::Permit;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
+use crate::admission::throttled;
 use crate::problem::{Code, Problem};
+use crate::remainder::TooSlow;
 
 /// Bytes of a body that describes something: a tenant, an attribute, a search.
 pub(crate) const SMALL_BYTES_MAX: usize = 256 * 1024;
@@ -61,6 +66,25 @@ pub(crate) async fn read_body(
     body: Body,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
+    read(headers, body, bytes_max, None).await
+}
+
+/// The same for a request that was admitted: what arrives is counted, and the memory for it is taken first.
+pub(crate) async fn read_admitted(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    permit: &mut Permit,
+) -> Result<Bytes, Problem> {
+    read(headers, body, bytes_max, Some(permit)).await
+}
+
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    permit: Option<&mut Permit>,
+) -> Result<Bytes, Problem> {
     let encoding = Encoding::of(headers)?;
     let declared = headers
         .get(header::CONTENT_LENGTH)
@@ -69,43 +93,91 @@ pub(crate) async fn read_body(
         return Err(too_large(bytes_max));
     }
     let sent = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let mut buffer = Buffer {
+        read: Vec::new(),
+        bytes_max,
+        declared: None,
+        permit,
+    };
     match encoding {
-        Encoding::Identity => read_within(sent, declared.unwrap_or(0), bytes_max).await,
+        Encoding::Identity => {
+            buffer.declared = declared;
+            buffer.fill(sent).await
+        }
         Encoding::Gzip => {
             let mut decoder = GzipDecoder::new(sent);
             decoder.multiple_members(true);
-            read_within(decoder, 0, bytes_max).await
+            buffer.fill(decoder).await
         }
         Encoding::Zstd => {
             let window = DParameter::window_log_max(ZSTD_WINDOW_LOG_MAX);
             let mut decoder = ZstdDecoder::with_params(sent, &[window]);
             decoder.multiple_members(true);
-            read_within(decoder, 0, bytes_max).await
+            buffer.fill(decoder).await
         }
     }
 }
 
-async fn read_within(
-    reader: impl AsyncRead,
-    expected: usize,
+/// Bytes that a buffer begins with where nothing is known of the length.
+const FIRST_BYTES: usize = 8 * 1024;
+/// A declared length is only believed so far: it costs its sender nothing.
+const BELIEVED_BYTES_MAX: usize = 1024 * 1024;
+
+/// A body as it grows.
+struct Buffer<'a> {
+    read: Vec<u8>,
     bytes_max: usize,
-) -> Result<Bytes, Problem> {
-    let mut reader = std::pin::pin!(reader);
-    // A declared length is only believed so far: it costs its sender nothing.
-    let mut read = BytesMut::with_capacity(expected.min(1024 * 1024));
-    loop {
-        match reader.read_buf(&mut read).await {
-            Ok(0) => return Ok(read.freeze()),
-            Ok(_) if read.len() > bytes_max => return Err(too_large(bytes_max)),
-            Ok(_) => {}
-            Err(fault) => {
-                return Err(Problem::new(
-                    Code::MalformedBody,
-                    "the body ends early or its compression is broken",
-                )
-                .because(fault));
+    /// How long the body says that it is, where nothing is decompressed.
+    declared: Option<usize>,
+    permit: Option<&'a mut Permit>,
+}
+
+impl Buffer<'_> {
+    async fn fill(mut self, reader: impl AsyncRead) -> Result<Bytes, Problem> {
+        let mut reader = std::pin::pin!(reader);
+        loop {
+            self.make_room()?;
+            match reader.read_buf(&mut self.read).await {
+                Ok(0) => return Ok(self.read.into()),
+                Ok(_) if self.read.len() > self.bytes_max => return Err(too_large(self.bytes_max)),
+                Ok(bytes) => {
+                    if let Some(permit) = &self.permit {
+                        permit.charge_bytes(bytes, Instant::now());
+                    }
+                }
+                Err(fault) if TooSlow::is_behind(&fault) => {
+                    return Err(
+                        Problem::new(Code::BodyTooSlow, "the body came too slowly").because(fault)
+                    );
+                }
+                Err(fault) => {
+                    return Err(Problem::new(
+                        Code::MalformedBody,
+                        "the body ends early or its compression is broken",
+                    )
+                    .because(fault));
+                }
             }
         }
+    }
+
+    /// Doubles a buffer that is full, never past what a body may have and the one byte that tells that it has more.
+    fn make_room(&mut self) -> Result<(), Problem> {
+        let length = self.read.len();
+        if length < self.read.capacity() {
+            return Ok(());
+        }
+        let first = self.declared.map_or(FIRST_BYTES, |declared| {
+            (declared + 1).min(BELIEVED_BYTES_MAX)
+        });
+        let wanted = (2 * length).max(first).min(self.bytes_max + 1);
+        // Room for one more is needed to see the end, whatever was declared.
+        let more = wanted.saturating_sub(length).max(1);
+        if let Some(permit) = &mut self.permit {
+            permit.hold(more).map_err(throttled)?;
+        }
+        self.read.reserve_exact(more);
+        Ok(())
     }
 }
 
@@ -136,10 +208,14 @@ pub(crate) async fn read_json(
     body: Body,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
+    require_json(headers)?;
+    read_body(headers, body, bytes_max).await
+}
+
+/// Refuses a body that says that it is something else than JSON.
+pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     match media_type(headers).as_str() {
-        "application/json" | "application/merge-patch+json" | "" => {
-            read_body(headers, body, bytes_max).await
-        }
+        "application/json" | "application/merge-patch+json" | "" => Ok(()),
         _ => Err(Problem::new(
             Code::UnsupportedMediaType,
             "the content type is application/json",

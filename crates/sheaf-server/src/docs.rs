@@ -157,7 +157,10 @@ fn refusal_text(code: RefusalCode) -> &'static str {
         RefusalCode::SeriesConflict => {
             "Two lines of one entity and instant differ in tags that are not part of its id."
         }
-        RefusalCode::QuotaExceeded => "The tenant has as many attributes as it may have.",
+        RefusalCode::QuotaExceeded => {
+            "The tenant has as many attributes as it may have, or the document of the entity is as large as it may be. The \
+             other values of the same event are stored."
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changing one entity: PATCH, PUT and DELETE.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
@@ -14,13 +15,17 @@ use sheaf_model::{Op, Timestamp};
 use sheaf_store::TenantScope;
 use utoipa::ToSchema;
 
+use crate::admission::Admitted;
 use crate::auth::Caller;
-use crate::body::read_json;
+use crate::body::{read_admitted, require_json};
 use crate::entities::etag;
 use crate::freshness::{token_header, token_text};
 use crate::params::{Params, Segments};
-use crate::problem::{Code, Problem};
+use crate::problem::Problem;
 use crate::state::AppState;
+
+/// What an edit counts against the tenant's rate of values, however many it changes: its cost is that of a transaction.
+const EDIT_VALUES: u64 = 1;
 
 /// The body of an edit, which the write path reads.
 #[derive(Debug, ToSchema)]
@@ -56,47 +61,53 @@ pub(crate) struct EditedBody {
 
 /// Set and remove attributes of an entity; it is created if there is none.
 #[utoipa::path(patch, path = "/v1/entities/{type}/{id}", tag = "entities", request_body = EditBody,
-    params(("type" = String, Path), ("id" = String, Path), ("ack" = Option<String>, Query)),
+    params(("type" = String, Path), ("id" = String, Path), ("ack" = Option<String>, Query, description = "durable or replicated")),
     responses((status = 200, description = "Changed", body = EditedBody), (status = 201, description = "Created", body = EditedBody)))]
 pub(crate) async fn patch(
     State(state): State<Arc<AppState>>,
     Caller(scope): Caller,
+    admitted: Admitted,
     Segments(name): Segments<(String, String)>,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    edit(&state, &scope, Op::Patch, name, params, &headers, body).await
+    let request = (name, params, &headers, body);
+    edit(&state, &scope, admitted, Op::Patch, request).await
 }
 
 /// Replace an entity: attributes that are not named are removed.
 #[utoipa::path(put, path = "/v1/entities/{type}/{id}", tag = "entities", request_body = EditBody,
-    params(("type" = String, Path), ("id" = String, Path), ("ack" = Option<String>, Query)),
+    params(("type" = String, Path), ("id" = String, Path), ("ack" = Option<String>, Query, description = "durable or replicated")),
     responses((status = 200, description = "Replaced", body = EditedBody), (status = 201, description = "Created", body = EditedBody)))]
 pub(crate) async fn replace(
     State(state): State<Arc<AppState>>,
     Caller(scope): Caller,
+    admitted: Admitted,
     Segments(name): Segments<(String, String)>,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    edit(&state, &scope, Op::Replace, name, params, &headers, body).await
+    let request = (name, params, &headers, body);
+    edit(&state, &scope, admitted, Op::Replace, request).await
 }
+
+/// Type and id of the entity, parameters, headers and body.
+type SentEdit<'a> = ((String, String), Params, &'a HeaderMap, Body);
 
 async fn edit(
     state: &AppState,
     scope: &TenantScope,
+    Admitted(mut permit): Admitted,
     op: Op,
-    (entity_type, external_id): (String, String),
-    mut params: Params,
-    headers: &HeaderMap,
-    body: Body,
+    ((entity_type, external_id), mut params, headers, body): SentEdit<'_>,
 ) -> Result<Response, Problem> {
-    let ack = take_ack(&mut params)?;
+    let ack = take_durable_ack(&mut params)?;
     params.finish()?;
     let precondition = precondition(headers)?;
-    let body = read_json(headers, body, state.limits.event_bytes_max).await?;
+    require_json(headers)?;
+    let body = read_admitted(headers, body, state.limits.event_bytes_max, &mut permit).await?;
     let request = EditRequest {
         entity_type,
         external_id,
@@ -108,6 +119,7 @@ async fn edit(
         received_at: Timestamp::now(),
     };
     let answer = state.writer.edit(scope, request).await?;
+    permit.charge_values(EDIT_VALUES, Instant::now());
     let headers = token_header(answer.position, scope.tenant(), state);
     let status = if answer.created {
         StatusCode::CREATED
@@ -139,16 +151,17 @@ fn body_of(answer: EditAnswer, ack: Ack, scope: &TenantScope, state: &AppState) 
 /// Delete an entity. Its history remains.
 #[utoipa::path(delete, path = "/v1/entities/{type}/{id}", tag = "entities",
     params(("type" = String, Path), ("id" = String, Path),
-        ("observed_at" = Option<String>, Query, description = "When it was; absent: now"), ("ack" = Option<String>, Query)),
+        ("observed_at" = Option<String>, Query, description = "When it was; absent: now"), ("ack" = Option<String>, Query, description = "durable or replicated")),
     responses((status = 204, description = "Deleted")))]
 pub(crate) async fn delete(
     State(state): State<Arc<AppState>>,
     Caller(scope): Caller,
+    Admitted(permit): Admitted,
     Segments((entity_type, external_id)): Segments<(String, String)>,
     mut params: Params,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let ack = take_ack(&mut params)?;
+    let ack = take_durable_ack(&mut params)?;
     let observed_at = params.take_time("observed_at")?;
     params.finish()?;
     let request = EditRequest {
@@ -162,6 +175,7 @@ pub(crate) async fn delete(
         received_at: Timestamp::now(),
     };
     let answer = state.writer.edit(&scope, request).await?;
+    permit.charge_values(EDIT_VALUES, Instant::now());
     Ok((
         StatusCode::NO_CONTENT,
         token_header(answer.position, scope.tenant(), &state),
@@ -169,19 +183,30 @@ pub(crate) async fn delete(
         .into_response())
 }
 
-/// Takes what the answer is to promise.
-pub(crate) fn take_ack(params: &mut Params) -> Result<Ack, Problem> {
-    match params.take("ack")?.as_deref() {
-        None | Some("durable") => Ok(Ack::Durable),
-        Some(level @ ("staged" | "replicated")) => Err(Problem::parameter(
-            Code::AckUnavailable,
-            "ack",
-            format!("{level} is not available on this server"),
-        )),
-        Some(_) => Err(Problem::invalid(
-            "ack",
-            "expected durable, replicated or staged",
-        )),
+/// Takes what an answer is to promise that tells what something became, and so cannot be staged.
+pub(crate) fn take_durable_ack(params: &mut Params) -> Result<Ack, Problem> {
+    const ALLOWED: &str = "expected durable or replicated";
+    let ack = take_ack(params, ALLOWED)?;
+    match ack {
+        Ack::Durable | Ack::Replicated => Ok(ack),
+        Ack::Staged => Err(Problem::invalid("ack", ALLOWED)),
+    }
+}
+
+/// Takes what the answer to events is to promise.
+pub(crate) fn take_ingest_ack(params: &mut Params) -> Result<Ack, Problem> {
+    take_ack(params, "expected durable, replicated or staged")
+}
+
+fn take_ack(params: &mut Params, allowed: &str) -> Result<Ack, Problem> {
+    let named = |text: &str| {
+        [Ack::Durable, Ack::Replicated, Ack::Staged]
+            .into_iter()
+            .find(|ack| ack.as_str() == text)
+    };
+    match params.take("ack")? {
+        None => Ok(Ack::default()),
+        Some(text) => named(&text).ok_or_else(|| Problem::invalid("ack", allowed)),
     }
 }
 
@@ -222,6 +247,7 @@ fn precondition(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Code;
 
     #[test]
     fn preconditions_are_read_from_their_headers() {
@@ -261,20 +287,22 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_that_cannot_be_given_is_refused() {
-        for (query, expected) in [
-            ("", Ok(Ack::Durable)),
-            ("ack=durable", Ok(Ack::Durable)),
-            ("ack=staged", Err(Code::AckUnavailable)),
-            ("ack=replicated", Err(Code::AckUnavailable)),
-            ("ack=maybe", Err(Code::InvalidParameter)),
+    fn edits_are_not_staged_and_an_unknown_acknowledgement_is_refused() {
+        for (query, of_events, of_an_edit) in [
+            ("", Ok(Ack::Durable), Ok(Ack::Durable)),
+            ("ack=durable", Ok(Ack::Durable), Ok(Ack::Durable)),
+            ("ack=staged", Ok(Ack::Staged), Err(Code::InvalidParameter)),
+            ("ack=replicated", Ok(Ack::Replicated), Ok(Ack::Replicated)),
+            (
+                "ack=maybe",
+                Err(Code::InvalidParameter),
+                Err(Code::InvalidParameter),
+            ),
         ] {
-            let mut params = Params::parse(query).expect("a query");
-            assert_eq!(
-                take_ack(&mut params).map_err(|problem| problem.code),
-                expected,
-                "{query}"
-            );
+            let params = || Params::parse(query).expect("a query");
+            let code = |taken: Result<Ack, Problem>| taken.map_err(|problem| problem.code);
+            assert_eq!(code(take_ingest_ack(&mut params())), of_events, "{query}");
+            assert_eq!(code(take_durable_ack(&mut params())), of_an_edit, "{query}");
         }
     }
 }

@@ -16,9 +16,10 @@ use sheaf_model::Timestamp;
 use sheaf_store::TenantScope;
 use utoipa::ToSchema;
 
+use crate::admission::Admitted;
 use crate::auth::Caller;
-use crate::body::{SMALL_BYTES_MAX, media_type, read_body};
-use crate::ingest::{answer_headers, idempotency_key};
+use crate::body::{SMALL_BYTES_MAX, media_type, read_admitted, read_body};
+use crate::ingest::{answer_headers, charge, idempotency_key};
 use crate::params::Params;
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -144,7 +145,7 @@ fn code_of(status: u16) -> &'static str {
         422 => "unprocessable entity",
         429 => "too many requests",
         500 => "internal error",
-        503 | 507 => "unavailable",
+        408 | 503 | 507 => "unavailable",
         _ => "invalid",
     }
 }
@@ -159,11 +160,13 @@ fn code_of(status: u16) -> &'static str {
 pub(crate) async fn write_v1(
     State(state): State<Arc<AppState>>,
     caller: Caller,
+    admitted: Admitted,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    write(Dialect::V1, &state, caller, params, &headers, body).await
+    let request = (params, &headers, body);
+    write(Dialect::V1, &state, caller, admitted, request).await
 }
 
 /// Store line protocol, as version 2 of InfluxDB does.
@@ -176,20 +179,21 @@ pub(crate) async fn write_v1(
 pub(crate) async fn write_v2(
     State(state): State<Arc<AppState>>,
     caller: Caller,
+    admitted: Admitted,
     params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    write(Dialect::V2, &state, caller, params, &headers, body).await
+    let request = (params, &headers, body);
+    write(Dialect::V2, &state, caller, admitted, request).await
 }
 
 async fn write(
     dialect: Dialect,
     state: &AppState,
     Caller(scope): Caller,
-    mut params: Params,
-    headers: &HeaderMap,
-    body: Body,
+    Admitted(mut permit): Admitted,
+    (mut params, headers, body): (Params, &HeaderMap, Body),
 ) -> Result<Response, Problem> {
     let read = |text: &str| {
         if text.is_empty() {
@@ -202,7 +206,7 @@ async fn write(
     let id_tags = params.take_names("id_tag")?;
     let idempotency_key = idempotency_key(headers)?;
     let received_at = Timestamp::now();
-    let body = read_body(headers, body, state.limits.body_bytes_max).await?;
+    let body = read_admitted(headers, body, state.limits.body_bytes_max, &mut permit).await?;
     let request = IngestRequest {
         body,
         format: BodyFormat::LineProtocol {
@@ -215,6 +219,7 @@ async fn write(
         received_at,
     };
     let answer = state.writer.ingest(&scope, request).await?;
+    charge(&permit, &answer);
     Ok(dialect.written(answer, &scope, state))
 }
 

@@ -1,26 +1,27 @@
-//! Ingest of JSON and NDJSON, what became of a batch, and what was refused.
+//! Ingest of JSON and NDJSON.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use sheaf_ingest::{BodyFormat, IngestAnswer, IngestRequest, OnError};
-use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
+use sheaf_ingest::{BodyFormat, IngestAnswer, IngestRequest, OnError, Permit};
+use sheaf_model::{BatchId, RejectionId, Timestamp};
 use sheaf_store::TenantScope;
-use sheaf_store::ledger::{Counts, Outcome, fetch_batch};
-use sheaf_store::rejections::{ListedRejection, Rejection, RejectionFilter, list_rejections};
+use sheaf_store::ledger::Outcome;
+use sheaf_store::rejections::ListedRejection;
 use utoipa::ToSchema;
 
+use crate::admission::Admitted;
 use crate::auth::Caller;
-use crate::body::{media_type, read_body};
-use crate::edits::take_ack;
-use crate::freshness::{read_fresh, read_headers, read_options, token_header, token_text};
-use crate::page::{PageBody, PagedList};
-use crate::params::{Params, Segments};
+use crate::body::{media_type, read_admitted};
+use crate::edits::take_ingest_ack;
+use crate::freshness::{token_header, token_text};
+use crate::params::Params;
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
@@ -39,20 +40,24 @@ pub(crate) struct IngestBody {
     events: i64,
     /// Values in stored events.
     values: i64,
-    /// Events that were new.
-    accepted: i64,
+    /// Events that were new. Null, as are the three after it, for a staged request: the flush decides.
+    accepted: Option<i64>,
     /// Events that brought nothing new.
-    duplicates: i64,
+    duplicates: Option<i64>,
     /// Events that added attributes to a stored instant.
-    merged: i64,
+    merged: Option<i64>,
     /// Events that changed a stored value.
-    corrected: i64,
+    corrected: Option<i64>,
     /// Events of which nothing was stored.
     refused: i64,
-    /// Proves the write to later reads.
+    /// Proves the write to later reads; null for a staged request.
     token: Option<String>,
     /// The first hundred refusals.
     rejected: Vec<RejectedBody>,
+    /// In the answer to a replay that did not take all that were selected: where the next goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    next: Option<RejectionId>,
 }
 
 /// One refusal.
@@ -66,11 +71,16 @@ pub(crate) struct RejectedBody {
     code: String,
     /// The reason, for people.
     reason: String,
+    /// In the answer to a replay: the refusal that stays open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    id: Option<RejectionId>,
 }
 
 impl RejectedBody {
     fn of(rejection: ListedRejection) -> RejectedBody {
         RejectedBody {
+            id: None,
             index: rejection.event_index,
             field: rejection.field,
             code: rejection.code,
@@ -80,20 +90,36 @@ impl RejectedBody {
 }
 
 impl IngestBody {
-    fn of(answer: IngestAnswer, token: String) -> IngestBody {
+    pub(crate) fn of(answer: IngestAnswer, scope: &TenantScope, state: &AppState) -> IngestBody {
+        let known = |count: i64| answer.position.map(|_| count);
+        let token = |position| token_text(position, scope.tenant(), state);
         IngestBody {
             batch_id: answer.batch,
             ack: answer.ack,
             events: answer.events,
             values: answer.counts.values,
-            accepted: answer.counts.accepted,
-            duplicates: answer.counts.duplicates,
-            merged: answer.counts.merged,
-            corrected: answer.counts.corrected,
+            accepted: known(answer.counts.accepted),
+            duplicates: known(answer.counts.duplicates),
+            merged: known(answer.counts.merged),
+            corrected: known(answer.counts.corrected),
             refused: answer.counts.refused,
-            token: Some(token),
+            token: answer.position.map(token),
             rejected: answer.rejected.into_iter().map(RejectedBody::of).collect(),
+            next: None,
         }
+    }
+
+    /// Names the refusals that stay open, in the order in which they are listed, and where the next replay goes on.
+    pub(crate) fn of_replay(
+        mut self,
+        open: Vec<RejectionId>,
+        next: Option<RejectionId>,
+    ) -> IngestBody {
+        for (rejected, id) in self.rejected.iter_mut().zip(open) {
+            rejected.id = Some(id);
+        }
+        self.next = next;
+        self
     }
 
     /// The id of the request that the batch was: its retries are the same request, and get the same bytes.
@@ -108,17 +134,19 @@ impl IngestBody {
 /// Store events.
 #[utoipa::path(post, path = "/v1/ingest", tag = "ingest",
     request_body(content_type = "application/json", description = "A JSON array of events, or application/x-ndjson: one a line", content = Vec<EventBody>),
-    params(("ack" = Option<String>, Query, description = "durable"), ("on_error" = Option<String>, Query, description = "partial or reject"),
+    params(("ack" = Option<String>, Query, description = "durable, replicated or staged"), ("on_error" = Option<String>, Query, description = "partial or reject"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters; a retry with the same key and body gets the first answer")),
-    responses((status = 200, description = "Stored", body = IngestBody)))]
+    responses((status = 200, description = "Stored", body = IngestBody),
+        (status = 202, description = "Staged: neither durable nor readable yet, and lost if PostgreSQL crashes", body = IngestBody)))]
 pub(crate) async fn ingest(
     State(state): State<Arc<AppState>>,
     Caller(scope): Caller,
+    Admitted(mut permit): Admitted,
     mut params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let ack = take_ack(&mut params)?;
+    let ack = take_ingest_ack(&mut params)?;
     let on_error = params.take_as("on_error", "partial or reject", |text| match text {
         "partial" => Some(OnError::Partial),
         "reject" => Some(OnError::Reject),
@@ -137,7 +165,7 @@ pub(crate) async fn ingest(
     };
     let idempotency_key = idempotency_key(&headers)?;
     let received_at = Timestamp::now();
-    let body = read_body(&headers, body, state.limits.body_bytes_max).await?;
+    let body = read_admitted(&headers, body, state.limits.body_bytes_max, &mut permit).await?;
     let request = IngestRequest {
         body,
         format,
@@ -147,17 +175,36 @@ pub(crate) async fn ingest(
         received_at,
     };
     let answer = state.writer.ingest(&scope, request).await?;
+    charge(&permit, &answer);
     let headers = answer_headers(&answer, &scope, &state);
-    let (outcome, position) = (answer.outcome, answer.position);
-    let body = IngestBody::of(answer, token_text(position, scope.tenant(), &state));
+    let outcome = answer.outcome;
+    let body = IngestBody::of(answer, &scope, &state);
+    Ok(respond(headers, outcome, body))
+}
+
+/// The answer to events: a problem with the same members where nothing is stored.
+pub(crate) fn respond(headers: HeaderMap, outcome: Outcome, body: IngestBody) -> Response {
     let code = match outcome {
-        Outcome::Stored => return Ok((headers, Json(body)).into_response()),
+        // A token proves what is stored; what is staged has none.
+        Outcome::Stored if body.token.is_none() => {
+            return (StatusCode::ACCEPTED, headers, Json(body)).into_response();
+        }
+        Outcome::Stored => return (headers, Json(body)).into_response(),
         Outcome::AllRefused => Code::AllRefused,
         Outcome::BatchRefused => Code::BatchRefused,
     };
     let mut problem = Problem::new(code, code.row().explanation);
     problem.batch = Some(Arc::new(body));
-    Ok((headers, problem).into_response())
+    (headers, problem).into_response()
+}
+
+/// Counts what a request came to against the tenant's rate. A refused event costs as much as one value, and a first
+/// answer that is given once more costs nothing.
+pub(crate) fn charge(permit: &Permit, answer: &IngestAnswer) {
+    if !answer.replayed {
+        let values = answer.counts.values.saturating_add(answer.counts.refused);
+        permit.charge_values(u64::try_from(values).unwrap_or(0), Instant::now());
+    }
 }
 
 /// The headers of an answer to events.
@@ -166,7 +213,10 @@ pub(crate) fn answer_headers(
     scope: &TenantScope,
     state: &AppState,
 ) -> HeaderMap {
-    let mut headers = token_header(answer.position, scope.tenant(), state);
+    let mut headers = match answer.position {
+        Some(position) => token_header(position, scope.tenant(), state),
+        None => HeaderMap::new(),
+    };
     if answer.replayed {
         headers.insert(
             HeaderName::from_static("idempotency-replayed"),
@@ -204,172 +254,4 @@ pub(crate) struct EventBody {
     /// Values by name; null removes.
     #[schema(value_type = Object)]
     attributes: (),
-}
-
-/// What became of a batch.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BatchBody {
-    #[schema(value_type = String)]
-    batch_id: BatchId,
-    /// `durable` or `refused`.
-    status: &'static str,
-    ack: String,
-    events: i64,
-    values: i64,
-    accepted: i64,
-    duplicates: i64,
-    merged: i64,
-    corrected: i64,
-    refused: i64,
-    #[schema(value_type = String, format = DateTime)]
-    received_at: Timestamp,
-    #[schema(value_type = Option<String>)]
-    durable_at: Option<Timestamp>,
-    token: Option<String>,
-}
-
-/// Show what became of a batch.
-#[utoipa::path(get, path = "/v1/ingest/batches/{id}", tag = "ingest", params(("id" = String, Path)),
-    responses((status = 200, description = "The batch", body = BatchBody)))]
-pub(crate) async fn batch(
-    State(state): State<Arc<AppState>>,
-    Caller(scope): Caller,
-    Segments(id): Segments<String>,
-    mut params: Params,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let options = read_options(&mut params, &headers, scope.tenant(), &state)?;
-    params.finish()?;
-    let batch: BatchId = id.parse().map_err(|_| Problem::not_found())?;
-    let (record, freshness) =
-        read_fresh(&state, &options, fetch_batch(&state.app, &scope, batch)).await?;
-    let record = record.ok_or_else(Problem::not_found)?;
-    let Counts {
-        values,
-        accepted,
-        duplicates,
-        merged,
-        corrected,
-        refused,
-    } = record.counts;
-    let is_stored = match record.outcome {
-        // The outcome is recorded before the events meet what is stored, where all that are left may yet be refused.
-        Outcome::Stored => record.events == 0 || accepted + duplicates + merged + corrected > 0,
-        Outcome::AllRefused | Outcome::BatchRefused => false,
-    };
-    let body = BatchBody {
-        batch_id: record.batch,
-        status: if is_stored { "durable" } else { "refused" },
-        ack: record.ack,
-        events: record.events,
-        values,
-        accepted,
-        duplicates,
-        merged,
-        corrected,
-        refused,
-        received_at: record.received_at,
-        durable_at: is_stored.then_some(record.durable_at),
-        token: is_stored.then(|| token_text(freshness.position, scope.tenant(), &state)),
-    };
-    Ok((read_headers(&freshness, scope.tenant(), &state), Json(body)).into_response())
-}
-
-/// A refusal with all that is kept of it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RejectionBody {
-    #[schema(value_type = String)]
-    id: RejectionId,
-    #[schema(value_type = String)]
-    batch_id: BatchId,
-    /// The place of the event in its request, from 0.
-    index: i32,
-    /// The attribute or member; null where it was the whole event.
-    field: Option<String>,
-    /// The stable code.
-    code: String,
-    /// The reason, for people.
-    reason: String,
-    /// The event as it was sent; what is no UTF-8 is replaced.
-    raw: String,
-    #[schema(value_type = String, format = DateTime)]
-    received_at: Timestamp,
-    /// `open`, `replayed` or `discarded`.
-    status: String,
-}
-
-impl RejectionBody {
-    fn of(rejection: Rejection) -> RejectionBody {
-        RejectionBody {
-            id: rejection.id,
-            batch_id: rejection.batch,
-            index: rejection.listed.event_index,
-            field: rejection.listed.field,
-            code: rejection.listed.code,
-            reason: rejection.listed.reason,
-            raw: String::from_utf8_lossy(&rejection.raw).into_owned(),
-            received_at: rejection.received_at,
-            status: rejection.status,
-        }
-    }
-}
-
-/// List what was refused, newest first.
-#[utoipa::path(get, path = "/v1/rejections", tag = "ingest",
-    params(("batch_id" = Option<String>, Query), ("code" = Option<String>, Query), ("type" = Option<String>, Query),
-        ("status" = Option<String>, Query, description = "open, replayed or discarded"),
-        ("from" = Option<String>, Query), ("to" = Option<String>, Query),
-        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "A page", body = PageBody<RejectionBody>)))]
-pub(crate) async fn rejections(
-    State(state): State<Arc<AppState>>,
-    Caller(scope): Caller,
-    mut params: Params,
-    headers: HeaderMap,
-    uri: Uri,
-) -> Result<Response, Problem> {
-    let options = read_options(&mut params, &headers, scope.tenant(), &state)?;
-    let known_code = |text: &str| RefusalCode::parse(text).map(|code| code.as_str().to_owned());
-    let known_status =
-        |text: &str| matches!(text, "open" | "replayed" | "discarded").then(|| text.to_owned());
-    let mut filter = RejectionFilter {
-        batch: params.take_as("batch_id", "the id of a batch", |text| text.parse().ok())?,
-        code: params.take_as("code", "the code of a refusal", known_code)?,
-        entity_type: params.take("type")?,
-        status: params.take_as("status", "open, replayed or discarded", known_status)?,
-        from: params.take_time("from")?,
-        to: params.take_time("to")?,
-        before: None,
-    };
-    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-    let (batch, from, to) = (
-        filter.batch.map(|id| id.to_string()),
-        time(filter.from),
-        time(filter.to),
-    );
-    let parts = [
-        &batch,
-        &filter.code,
-        &filter.entity_type,
-        &filter.status,
-        &from,
-        &to,
-    ]
-    .map(Option::as_deref);
-    let list = PagedList::take(&mut params, &state, scope.tenant(), "rejections", &parts)?;
-    params.finish()?;
-    filter.before = list.after.as_deref().and_then(|id| id.parse().ok());
-    let rows_max = i64::try_from(list.limit).expect("a page is small");
-    let page = list_rejections(&state.app, &scope, &filter, rows_max);
-    let (page, freshness) = read_fresh(&state, &options, page).await?;
-    // A page of large events is short; only the store knows whether others follow.
-    let last = page.rejections.last().filter(|_| page.has_more);
-    let last_key = last.map(|rejection| rejection.id.to_string());
-    let bodies = page
-        .rejections
-        .into_iter()
-        .map(RejectionBody::of)
-        .collect::<Vec<_>>();
-    let headers = read_headers(&freshness, scope.tenant(), &state);
-    Ok(list.respond_before(&state, &uri, headers, bodies, last_key))
 }

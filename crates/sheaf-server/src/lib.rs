@@ -3,8 +3,10 @@
 //! A handler takes its request apart, asks the writer or the reader, and writes the answer; it decides nothing that they
 //! decide. This crate writes no SQL and reads no environment.
 
+mod admission;
 mod attributes;
 mod auth;
+mod batches;
 mod body;
 mod docs;
 mod edits;
@@ -20,15 +22,19 @@ mod openapi;
 mod page;
 mod params;
 mod problem;
+mod rejections;
 mod remainder;
 mod routes;
 mod serve;
 mod service;
 mod state;
 mod tenants;
+mod waiting;
 mod wire;
 
+pub use admission::THROTTLED_TOTAL;
 pub use observe::{REQUEST_SECONDS, REQUESTS_TOTAL};
 pub use routes::router;
 pub use serve::serve;
-pub use state::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
+pub use state::{AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck};
+pub use waiting::waiting_router;

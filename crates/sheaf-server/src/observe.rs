@@ -40,7 +40,7 @@ pub(crate) async fn observe(
     let route = matched.map_or("unmatched", MatchedPath::as_str).to_owned();
     let id = sheaf_model::crockford(Uuid::now_v7().as_u128());
     let span = tracing::info_span!("request", request_id = id, method, route);
-    let (request, remainder) = Remainder::lend(request);
+    let (request, remainder) = Remainder::lend(request, bounds.body_pace);
     let deadline = bounds.deadline_of(&route);
     let response = answer(deadline, request, next).instrument(span).await;
     let mut response = finish(response, id, method, &route);

@@ -3,17 +3,33 @@
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
-    AllOfBuilder, ComponentsBuilder, ContentBuilder, Info, ObjectBuilder, OpenApi, Ref, RefOr,
-    Required, ResponseBuilder, Schema, Type,
+    AllOfBuilder, ComponentsBuilder, ContentBuilder, Header, HeaderBuilder, Info, ObjectBuilder,
+    OpenApi, Ref, RefOr, Required, ResponseBuilder, Schema, Type,
 };
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::influx::{V1_PATH, V2_PATH};
+use crate::influx::{V1_PATH, V1Error, V2_PATH, V2Error};
 use crate::problem::ProblemBody;
 use crate::routes::operations;
 
 /// The name of the key in the document.
 pub(crate) const KEY: &str = "key";
+
+/// What a client is to try again later.
+const TEMPORARY: [(&str, &str); 2] = [
+    (
+        "429",
+        "Too many values, bytes or requests of the tenant, or too many failed attempts",
+    ),
+    ("503", "The server or the database has too much to do"),
+];
+
+fn retry_after() -> Header {
+    HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Integer)))
+        .description(Some("Seconds until it may be tried again"))
+        .build()
+}
 
 /// Adds what every operation has: its errors, and the tenant that an administrator names.
 pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
@@ -31,25 +47,33 @@ pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     document.components = Some(components.security_scheme(KEY, scheme).build());
     for (path, item) in &mut document.paths.paths {
-        let has_own_errors = matches!(path.as_str(), V1_PATH | V2_PATH);
+        let (form, media_type) = match path.as_str() {
+            V1_PATH => (V1Error::name(), "application/json"),
+            V2_PATH => (V2Error::name(), "application/json"),
+            _ => (ProblemBody::name(), "application/problem+json"),
+        };
+        let refusal = |description: &str| {
+            let content = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name(form.as_ref())))
+                .build();
+            ResponseBuilder::new()
+                .description(description)
+                .content(media_type, content)
+        };
         for operation in operations(item) {
-            if !has_own_errors {
-                let content = ContentBuilder::new()
-                    .schema(Some(Ref::from_schema_name("Problem")))
-                    .build();
-                let problem = ResponseBuilder::new()
-                    .description("A problem")
-                    .content("application/problem+json", content);
-                operation
-                    .responses
-                    .responses
-                    .insert("default".to_owned(), problem.build().into());
+            let responses = &mut operation.responses.responses;
+            if !matches!(path.as_str(), V1_PATH | V2_PATH) {
+                responses.insert("default".to_owned(), refusal("A problem").build().into());
             }
-            if operation
+            let needs_key = operation
                 .security
                 .as_ref()
-                .is_some_and(|needed| !needed.is_empty())
-            {
+                .is_some_and(|needed| !needed.is_empty());
+            if needs_key {
+                for (status, description) in TEMPORARY {
+                    let response = refusal(description).header("Retry-After", retry_after());
+                    responses.insert(status.to_owned(), response.build().into());
+                }
                 let tenant = ParameterBuilder::new()
                     .name("X-Tenant")
                     .parameter_in(ParameterIn::Header)

@@ -189,6 +189,12 @@ pub(crate) struct ProblemBody {
 
 impl From<PgError> for Problem {
     fn from(error: PgError) -> Problem {
+        Arc::new(error).into()
+    }
+}
+
+impl From<Arc<PgError>> for Problem {
+    fn from(error: Arc<PgError>) -> Problem {
         let problem = match error.disposition() {
             Disposition::Unavailable => {
                 Problem::new(Code::DatabaseUnavailable, "the database cannot be reached")
@@ -243,6 +249,22 @@ impl From<WriteError> for Problem {
             ),
             WriteError::Overloaded => Problem::new(Code::Overloaded, "the write queue is full"),
             WriteError::Stopped => Problem::new(Code::Overloaded, "the server is shutting down"),
+            WriteError::NoStandby => Problem::parameter(
+                Code::AckUnavailable,
+                "ack",
+                "replicated is not available: PostgreSQL has no synchronous standby; nothing was stored",
+            ),
+            WriteError::NoStaging => Problem::parameter(
+                Code::AckUnavailable,
+                "ack",
+                "staged is not available on this server; nothing was stored",
+            ),
+            WriteError::NotReplicated(error) => Problem::parameter(
+                Code::AckUnavailable,
+                "ack",
+                "the write is stored durably on the primary but not known to be replicated; the same again waits again",
+            )
+            .because(error),
             WriteError::Postgres(error) => error.into(),
         }
     }

@@ -1,8 +1,10 @@
-//! What a handler leaves unread of a body. In HTTP/1.1 the next request comes behind it: a small remainder is read and
-//! thrown away, and past that the answer says that the connection ends. A client would otherwise learn it only from its
-//! next request, which fails.
+//! Bodies on their way in: one that comes too slowly is cut off, and what a handler leaves unread is dealt with.
+//!
+//! In HTTP/1.1 the next request comes behind the unread remainder: a small one is read and thrown away, and past that the
+//! answer says that the connection ends. A client would otherwise learn it only from its next request, which fails.
 
-use std::future::poll_fn;
+use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -13,6 +15,9 @@ use axum::extract::Request;
 use axum::http::header;
 use bytes::Bytes;
 use futures::Stream;
+use tokio::time::{Instant, Sleep};
+
+use crate::state::BodyPace;
 
 /// Bytes that are read only to be thrown away. More costs more than a new connection, which is what it saves; less ends
 /// the connections of clients whose key was refused.
@@ -30,6 +35,30 @@ pub(crate) struct Remainder {
 struct Lent {
     body: BodyDataStream,
     progress: Progress,
+    pace: BodyPace,
+    /// Bytes since the timer was set.
+    paced_bytes: usize,
+    /// Runs while the body is awaited; set at the first wait, so that time before the handler reads is not the client's.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// A body came too slowly.
+#[derive(Debug, thiserror::Error)]
+#[error("less than {} bytes of the body came within {:?}", _0.bytes_min, _0.within)]
+pub(crate) struct TooSlow(BodyPace);
+
+impl TooSlow {
+    /// Whether this is why a body could not be read.
+    pub(crate) fn is_behind(error: &(dyn Error + 'static)) -> bool {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.is::<TooSlow>() {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +71,7 @@ enum Progress {
 
 impl Remainder {
     /// Gives a request a body of which what is not read stays here.
-    pub(crate) fn lend(request: Request) -> (Request, Remainder) {
+    pub(crate) fn lend(request: Request, pace: BodyPace) -> (Request, Remainder) {
         let (parts, body) = request.into_parts();
         let progress = if body.is_end_stream() {
             Progress::Ended
@@ -54,6 +83,9 @@ impl Remainder {
             body: Arc::new(Mutex::new(Lent {
                 body: body.into_data_stream(),
                 progress,
+                pace,
+                paced_bytes: 0,
+                timer: None,
             })),
         };
         let body = match progress {
@@ -105,11 +137,39 @@ fn poll(lent: &Mutex<Lent>, context: &mut Context<'_>) -> Poll<Option<Result<Byt
     if lent.progress == Progress::Ended {
         return Poll::Ready(None);
     }
-    let polled = Pin::new(&mut lent.body).poll_next(context);
+    let mut polled = Pin::new(&mut lent.body).poll_next(context);
+    match &polled {
+        Poll::Pending if lent.poll_timer(context).is_ready() => {
+            polled = Poll::Ready(Some(Err(axum::Error::new(TooSlow(lent.pace)))));
+        }
+        Poll::Ready(Some(Ok(chunk))) => lent.came(chunk.len()),
+        Poll::Pending | Poll::Ready(_) => {}
+    }
     lent.progress = match &polled {
         Poll::Pending | Poll::Ready(Some(Ok(_))) => Progress::Begun,
         Poll::Ready(Some(Err(_))) => Progress::Broken,
         Poll::Ready(None) => Progress::Ended,
     };
     polled
+}
+
+impl Lent {
+    /// Ready once the body has been awaited for too long.
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let within = self.pace.within;
+        self.timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(within)))
+            .as_mut()
+            .poll(context)
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.paced_bytes += bytes;
+        if self.paced_bytes >= self.pace.bytes_min {
+            self.paced_bytes = 0;
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(Instant::now() + self.pace.within);
+            }
+        }
+    }
 }

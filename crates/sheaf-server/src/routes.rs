@@ -16,7 +16,10 @@ use crate::observe::observe;
 use crate::openapi;
 use crate::problem::Problem;
 use crate::state::{AppState, Shared};
-use crate::{attributes, edits, entities, history, influx, ingest, keys, service, tenants};
+use crate::{
+    attributes, batches, edits, entities, history, influx, ingest, keys, rejections, service,
+    tenants,
+};
 
 /// The whole interface.
 pub fn router(state: AppState) -> Router {
@@ -62,8 +65,9 @@ fn declared(shared: &Shared) -> OpenApiRouter<Shared> {
         )
         .add(KeyClass::Read, routes!(history::show))
         .add(KeyClass::Write, routes!(ingest::ingest))
-        .add(KeyClass::Read, routes!(ingest::batch))
-        .add(KeyClass::Read, routes!(ingest::rejections))
+        .add(KeyClass::Read, routes!(batches::batch))
+        .add(KeyClass::Read, routes!(rejections::list))
+        .add(KeyClass::Write, routes!(rejections::replay))
         .add(KeyClass::Open, routes!(influx::ping))
         .add(KeyClass::Write, routes!(influx::query, influx::query_form))
         .add(KeyClass::Write, routes!(influx::write_v1))

@@ -50,6 +50,20 @@ pub(crate) async fn readyz(State(state): State<Arc<AppState>>) -> Response {
     (code, Json(ReadyBody { status, checks })).into_response()
 }
 
+/// The body of an answer to `/readyz` for whom one thing is known to be missing.
+pub(crate) fn not_ready(name: &str, detail: &str) -> Response {
+    let check = Check {
+        name: name.to_owned(),
+        status: CheckStatus::Fail,
+        detail: detail.to_owned(),
+    };
+    let body = ReadyBody {
+        status: "not_ready",
+        checks: vec![check],
+    };
+    Json(body).into_response()
+}
+
 async fn within_time(check: &ReadinessCheck) -> Check {
     tokio::time::timeout(CHECK_MAX, check())
         .await

@@ -7,7 +7,7 @@ use axum::extract::FromRef;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
-use sheaf_ingest::Writer;
+use sheaf_ingest::{Admission, Writer};
 use sheaf_model::Limits;
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
@@ -27,6 +27,8 @@ pub struct AppState {
     pub settings: Arc<Settings>,
     /// The remembered catalogues, shared with the writer and the reader.
     pub catalogues: Arc<Catalogues>,
+    /// Who may write now.
+    pub admission: Admission,
     /// The write path.
     pub writer: Writer,
     /// The read path.
@@ -51,6 +53,9 @@ pub struct Bounds {
     /// The same for requests with bodies of events, whose upload takes part of it. Longer lets a slow client hold
     /// memory longer; shorter cuts off large bodies on slow lines.
     pub events_deadline: Duration,
+    /// How much of a body must come, or its end, within how long. Less lets a slow client hold a connection and memory
+    /// for longer; more cuts off devices on slow lines.
+    pub body_pace: BodyPace,
     /// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
     pub key_believed: Duration,
     /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
@@ -58,11 +63,24 @@ pub struct Bounds {
     pub failed_attempts_max: u32,
 }
 
+/// How fast a body must come: so many bytes, again and again, within so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyPace {
+    /// Bytes as they are sent.
+    pub bytes_min: usize,
+    /// From the first wait for the body, and from each time that the bytes have come.
+    pub within: Duration,
+}
+
 impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
             deadline: Duration::from_secs(30),
             events_deadline: Duration::from_secs(120),
+            body_pace: BodyPace {
+                bytes_min: 10 * 1024,
+                within: Duration::from_secs(10),
+            },
             key_believed: Duration::from_secs(10),
             failed_attempts_max: 100,
         }

@@ -1,5 +1,7 @@
 //! The interface from outside: a server in this process on a free port, over a real PostgreSQL.
 
+#[path = "http/admission.rs"]
+mod admission;
 #[path = "http/attributes.rs"]
 mod attributes;
 #[path = "http/entities.rs"]
@@ -10,8 +12,12 @@ mod influx;
 mod ingest;
 #[path = "http/keys.rs"]
 mod keys;
+#[path = "http/rejections.rs"]
+mod rejections;
 #[path = "http/service.rs"]
 mod service;
+#[path = "http/staged.rs"]
+mod staged;
 #[path = "http/support.rs"]
 mod support;
 #[path = "http/tenants.rs"]

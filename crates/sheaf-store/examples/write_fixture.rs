@@ -70,8 +70,27 @@ fn dump(database: &TestDatabase) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     let text = String::from_utf8(output.stdout)?;
-    let is_sql =
-        |line: &&str| !(line.is_empty() || line.starts_with("--") || line.starts_with('\\'));
-    let lines: Vec<&str> = text.lines().filter(is_sql).collect();
+    let mut lines = Vec::new();
+    // Bodies of functions stay as they are, empty lines too: a migrated database has them.
+    let mut body_end: Option<String> = None;
+    for line in text.lines() {
+        if let Some(end) = &body_end {
+            lines.push(line);
+            if line.contains(end) {
+                body_end = None;
+            }
+        } else if !(line.is_empty() || line.starts_with("--") || line.starts_with('\\')) {
+            lines.push(line);
+            body_end = begun_body(line);
+        }
+    }
     Ok(lines.join("\n") + "\n")
+}
+
+/// What ends the body of a function that begins in this line and does not end in it.
+fn begun_body(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once(" AS $")?;
+    let (tag, rest) = rest.split_once('$')?;
+    let end = format!("${tag}$");
+    (!rest.contains(&end)).then_some(end)
 }

@@ -42,11 +42,11 @@ pub fn document_of(row: &Row, catalogue: &Catalogue) -> Result<StoredDocument, S
 }
 
 /// The documents that a group of writes is merged into. In the writer's transaction, under its buckets' locks.
-pub fn read_documents<'a>(tenant: &'a TenantId, entities: &'a Vec<i64>) -> Statement<'a> {
+pub fn read_documents<'a>(tenants: &'a Vec<i64>, entities: &'a Vec<i64>) -> Statement<'a> {
     Statement::new(
         "reading documents to merge into",
         include_str!("../sql/documents/read_documents.sql"),
-        vec![(&tenant.0, Type::INT8), (entities, Type::INT8_ARRAY)],
+        vec![(tenants, Type::INT8_ARRAY), (entities, Type::INT8_ARRAY)],
     )
 }
 
@@ -70,6 +70,7 @@ pub fn read_entity<'a>(
 /// Documents on their way into the table, as columns.
 #[derive(Debug, Default)]
 pub struct DocumentColumns {
+    tenant_ids: Vec<i64>,
     entity_ids: Vec<i64>,
     versions: Vec<i64>,
     newest: Vec<Option<PgTime>>,
@@ -84,7 +85,8 @@ pub struct DocumentColumns {
 
 impl DocumentColumns {
     /// Adds a document.
-    pub fn push(&mut self, stored: &StoredDocument, parts: DocumentParts) {
+    pub fn push(&mut self, tenant: TenantId, stored: &StoredDocument, parts: DocumentParts) {
+        self.tenant_ids.push(tenant.0);
         self.entity_ids.push(stored.entity.0);
         self.versions.push(stored.document.version);
         self.newest.push(stored.document.newest.map(PgTime));
@@ -102,35 +104,37 @@ impl DocumentColumns {
         self.entity_ids.is_empty()
     }
 
-    /// Writes documents of entities that had none.
-    pub async fn insert(&self, client: &Client, tenant: TenantId) -> Result<(), PgError> {
+    /// Writes documents of entities that had none. Gives back how many were written: others had one.
+    pub async fn insert(&self, client: &Client) -> Result<usize, PgError> {
         let sql = include_str!("../sql/documents/insert_documents.sql");
-        self.execute(client, tenant, "inserting documents", sql)
-            .await
+        self.execute(client, "inserting documents", sql).await
     }
 
-    /// Writes documents over what they were.
-    pub async fn update(&self, client: &Client, tenant: TenantId) -> Result<(), PgError> {
+    /// Writes documents over those of the version before. Gives back how many were written: others had another version.
+    pub async fn update(&self, client: &Client) -> Result<usize, PgError> {
         let sql = include_str!("../sql/documents/update_documents.sql");
-        self.execute(client, tenant, "updating documents", sql)
-            .await
+        self.execute(client, "updating documents", sql).await
+    }
+
+    /// How many documents these are.
+    pub fn len(&self) -> usize {
+        self.entity_ids.len()
     }
 
     async fn execute(
         &self,
         client: &Client,
-        tenant: TenantId,
         step: &'static str,
         sql: &str,
-    ) -> Result<(), PgError> {
+    ) -> Result<usize, PgError> {
         if self.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let written = client
             .execute_typed(
                 sql,
                 &[
-                    (&tenant.0, Type::INT8),
+                    (&self.tenant_ids, Type::INT8_ARRAY),
                     (&self.entity_ids, Type::INT8_ARRAY),
                     (&self.versions, Type::INT8_ARRAY),
                     (&self.newest, Type::TIMESTAMPTZ_ARRAY),
@@ -145,14 +149,7 @@ impl DocumentColumns {
             )
             .await
             .map_err(PgError::statement(step))?;
-        // Under the buckets' locks nobody else can have added or removed a document.
-        if usize::try_from(written).ok() != Some(self.entity_ids.len()) {
-            return Err(PgError::unreadable(
-                step,
-                format!("{written} rows of {}", self.entity_ids.len()),
-            ));
-        }
-        Ok(())
+        usize::try_from(written).map_err(|_| PgError::unreadable(step, "a number of rows"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The names of entities and their numbers.
 
+use std::collections::HashMap;
+
 use sheaf_model::{EntityId, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
 use tokio_postgres::types::Type;
@@ -38,13 +40,14 @@ pub async fn fetch_entities(
     Ok(found)
 }
 
-/// Creates the names that are not there yet.
+/// Creates the names that are not there yet, and gives their numbers in the order of `names`; absent for those that are
+/// there already, or that someone else creates meanwhile.
 pub async fn create_entities(
     app: &Pool,
     scope: &TenantScope,
     names: &[EntityName<'_>],
     created_at: Timestamp,
-) -> Result<(), PgError> {
+) -> Result<Vec<Option<EntityId>>, PgError> {
     let tenant = scope.tenant().0;
     let (types, ids): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
     let created_at = PgTime(created_at);
@@ -58,5 +61,11 @@ pub async fn create_entities(
             (&created_at, Type::TIMESTAMPTZ),
         ],
     );
-    scope.run_one(app, Access::Write, statement).await.map(drop)
+    let rows = scope.run_one(app, Access::Write, statement).await?;
+    let created: HashMap<EntityName<'_>, EntityId> = rows
+        .iter()
+        .map(|row| ((row.get(0), row.get(1)), EntityId(row.get(2))))
+        .collect();
+    let number = |name: &EntityName<'_>| created.get(name).copied();
+    Ok(names.iter().map(number).collect())
 }

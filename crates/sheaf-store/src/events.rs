@@ -24,23 +24,24 @@ pub struct HistoryRow {
 /// Rows already there at some instants of some entities. In the writer's transaction.
 #[derive(Debug, Default)]
 pub struct Instants {
+    tenants: Vec<i64>,
     entities: Vec<i64>,
     times: Vec<PgTime>,
 }
 
 impl Instants {
     /// Asks for one instant of one entity.
-    pub fn push(&mut self, entity: EntityId, time: Timestamp) {
+    pub fn push(&mut self, tenant: TenantId, entity: EntityId, time: Timestamp) {
+        self.tenants.push(tenant.0);
         self.entities.push(entity.0);
         self.times.push(PgTime(time));
     }
 
-    /// Reads them; the rows of one instant come in order of seq.
-    pub async fn read(
+    /// Reads them; the rows of one instant come in order of seq. `catalogue_of` knows the catalogue of an entity asked about.
+    pub async fn read<'c>(
         &self,
         client: &Client,
-        tenant: TenantId,
-        catalogue: &Catalogue,
+        catalogue_of: impl Fn(EntityId) -> &'c Catalogue,
     ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
         if self.entities.is_empty() {
             return Ok(Vec::new());
@@ -49,7 +50,7 @@ impl Instants {
             .query_typed(
                 include_str!("../sql/events/read_instants.sql"),
                 &[
-                    (&tenant.0, Type::INT8),
+                    (&self.tenants, Type::INT8_ARRAY),
                     (&self.entities, Type::INT8_ARRAY),
                     (&self.times, Type::TIMESTAMPTZ_ARRAY),
                 ],
@@ -57,7 +58,10 @@ impl Instants {
             .await
             .map_err(PgError::statement("reading the rows at some instants"))?;
         rows.iter()
-            .map(|row| Ok((EntityId(row.get("entity_id")), row_of(row, catalogue)?)))
+            .map(|row| {
+                let entity = EntityId(row.get("entity_id"));
+                Ok((entity, row_of(row, catalogue_of(entity))?))
+            })
             .collect()
     }
 }
@@ -92,10 +96,10 @@ pub struct EventCopy {
     attrs: String,
 }
 
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(crate) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const COLUMNS: i16 = 8;
 /// Messages of this size keep both sides busy; larger ones only cost memory.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 impl Default for EventCopy {
     fn default() -> EventCopy {
@@ -172,12 +176,12 @@ impl EventCopy {
     }
 }
 
-fn put_i64(out: &mut BytesMut, number: i64) {
+pub(crate) fn put_i64(out: &mut BytesMut, number: i64) {
     out.put_i32(8);
     out.put_i64(number);
 }
 
 /// An identifier in double quotes. Partition names come from the database; they are quoted all the same.
-fn quoted(identifier: &str) -> String {
+pub(crate) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }

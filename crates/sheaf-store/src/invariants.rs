@@ -129,12 +129,27 @@ pub const ALL: &[Invariant] = &[
     invariant!(
         Rows,
         "requests_add_up",
-        "every event of a request is refused or in one of its parts"
+        "every event of a request is refused, in one of its parts, or in a part that is missing"
+    ),
+    invariant!(
+        Rows,
+        "parts_divide_buckets",
+        "each bucket of a request was written by one of its parts at most, and no other bucket by any"
+    ),
+    invariant!(
+        Rows,
+        "parts_have_requests",
+        "a request that a client's key names is in the ledger if one of its parts is"
     ),
     invariant!(
         Rows,
         "events_are_in_the_ledger",
-        "every request stored as many rows as the ledger says"
+        "every request that the ledger knows stored as many rows as it says, and no other did of late"
+    ),
+    invariant!(
+        Rows,
+        "staged_batches_are_whole",
+        "every staged batch has as many events as it was registered with, until all are lost together"
     ),
 ];
 

@@ -1,11 +1,18 @@
-//! The ledger of write requests: claimed by the first, found by every retry; and the locks of the buckets.
+//! The ledger of write requests: opened by the first, found by every retry; their parts; and the buckets' locks and last
+//! writers.
 
+use std::collections::{HashMap, HashSet};
+
+use futures::join;
 use sheaf_model::{BatchId, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, Connection, PgError, PgTime, Pool, Statement};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
+use uuid::Uuid;
 
+use crate::rejections::{NewRejection, insert_rejections};
 use crate::scope::TenantScope;
+use crate::staging::StagedRequest;
 
 /// What became of a request as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +35,18 @@ impl Outcome {
             Outcome::BatchRefused => "batch_refused",
         }
     }
+
+    fn parse(text: &str) -> Option<Outcome> {
+        let known = Outcome::ALL
+            .into_iter()
+            .find(|known| known.as_str() == text);
+        known.or((text == STORED_IN_PARTS).then_some(Outcome::Stored))
+    }
 }
+
+/// The outcome of a request that is stored once parts in transactions of their own have written its buckets: a server that
+/// does not know of parts must not take it for one that is stored.
+const STORED_IN_PARTS: &str = "stored_in_parts";
 
 /// A request as the ledger first sees it.
 #[derive(Debug, Clone)]
@@ -53,9 +71,22 @@ pub struct LedgerEntry {
     pub received_at: Timestamp,
     /// When it is written.
     pub durable_at: Timestamp,
+    /// The buckets of its events, ascending: it is stored when parts have written all of them.
+    pub buckets: Vec<i32>,
 }
 
-/// What one bucket's part of a request, or all of them together, came to.
+/// What one part of a request came to.
+#[derive(Debug, Clone)]
+pub struct LedgerPart<'a> {
+    /// The request.
+    pub entry: &'a LedgerEntry,
+    /// The buckets that the part has written, ascending.
+    pub buckets: &'a [i32],
+    /// What its events came to.
+    pub counts: Counts,
+}
+
+/// What one part of a request, or all of them together, came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Values in stored events, duplicates included.
@@ -70,6 +101,17 @@ pub struct Counts {
     pub corrected: i64,
     /// Events that could not be stored beside what was there.
     pub refused: i64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.values += other.values;
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.merged += other.merged;
+        self.corrected += other.corrected;
+        self.refused += other.refused;
+    }
 }
 
 /// A request found in the ledger.
@@ -91,6 +133,8 @@ pub struct LedgerRecord {
     pub received_at: Timestamp,
     /// When it was written.
     pub durable_at: Timestamp,
+    /// The buckets that no part has written yet: empty once it is stored.
+    pub missing: Vec<i32>,
 }
 
 /// Takes the locks of these buckets, given in ascending order, until the transaction ends.
@@ -105,84 +149,266 @@ pub async fn lock_buckets(client: &Client, buckets: &[i32]) -> Result<(), PgErro
         .map(drop)
 }
 
-/// Claims a request's place. False where it was claimed before: a retry.
-pub async fn claim_request(client: &Client, entry: &LedgerEntry) -> Result<bool, PgError> {
+/// Takes the places of requests, each with all of its parts in this transaction. Gives back those that were free: one that
+/// is missing was taken before, and is a retry.
+pub async fn open_requests(
+    client: &Client,
+    entries: &[&LedgerEntry],
+) -> Result<HashSet<(TenantId, String)>, PgError> {
+    let outcomes: Vec<&str> = column(entries, |entry| entry.outcome.as_str());
+    open(client, entries, &outcomes).await
+}
+
+async fn open(
+    client: &Client,
+    entries: &[&LedgerEntry],
+    outcomes: &[&str],
+) -> Result<HashSet<(TenantId, String)>, PgError> {
+    if entries.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let tenants: Vec<i64> = entries.iter().map(|entry| entry.tenant.0).collect();
+    let keys: Vec<&str> = column(entries, |entry| entry.request_key.as_str());
+    let batches: Vec<Uuid> = column(entries, |entry| entry.batch.0);
+    let hashes: Vec<&[u8]> = column(entries, |entry| entry.request_hash.as_slice());
+    let acks: Vec<&str> = column(entries, |entry| entry.ack);
+    let events: Vec<i32> = column(entries, |entry| entry.events);
+    let refused: Vec<i32> = column(entries, |entry| entry.refused);
+    let received: Vec<PgTime> = column(entries, |entry| PgTime(entry.received_at));
+    let durable: Vec<PgTime> = column(entries, |entry| PgTime(entry.durable_at));
+    let buckets: Vec<String> = column(entries, |entry| array(&entry.buckets));
     let rows = client
         .query_typed(
-            include_str!("../sql/ledger/claim_request.sql"),
+            include_str!("../sql/ledger/open_requests.sql"),
             &[
-                (&entry.tenant.0, Type::INT8),
-                (&entry.request_key, Type::TEXT),
-                (&entry.batch.0, Type::UUID),
-                (&entry.request_hash.as_slice(), Type::BYTEA),
-                (&entry.outcome.as_str(), Type::TEXT),
-                (&entry.ack, Type::TEXT),
-                (&entry.events, Type::INT4),
-                (&entry.refused, Type::INT4),
-                (&PgTime(entry.received_at), Type::TIMESTAMPTZ),
-                (&PgTime(entry.durable_at), Type::TIMESTAMPTZ),
+                (&tenants, Type::INT8_ARRAY),
+                (&keys, Type::TEXT_ARRAY),
+                (&batches, Type::UUID_ARRAY),
+                (&hashes, Type::BYTEA_ARRAY),
+                (&outcomes, Type::TEXT_ARRAY),
+                (&acks, Type::TEXT_ARRAY),
+                (&events, Type::INT4_ARRAY),
+                (&refused, Type::INT4_ARRAY),
+                (&received, Type::TIMESTAMPTZ_ARRAY),
+                (&durable, Type::TIMESTAMPTZ_ARRAY),
+                (&buckets, Type::TEXT_ARRAY),
             ],
         )
         .await
-        .map_err(PgError::statement("claiming a request in the ledger"))?;
-    Ok(!rows.is_empty())
+        .map_err(PgError::statement("opening requests in the ledger"))?;
+    Ok(rows.iter().map(key_of).collect())
 }
 
-/// Writes what each bucket's part came to.
-pub async fn insert_parts(
-    client: &Client,
+/// Takes a request's place in a transaction of its own. False where it was taken before.
+pub async fn open_request(
+    writer: &Pool,
+    scope: &TenantScope,
     entry: &LedgerEntry,
-    parts: &[(i32, Counts)],
-) -> Result<(), PgError> {
+    rejections: &[NewRejection],
+) -> Result<bool, PgError> {
+    let client = writer.get().await?;
+    // Waited for: a part that runs again after a crash must find its request, or a retry would open another one.
+    let begin = "BEGIN; SET LOCAL lock_timeout = '15s'; SET LOCAL statement_timeout = '120s'; \
+                 SET LOCAL synchronous_commit = local";
+    let opened = async {
+        let entries = [entry];
+        let outcomes = vec![if entry.buckets.is_empty() {
+            entry.outcome.as_str()
+        } else {
+            STORED_IN_PARTS
+        }];
+        let (begun, opened) = join!(
+            client.batch_execute(begin),
+            open(&client, &entries, &outcomes)
+        );
+        begun.map_err(PgError::statement("beginning to open a request"))?;
+        let is_new = !opened?.is_empty();
+        if is_new {
+            let (batch, received_at) = (entry.batch, entry.received_at);
+            insert_rejections(&client, scope, batch, received_at, rejections).await?;
+        }
+        let committed = client.batch_execute("COMMIT").await;
+        committed.map_err(PgError::statement("committing a request's place"))?;
+        Ok(is_new)
+    };
+    let outcome = opened.await;
+    if outcome.is_err() {
+        // The connection may be in the middle of the transaction, and is not used again.
+        drop(Connection::take(client));
+    }
+    outcome
+}
+
+/// Buckets of requests that have been written, in the transaction that holds the buckets' locks.
+pub async fn find_parts(
+    client: &Client,
+    entries: &[&LedgerEntry],
+) -> Result<HashMap<(TenantId, String), HashSet<i32>>, PgError> {
+    let mut written: HashMap<(TenantId, String), HashSet<i32>> = HashMap::new();
+    if entries.is_empty() {
+        return Ok(written);
+    }
+    let tenants: Vec<i64> = column(entries, |entry| entry.tenant.0);
+    let keys: Vec<&str> = column(entries, |entry| entry.request_key.as_str());
+    let rows = client
+        .query_typed(
+            include_str!("../sql/ledger/find_parts.sql"),
+            &[(&tenants, Type::INT8_ARRAY), (&keys, Type::TEXT_ARRAY)],
+        )
+        .await
+        .map_err(PgError::statement("finding parts of requests"))?;
+    for row in &rows {
+        let buckets: Vec<i32> = row.get("buckets");
+        written.entry(key_of(row)).or_default().extend(buckets);
+    }
+    Ok(written)
+}
+
+/// Writes what parts came to.
+pub async fn insert_parts(client: &Client, parts: &[LedgerPart<'_>]) -> Result<(), PgError> {
     if parts.is_empty() {
         return Ok(());
     }
-    let buckets: Vec<i32> = parts.iter().map(|(bucket, _)| *bucket).collect();
-    let values: Vec<i64> = parts.iter().map(|(_, counts)| counts.values).collect();
-    let column = |of: fn(&Counts) -> i64| -> Vec<i32> {
-        parts
-            .iter()
-            .map(|(_, counts)| i32::try_from(of(counts)).unwrap_or(i32::MAX))
-            .collect()
+    let tenants: Vec<i64> = column(parts, |part| part.entry.tenant.0);
+    let keys: Vec<&str> = column(parts, |part| part.entry.request_key.as_str());
+    let buckets: Vec<String> = column(parts, |part| array(part.buckets));
+    let values: Vec<i64> = column(parts, |part| part.counts.values);
+    let counted = |of: fn(&Counts) -> i64| -> Vec<i32> {
+        column(parts, |part| {
+            i32::try_from(of(&part.counts)).unwrap_or(i32::MAX)
+        })
     };
     client
         .execute_typed(
             include_str!("../sql/ledger/insert_parts.sql"),
             &[
-                (&entry.tenant.0, Type::INT8),
-                (&entry.request_key, Type::TEXT),
-                (&buckets, Type::INT4_ARRAY),
+                (&tenants, Type::INT8_ARRAY),
+                (&keys, Type::TEXT_ARRAY),
+                (&buckets, Type::TEXT_ARRAY),
                 (&values, Type::INT8_ARRAY),
-                (&column(|counts| counts.accepted), Type::INT4_ARRAY),
-                (&column(|counts| counts.duplicates), Type::INT4_ARRAY),
-                (&column(|counts| counts.merged), Type::INT4_ARRAY),
-                (&column(|counts| counts.corrected), Type::INT4_ARRAY),
-                (&column(|counts| counts.refused), Type::INT4_ARRAY),
+                (&counted(|counts| counts.accepted), Type::INT4_ARRAY),
+                (&counted(|counts| counts.duplicates), Type::INT4_ARRAY),
+                (&counted(|counts| counts.merged), Type::INT4_ARRAY),
+                (&counted(|counts| counts.corrected), Type::INT4_ARRAY),
+                (&counted(|counts| counts.refused), Type::INT4_ARRAY),
             ],
         )
         .await
-        .map_err(PgError::statement("writing the parts of a request"))
+        .map_err(PgError::statement("writing the parts of requests"))
         .map(drop)
 }
 
-/// The request with this key.
+/// Who wrote documents of these buckets last; absent where nobody that remembers documents did.
+pub async fn find_bucket_writers(
+    client: &Client,
+    buckets: &[i32],
+) -> Result<HashMap<i32, Uuid>, PgError> {
+    let rows = client
+        .query_typed(
+            include_str!("../sql/ledger/find_bucket_writers.sql"),
+            &[(&buckets, Type::INT4_ARRAY)],
+        )
+        .await
+        .map_err(PgError::statement("finding who wrote buckets last"))?;
+    let writer = |row: &Row| Some((row.get("bucket"), row.get::<_, Option<Uuid>>("written_by")?));
+    Ok(rows.iter().filter_map(writer).collect())
+}
+
+/// Makes a lane known as the one that wrote documents of these buckets last.
+pub async fn set_bucket_writers(
+    client: &Client,
+    buckets: &[i32],
+    written_by: Uuid,
+) -> Result<(), PgError> {
+    if buckets.is_empty() {
+        return Ok(());
+    }
+    client
+        .execute_typed(
+            include_str!("../sql/ledger/set_bucket_writers.sql"),
+            &[(&buckets, Type::INT4_ARRAY), (&written_by, Type::UUID)],
+        )
+        .await
+        .map_err(PgError::statement("saying who wrote buckets last"))
+        .map(drop)
+}
+
+fn key_of(row: &Row) -> (TenantId, String) {
+    (TenantId(row.get("tenant_id")), row.get("request_key"))
+}
+
+fn column<'a, T, C>(rows: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
+    rows.iter().map(of).collect()
+}
+
+/// PostgreSQL's text form of an array, because there are no arrays of arrays of different lengths.
+fn array(numbers: &[i32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
+}
+
+/// A request that came before, as its retry finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EarlierRequest {
+    /// It is in the ledger, at least in part.
+    Stored(LedgerRecord),
+    /// It was acknowledged as staged, whether or not it is flushed by now.
+    Staged(StagedRequest),
+}
+
+impl EarlierRequest {
+    /// What was asked.
+    pub fn request_hash(&self) -> &[u8] {
+        match self {
+            EarlierRequest::Stored(record) => &record.request_hash,
+            EarlierRequest::Staged(staged) => &staged.request_hash,
+        }
+    }
+}
+
+/// The request with this key, in the ledger or staged. One snapshot for both, between which a flush moves it.
 pub async fn fetch_request(
     app: &Pool,
     scope: &TenantScope,
     request_key: &str,
-) -> Result<Option<LedgerRecord>, PgError> {
+) -> Result<Option<EarlierRequest>, PgError> {
     let tenant = scope.tenant().0;
-    let sql = include_str!("../sql/ledger/find_request.sql");
-    let params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> =
-        vec![(&tenant, Type::INT8), (&request_key, Type::TEXT)];
-    let rows = scope
-        .run_one(
-            app,
-            Access::Read,
-            Statement::new("finding a request", sql, params),
-        )
-        .await?;
-    rows.first().map(record_of).transpose()
+    let params = || -> Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> {
+        vec![(&tenant, Type::INT8), (&request_key, Type::TEXT)]
+    };
+    let statements = [
+        Statement::new(
+            "finding a request",
+            include_str!("../sql/ledger/find_request.sql"),
+            params(),
+        ),
+        Statement::new(
+            "finding a staged request",
+            include_str!("../sql/staging/find_staged_request.sql"),
+            params(),
+        ),
+    ];
+    let rows = scope.run(app, Access::Read, &statements).await?;
+    let Some(row) = rows[0].first() else {
+        let staged = rows[1]
+            .first()
+            .map(|row| staged_of(row, row.get("value_count")));
+        return Ok(staged.map(EarlierRequest::Staged));
+    };
+    Ok(Some(match row.get::<_, Option<i64>>("staged_values") {
+        Some(values) => EarlierRequest::Staged(staged_of(row, values)),
+        None => EarlierRequest::Stored(record_of(row)?),
+    }))
+}
+
+fn staged_of(row: &Row, values: i64) -> StagedRequest {
+    StagedRequest {
+        batch: BatchId(row.get("batch_id")),
+        request_hash: row.get("request_hash"),
+        events: i64::from(row.get::<_, i32>("events")),
+        refused: i64::from(row.get::<_, i32>("refused")),
+        values,
+    }
 }
 
 /// The request with this batch id.
@@ -211,9 +437,7 @@ fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
     Ok(LedgerRecord {
         batch: BatchId(row.get("batch_id")),
         request_hash: row.get("request_hash"),
-        outcome: Outcome::ALL
-            .into_iter()
-            .find(|known| known.as_str() == outcome)
+        outcome: Outcome::parse(outcome)
             .ok_or_else(|| PgError::unreadable("reading the ledger", outcome))?,
         ack: row.get("ack"),
         events: i64::from(row.get::<_, i32>("events")),
@@ -227,5 +451,6 @@ fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
         },
         received_at: row.get::<_, PgTime>("received_at").0,
         durable_at: row.get::<_, PgTime>("durable_at").0,
+        missing: row.get("missing"),
     })
 }

@@ -19,7 +19,7 @@ pub struct Partition {
 impl Partition {
     /// A partition made by hand may have no instant for a bound (`MINVALUE`, `DEFAULT`, `infinity`): an error, since
     /// nothing of ours could tell what belongs in it.
-    fn from_row(row: &Row) -> Result<Partition, PgError> {
+    pub(crate) fn from_row(row: &Row) -> Result<Partition, PgError> {
         let name: String = row.get("partition_name");
         let bound = |column: &str| match row.try_get::<_, PgTime>(column) {
             Ok(time) => Ok(time.0),

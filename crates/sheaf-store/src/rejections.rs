@@ -1,14 +1,71 @@
 //! What was refused, kept whole until the cause is mended.
 
+mod replay;
+
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, JsonbWrite, PgError, PgTime, Pool, Statement};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::scope::TenantScope;
+
+pub use replay::{
+    RefusedEvent, RefusedEvents, ReplaySelection, Settled, choose_refused_events, settle_rejections,
+};
+
+/// How a refused event was to be read. Kept with it, so that it can be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// As one event in JSON.
+    #[default]
+    Json,
+    /// As one line of InfluxDB line protocol.
+    LineProtocol {
+        /// The unit of its timestamp: ns, us, ms, s, m or h.
+        precision: Cow<'static, str>,
+        /// The tags that make the id of its entity, where the request named them; else the tenant's rules decide.
+        id_tags: Option<Arc<[String]>>,
+    },
+}
+
+impl Reading {
+    fn format(&self) -> &'static str {
+        match self {
+            Reading::Json => "json",
+            Reading::LineProtocol { .. } => "line_protocol",
+        }
+    }
+
+    fn precision(&self) -> Option<&str> {
+        match self {
+            Reading::Json => None,
+            Reading::LineProtocol { precision, .. } => Some(precision),
+        }
+    }
+
+    fn id_tags(&self) -> Option<JsonbWrite<String>> {
+        match self {
+            Reading::Json => None,
+            Reading::LineProtocol { id_tags, .. } => id_tags.as_ref().map(|names| {
+                let json = serde_json::to_string(&**names);
+                JsonbWrite(json.expect("a list of texts can be written as JSON"))
+            }),
+        }
+    }
+}
+
+/// Where the rest of an event is stored of which single values were refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rest {
+    /// The id of its entity.
+    pub external_id: String,
+    /// Its instant; absent until it is known, for an event that did not say when it was observed.
+    pub observed_at: Option<Timestamp>,
+}
 
 /// One refusal on its way into the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +82,10 @@ pub struct NewRejection {
     pub reason: String,
     /// The event as it was sent.
     pub raw: bytes::Bytes,
+    /// How it was to be read.
+    pub reading: Reading,
+    /// Where the rest of the event is; absent where nothing of it is stored.
+    pub rest: Option<Rest>,
 }
 
 /// Refusals of one statement, by their number and by their bytes. Larger ones hold more of a request in the memory of
@@ -116,6 +177,18 @@ async fn insert_some(
         .zip(ordinals)
         .map(|(rejection, ordinal)| kept_raw(rejection, *ordinal))
         .collect();
+    let formats: Vec<&str> = rejections.iter().map(|r| r.reading.format()).collect();
+    let precisions: Vec<Option<&str>> = rejections.iter().map(|r| r.reading.precision()).collect();
+    let id_tags: Vec<Option<JsonbWrite<String>>> =
+        rejections.iter().map(|r| r.reading.id_tags()).collect();
+    let rests = rejections.iter().map(|r| r.rest.as_ref());
+    let external_ids: Vec<Option<&str>> = rests
+        .clone()
+        .map(|rest| rest.map(|rest| rest.external_id.as_str()))
+        .collect();
+    let times: Vec<Option<PgTime>> = rests
+        .map(|rest| rest.and_then(|rest| rest.observed_at).map(PgTime))
+        .collect();
     client
         .execute_typed(
             include_str!("../sql/rejections/insert_rejections.sql"),
@@ -131,6 +204,11 @@ async fn insert_some(
                 (&codes, Type::TEXT_ARRAY),
                 (&reasons, Type::TEXT_ARRAY),
                 (&raws, Type::BYTEA_ARRAY),
+                (&formats, Type::TEXT_ARRAY),
+                (&precisions, Type::TEXT_ARRAY),
+                (&id_tags, Type::JSONB_ARRAY),
+                (&external_ids, Type::TEXT_ARRAY),
+                (&times, Type::TIMESTAMPTZ_ARRAY),
             ],
         )
         .await
@@ -152,7 +230,7 @@ pub struct ListedRejection {
 }
 
 /// A text that PostgreSQL can hold: a refused name may be refused for the NUL in it. The event's bytes keep it.
-fn storable(text: &str) -> Cow<'_, str> {
+pub fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') {
         Cow::Owned(text.replace('\0', "\u{fffd}"))
     } else {
@@ -315,6 +393,8 @@ mod tests {
             code: RefusalCode::TypeMismatch,
             reason: "no".to_owned(),
             raw: raw.clone(),
+            reading: Reading::Json,
+            rest: None,
         };
         vec![refusal; count]
     }

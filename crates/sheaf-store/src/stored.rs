@@ -2,10 +2,9 @@
 //!
 //! What is read here was checked before it was written, so that a text that does not fit is a broken database.
 
-use std::fmt::Write as _;
-
 use sheaf_model::{
     AttributeId, AttributeType, Attrs, Cell, Document, Timestamp, Value, object_members,
+    write_number,
 };
 use sheaf_pg::PgError;
 
@@ -41,7 +40,9 @@ pub fn write_attrs(attrs: &Attrs, out: &mut String) {
 }
 
 fn write_key(id: AttributeId, out: &mut String) {
-    write!(out, "\"{id}\":").expect("writing to a string does not fail");
+    out.push('"');
+    write_number(id.0, out);
+    out.push_str("\":");
 }
 
 /// Reads the stored form of an event's attributes.
@@ -137,7 +138,7 @@ pub fn write_document(
             }
             if let Some(present) = &mut present {
                 separate(present);
-                write!(present, "{id}").expect("writing to a string does not fail");
+                write_number(id.0, present);
             }
         }
         if let Some(times) = &mut times
@@ -145,7 +146,7 @@ pub fn write_document(
         {
             separate(times);
             write_key(*id, times);
-            write!(times, "{}", time.as_micros()).expect("writing to a string does not fail");
+            write_number(time.as_micros(), times);
         }
     }
     let end = |part: Option<String>| part.map(|part| part + "}");

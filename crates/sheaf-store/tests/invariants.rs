@@ -230,8 +230,50 @@ const BREAKS: &[(&str, &str, &str)] = &[
     ),
     (
         "requests_add_up",
-        "UPDATE sheaf.ingest_requests SET outcome = 'batch_refused' WHERE outcome = 'stored' AND refused = 0",
+        "UPDATE sheaf.ingest_requests SET outcome = 'batch_refused' WHERE outcome IN ('stored', 'stored_in_parts') AND refused = 0",
         "in 1 parts",
+    ),
+    (
+        "requests_add_up",
+        // A part that is missing leaves room for its events, and not for more.
+        "UPDATE sheaf.ingest_requests r SET buckets = buckets || 9999 WHERE buckets IS NOT NULL AND outcome IN ('stored', 'stored_in_parts')",
+        "1 buckets missing",
+    ),
+    (
+        "parts_divide_buckets",
+        "INSERT INTO sheaf.ingest_parts SELECT tenant_id, request_key, -bucket - 1, value_count, accepted, duplicates, merged,
+             corrected, refused, (-bucket - 1) || buckets FROM sheaf.ingest_parts",
+        "in 2 parts",
+    ),
+    (
+        "parts_divide_buckets",
+        "UPDATE sheaf.ingest_parts SET buckets = buckets || 9999",
+        "9999}, and events in",
+    ),
+    (
+        "parts_divide_buckets",
+        "UPDATE sheaf.ingest_parts SET bucket = bucket + 1",
+        "has a part",
+    ),
+    (
+        "parts_have_requests",
+        "UPDATE sheaf.ingest_parts SET request_key = 'k:' || request_key",
+        "and is not in the ledger",
+    ),
+    (
+        "events_are_in_the_ledger",
+        "DELETE FROM sheaf.ingest_requests; UPDATE sheaf.ingest_parts SET merged = merged + 1",
+        "by the parts of none",
+    ),
+    (
+        "staged_batches_are_whole",
+        "DELETE FROM sheaf.entity_values_ingest",
+        "has 0 staged events, and was registered with 1",
+    ),
+    (
+        "staged_batches_are_whole",
+        "DELETE FROM sheaf.staged_batches",
+        "has 1 staged events, and was registered with none",
     ),
     (
         "events_are_in_the_ledger",
@@ -241,7 +283,7 @@ const BREAKS: &[(&str, &str, &str)] = &[
     (
         "events_are_in_the_ledger",
         "UPDATE sheaf.entity_events SET batch_id = gen_random_uuid() WHERE op = 'c'",
-        "is not known by the ledger",
+        "rows are of no request",
     ),
 ];
 
@@ -282,6 +324,51 @@ async fn break_and_check(
     let found = invariant.check(client).await?;
     client.batch_execute("ROLLBACK").await?;
     Ok(texts(&found))
+}
+
+/// What a crash, an error or a loss may leave behind for good is no counterexample.
+#[tokio::test]
+async fn what_is_unfinished_or_lost_is_not_taken_for_broken() -> Result<()> {
+    let world = World::create().await?;
+    for name in ["acme", "zenith"] {
+        world.furnished_tenant(name).await?;
+    }
+    let client = world.database.superuser().await?;
+    for (what, happens) in [
+        (
+            "requests whose parts were never written",
+            "CREATE TEMP TABLE gone ON COMMIT DROP AS SELECT tenant_id, batch_id FROM sheaf.ingest_requests WHERE buckets <> '{}';
+             DELETE FROM sheaf.ingest_parts p USING sheaf.ingest_requests r, gone g
+                 WHERE r.tenant_id = g.tenant_id AND r.batch_id = g.batch_id
+                     AND p.tenant_id = r.tenant_id AND p.request_key = r.request_key;
+             DELETE FROM sheaf.entity_events e USING gone g WHERE g.tenant_id = e.tenant_id AND g.batch_id = e.batch_id",
+        ),
+        (
+            "parts without a key whose request was never opened",
+            "DELETE FROM sheaf.ingest_requests WHERE buckets <> '{}'",
+        ),
+        (
+            "requests that the ledger has forgotten",
+            "UPDATE sheaf.entity_events SET ingested_at = ingested_at - interval '2 hours';
+             DELETE FROM sheaf.ingest_parts; DELETE FROM sheaf.ingest_requests",
+        ),
+        (
+            "staged events that a recovery has taken",
+            "TRUNCATE sheaf.entity_values_ingest, sheaf.staging_canary",
+        ),
+        (
+            "a loss that was found",
+            "TRUNCATE sheaf.entity_values_ingest, sheaf.staging_canary; SELECT sheaf.detect_staging_loss()",
+        ),
+    ] {
+        client
+            .batch_execute(&format!("BEGIN; {happens}"))
+            .await
+            .context(what)?;
+        assert_eq!(texts(&check(&client).await?), Vec::<String>::new(), "{what}");
+        client.batch_execute("ROLLBACK").await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]

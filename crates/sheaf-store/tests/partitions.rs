@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use sheaf_model::Timestamp;
+use sheaf_store::maintenance::{self, PartitionState};
 use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
 use sheaf_testkit::Injected;
 
@@ -104,6 +105,30 @@ async fn a_partition_dropped_under_a_running_server_is_made_again() -> Result<()
     let stored = answer.counts.accepted + first.map_or(0, |answer| answer.counts.accepted);
     assert_eq!(stored, 1);
     assert_eq!(list_partitions(&pool).await?, made);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partition_detached_under_a_running_server_takes_no_row_that_history_would_not_read()
+-> Result<()> {
+    let world = World::create().await?;
+    let scope = world.tenant("acme").await?;
+    let writer = world.writer().await?;
+    let upkeep = world.pool("sheaf_upkeep", 2);
+    let detached = Injected::new("remembered partition detached");
+    let line = |name: &str| [event(name, "2024-05-05T00:00:00Z", r#"{"a":1}"#)];
+    ingest(&writer, &scope, &line("one")).await?;
+    let made = list_partitions(&upkeep).await?;
+    let name = &made[0].name;
+    maintenance::detach(&upkeep, name, PartitionState::Attached, Timestamp::now()).await?;
+    detached.count();
+    let answer = ingest(&writer, &scope, &line("two")).await?;
+    assert_eq!(answer.counts.accepted, 1);
+    let kept = format!("SELECT count(*) FROM sheaf.{name}");
+    assert_eq!(world.count(&kept).await?, 1);
+    let history = "SELECT count(*) FROM sheaf.entity_events";
+    assert_eq!(world.count(history).await?, 1, "the second event");
+    detached.require();
     Ok(())
 }
 
@@ -208,7 +233,8 @@ async fn a_partition_without_bounds_is_an_error_and_no_panic() -> Result<()> {
     let client = world.database.superuser().await?;
     client
         .batch_execute(
-            "CREATE TABLE sheaf.oldest PARTITION OF sheaf.entity_events FOR VALUES FROM (MINVALUE) TO ('1900-01-01Z')",
+            "CREATE TABLE sheaf.oldest PARTITION OF sheaf.entity_events FOR VALUES FROM (MINVALUE) TO ('1900-01-01Z');
+             GRANT INSERT ON sheaf.oldest TO sheaf_writer",
         )
         .await?;
     let pool = world.pool("sheaf_writer", 1);

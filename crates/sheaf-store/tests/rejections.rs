@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
 use sheaf_store::rejections::{
-    NewRejection, RejectionFilter, fetch_batch_rejections, insert_rejections, list_rejections,
+    NewRejection, Reading, RejectionFilter, ReplaySelection, Settled, choose_refused_events,
+    fetch_batch_rejections, insert_rejections, list_rejections, settle_rejections,
 };
 
 use world::{World, begin_as};
@@ -21,6 +22,8 @@ fn refusal(event_index: i32, raw: &Bytes) -> NewRejection {
         code: RefusalCode::TypeMismatch,
         reason: "expected an int".to_owned(),
         raw: raw.clone(),
+        reading: Reading::Json,
+        rest: None,
     }
 }
 
@@ -50,7 +53,8 @@ async fn an_event_is_kept_once_and_listed_with_each_of_its_refusals_in_pages_of_
     let batch = BatchId::new();
     let client = world.database.client("sheaf_writer").await?;
     begin_as(&client, &scope).await?;
-    insert_rejections(&client, &scope, batch, Timestamp::now(), &refused).await?;
+    let received_at = Timestamp::now();
+    insert_rejections(&client, &scope, batch, received_at, &refused).await?;
     client.batch_execute("COMMIT").await?;
 
     let kept: i64 = events.iter().map(|event| event.len() as i64).sum();
@@ -97,5 +101,88 @@ async fn an_event_is_kept_once_and_listed_with_each_of_its_refusals_in_pages_of_
     let first = fetch_batch_rejections(&world.app, &scope, batch, 100).await?;
     assert_eq!((first.first.len(), first.bad_events), (100, 5));
     assert!(first.first_raw.context("the first event")? == events[0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn refused_events_are_chosen_oldest_first_in_bounded_bytes_and_what_is_settled_stays_so()
+-> Result<()> {
+    let world = World::create().await?;
+    let (scope, other) = (world.tenant("acme").await?, world.tenant("other").await?);
+    let sizes = [10, 5 * MIB, 5 * MIB, 9 * MIB, 10];
+    let mut refused = Vec::new();
+    for (index, bytes) in (0..).zip(sizes) {
+        let raw = event(b'0' + index, bytes);
+        refused.extend(vec![refusal(i32::from(index), &raw); 2]);
+    }
+    refused[0].reading = Reading::LineProtocol {
+        precision: "ms".into(),
+        id_tags: Some(["a,b".to_owned(), "\"c".to_owned()].into()),
+    };
+    refused[1].reading = refused[0].reading.clone();
+    refused[1].field = None;
+    let batch = BatchId::new();
+    let client = world.database.client("sheaf_writer").await?;
+    begin_as(&client, &scope).await?;
+    insert_rejections(&client, &scope, batch, Timestamp::now(), &refused).await?;
+    client.batch_execute("COMMIT").await?;
+
+    let of = ReplaySelection::Batch(batch);
+    let choose = async |after, refusals_max| {
+        choose_refused_events(&world.app, &scope, &of, after, refusals_max).await
+    };
+    let (mut after, mut chosen) = (None, Vec::new());
+    loop {
+        let some = choose(after, 1_000).await?;
+        chosen.push(
+            some.events
+                .iter()
+                .map(|e| e.event_index)
+                .collect::<Vec<_>>(),
+        );
+        if chosen.len() == 1 {
+            let first = &some.events[0];
+            assert_eq!(first.reading.as_ref(), Some(&refused[0].reading));
+            assert_eq!((first.raw.len(), first.open.len()), (10, 2));
+            let fields: Vec<Option<&str>> = first.open.iter().map(|(_, f)| f.as_deref()).collect();
+            assert_eq!(fields, [Some("n"), None]);
+            assert_eq!(some.events[1].reading, Some(Reading::Json));
+        }
+        after = some.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(chosen, [vec![0, 1], vec![2], vec![3], vec![4]]);
+    // An event of which one refusal is chosen comes with all of them.
+    let one = choose(None, 1).await?;
+    assert_eq!((one.events.len(), one.events[0].open.len()), (1, 2));
+    assert_eq!(one.last, Some(one.events[0].open[0].0));
+
+    let now = Timestamp::now();
+    let settled = |at: usize, is_done: bool, external_id: &str| Settled {
+        id: one.events[0].open[at].0,
+        is_done,
+        external_id: external_id.to_owned(),
+        observed_at: now,
+    };
+    let half = [settled(0, true, "x"), settled(1, false, "x")];
+    settle_rejections(&world.app, &other, &half).await?;
+    assert_eq!(
+        choose(None, 1).await?,
+        one,
+        "another tenant settles nothing here"
+    );
+    settle_rejections(&world.app, &scope, &half).await?;
+    let left = choose(None, 1).await?;
+    assert_eq!(left.events[0].open, [one.events[0].open[1].clone()]);
+    let rest = left.events[0].rest.clone().context("the rest is known")?;
+    assert_eq!(
+        (rest.external_id.as_str(), rest.observed_at),
+        ("x", Some(now))
+    );
+    // A replay that comes later knows nothing better.
+    settle_rejections(&world.app, &scope, &[settled(0, false, "y")]).await?;
+    assert_eq!(choose(None, 1).await?, left);
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sheaf_model::{TenantId, Timestamp};
-use sheaf_pg::{PgTime, Statement};
-use sheaf_store::documents::{read_documents, read_entity};
+use sheaf_pg::Statement;
+use sheaf_store::documents::read_entity;
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
 use sheaf_store::partitions::ensure_partition;
 use sheaf_testkit::TestDatabase;
@@ -147,41 +147,102 @@ async fn names_are_found_by_their_key() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn documents_are_read_and_updated_by_their_key() -> Result<()> {
-    let world = filled().await?;
+/// What a lane's transaction says to the planner, as it says it.
+const LANE_SETTINGS: [&str; 5] = [
+    "SET LOCAL plan_cache_mode = force_generic_plan",
+    "SET LOCAL enable_hashjoin = off",
+    "SET LOCAL enable_mergejoin = off",
+    "SET LOCAL enable_seqscan = off",
+    "SET LOCAL jit = off",
+];
+
+/// The plan that a lane gets for a statement with so many parameters, whatever they are.
+async fn lane_plan(client: &Client, sql: &str) -> Result<String> {
+    let prepared = client.prepare(sql).await?;
+    let types: Vec<&str> = prepared.params().iter().map(Type::name).collect();
+    let nulls = vec!["NULL"; types.len()].join(", ");
+    client
+        .batch_execute(&format!(
+            "BEGIN; {}; PREPARE lanes ({}) AS {sql}",
+            LANE_SETTINGS.join("; "),
+            types.join(", ")
+        ))
+        .await?;
+    let rows = client
+        .query_typed(&format!("EXPLAIN (COSTS off) EXECUTE lanes ({nulls})"), &[])
+        .await?;
+    client.batch_execute("ROLLBACK; DEALLOCATE lanes").await?;
+    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(lines.join("\n"))
+}
+
+/// Statements of a lane's transaction that join the group with a table: the index that is probed, and by what.
+const LANE_STATEMENTS: [(&str, &str, &str); 4] = [
+    (
+        include_str!("../sql/documents/read_documents.sql"),
+        "entity_jsonb_pkey",
+        "Index Cond: ((tenant_id = n.tenant_id) AND (entity_id = n.entity_id))",
+    ),
+    (
+        include_str!("../sql/documents/update_documents.sql"),
+        "entity_jsonb_pkey",
+        "Index Cond: ((tenant_id = n.tenant_id) AND (entity_id = n.entity_id))",
+    ),
+    (
+        include_str!("../sql/events/read_instants.sql"),
+        "_pkey",
+        "Index Cond: ((tenant_id = n.tenant_id) AND (entity_id = n.entity_id) AND (observed_at = n.observed_at))",
+    ),
+    (
+        include_str!("../sql/ledger/find_parts.sql"),
+        "ingest_parts_pkey",
+        "Index Cond: ((tenant_id = r.tenant_id) AND (request_key = (r.request_key)::text))",
+    ),
+];
+
+async fn assert_lanes_probe(world: &World, when: &str) -> Result<()> {
     let writer = world.database.client("sheaf_writer").await?;
-    for tenant in [TenantId(1), TenantId(2)] {
-        for count in [1, 100] {
-            let ids: Vec<i64> = (1..=count).collect();
-            let read = read_documents(&tenant, &ids);
-            assert_uses(
-                &statement_plan(&writer, &read).await?,
-                &["entity_jsonb_pkey"],
-            );
-            let times = vec![PgTime(Timestamp::now()); ids.len()];
-            let floors: Vec<Option<PgTime>> = vec![None; ids.len()];
-            let deleted = vec![false; ids.len()];
-            let objects = vec![sheaf_pg::JsonbWrite("{}"); ids.len()];
-            let present = vec!["{}"; ids.len()];
-            let params: &Params<'_> = &[
-                (&tenant.0, Type::INT8),
-                (&ids, Type::INT8_ARRAY),
-                (&ids, Type::INT8_ARRAY),
-                (&times, Type::TIMESTAMPTZ_ARRAY),
-                (&floors, Type::TIMESTAMPTZ_ARRAY),
-                (&deleted, Type::BOOL_ARRAY),
-                (&times, Type::TIMESTAMPTZ_ARRAY),
-                (&objects, Type::JSONB_ARRAY),
-                (&objects, Type::JSONB_ARRAY),
-                (&present, Type::TEXT_ARRAY),
-                (&objects, Type::JSONB_ARRAY),
-            ];
-            let sql = include_str!("../sql/documents/update_documents.sql");
-            assert_uses(&plan(&writer, sql, params).await?, &["entity_jsonb_pkey"]);
+    for (sql, index, condition) in LANE_STATEMENTS {
+        let plan = lane_plan(&writer, sql).await?;
+        for refused in ["Seq Scan", "Hash Join", "Merge Join", "Materialize"] {
+            assert!(!plan.contains(refused), "{when}: {refused} in {plan}");
         }
+        let scans = plan
+            .lines()
+            .filter(|line| line.contains("Scan") && !line.contains("Function Scan"));
+        let mut probes = 0;
+        for scan in scans {
+            assert!(
+                scan.contains("Index Scan using") && scan.contains(index),
+                "{when}: {scan} in {plan}"
+            );
+            probes += 1;
+        }
+        // As many probes as tables: one, or one a partition.
+        assert!(
+            probes > 0 && plan.matches(condition).count() == probes,
+            "{when}: {probes} scans of {index}: {plan}"
+        );
+        assert!(plan.contains("Nested Loop"), "{when}: {plan}");
     }
     Ok(())
+}
+
+#[test]
+fn the_settings_of_these_plans_are_those_of_a_lane() {
+    let lane = include_str!("../../sheaf-ingest/src/lane/transaction.rs");
+    for setting in LANE_SETTINGS {
+        assert!(lane.contains(setting), "a lane does not say {setting}");
+    }
+}
+
+#[tokio::test]
+async fn a_lane_probes_keys_with_statistics_and_without() -> Result<()> {
+    let world = World::create().await?;
+    let time = Timestamp::parse_date("2021-01-01")?;
+    ensure_partition(&world.pool("sheaf_writer", 1), time).await?;
+    assert_lanes_probe(&world, "nothing is known").await?;
+    assert_lanes_probe(&filled().await?, "many rows are known").await
 }
 
 fn partitions_in(plan: &str) -> Vec<&str> {
@@ -233,28 +294,5 @@ async fn a_history_is_walked_by_its_key_through_the_partitions_that_its_bounds_n
             }
         }
     }
-    Ok(())
-}
-
-#[tokio::test]
-async fn late_events_are_compared_by_key_in_the_partitions_of_their_times() -> Result<()> {
-    let world = filled().await?;
-    let writer = world.database.client("sheaf_writer").await?;
-    let sql = include_str!("../sql/events/read_instants.sql");
-    let ids: Vec<i64> = (1..=200).collect();
-    let time = PgTime(Timestamp::parse_date("2021-02-01")?);
-    let times = vec![time; ids.len()];
-    let params: &Params<'_> = &[
-        (&1_i64, Type::INT8),
-        (&ids, Type::INT8_ARRAY),
-        (&times, Type::TIMESTAMPTZ_ARRAY),
-    ];
-    // Which partitions are probed is decided for each instant when the statement runs, so that the plan names all; what
-    // counts is that each is probed by its key.
-    let plan = plan(&writer, sql, params).await?;
-    assert!(
-        !plan.contains("Seq Scan on entity_events") && plan.contains("observed_at = n.observed_at"),
-        "{plan}"
-    );
     Ok(())
 }

@@ -39,19 +39,14 @@ impl TestCluster {
         Self::start("durable", Durability::Full).await
     }
 
+    /// One of the test's own, fast and not durable, for tests that change its settings or give it a standby.
+    pub async fn private() -> Result<Arc<Self>> {
+        Self::start("private", Durability::Test).await
+    }
+
     async fn start(name: &str, durability: Durability) -> Result<Arc<Self>> {
         let dir = ScratchDir::new(name)?;
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let binaries = Binaries::find(None, &path)?;
-        let data_dir = dir.path().join("data");
-        let mut options = ClusterOptions::new(binaries, data_dir, std::env::temp_dir());
-        options.durability = durability;
-        options.settings = vec![
-            ("shared_buffers".into(), "128MB".into()),
-            // Parallel tests, each with the pools of a server.
-            ("max_connections".into(), "300".into()),
-        ];
-        watchdog::end_cluster(&options.data_dir);
+        let options = options_in(&dir, durability)?;
         Ok(Arc::new(TestCluster {
             cluster: Cluster::start(options).await?,
             template: OnceCell::new(),
@@ -68,6 +63,24 @@ impl TestCluster {
     /// A superuser's connection to one of its databases.
     pub async fn superuser(&self, dbname: &str) -> Result<Client> {
         connect(&self.cluster.connect_config(dbname, SUPERUSER)).await
+    }
+
+    /// Changes one setting of the whole cluster while it runs.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        let client = self.superuser("postgres").await?;
+        client
+            .batch_execute(&format!("ALTER SYSTEM SET {name} = '{value}'"))
+            .await?;
+        client.batch_execute("SELECT pg_reload_conf()").await?;
+        let within = Duration::from_secs(30);
+        wait_until("sessions see the new setting", within, async || {
+            let seen = client
+                .query_one("SELECT current_setting($1)", &[&name])
+                .await;
+            seen.is_ok_and(|row| row.get::<_, String>(0) == value)
+        })
+        .await;
+        Ok(())
     }
 
     /// Kills one server process with SIGKILL, upon which PostgreSQL ends all others and recovers. The process id is
@@ -120,6 +133,22 @@ impl TestCluster {
         .await;
         Ok(())
     }
+}
+
+/// A cluster for tests in this directory. Whatever it becomes, the watchdog ends it.
+pub(crate) fn options_in(dir: &ScratchDir, durability: Durability) -> Result<ClusterOptions> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let binaries = Binaries::find(None, &path)?;
+    let data_dir = dir.path().join("data");
+    let mut options = ClusterOptions::new(binaries, data_dir, std::env::temp_dir());
+    options.durability = durability;
+    options.settings = vec![
+        ("shared_buffers".into(), "128MB".into()),
+        // Parallel tests, each with the pools of a server.
+        ("max_connections".into(), "300".into()),
+    ];
+    watchdog::end_cluster(&options.data_dir);
+    Ok(options)
 }
 
 /// Connects without TLS and drives the connection on the current runtime.

@@ -9,6 +9,7 @@ mod http;
 mod injected;
 mod scratch;
 mod server;
+mod standby;
 mod waiting;
 mod watchdog;
 
@@ -18,4 +19,5 @@ pub use http::{HttpClient, HttpResponse};
 pub use injected::Injected;
 pub use scratch::{ScratchDir, free_port};
 pub use server::{ServerCommand, ServerProcess};
+pub use standby::TestStandby;
 pub use waiting::wait_until;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use sheaf_testkit::{
-    HttpClient, Injected, ScratchDir, ServerCommand, TestCluster, TestDatabase, connect, wait_until,
+    HttpClient, Injected, ScratchDir, ServerCommand, TestCluster, TestDatabase, TestStandby,
+    connect, wait_until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -217,5 +218,49 @@ async fn roles_connect_by_name() -> Result<()> {
     let client = connect(&database.config("testkit_guest")).await?;
     let row = client.query_one("SELECT current_user::text", &[]).await?;
     assert_eq!(row.get::<_, String>(0), "testkit_guest");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_follows_pauses_and_becomes_a_primary() -> Result<()> {
+    let primary = TestCluster::private().await?;
+    let standby = TestStandby::follow(&primary, "s1").await?;
+    let writer = primary.superuser("postgres").await?;
+    let reader = standby.superuser("postgres").await?;
+    let shows = async |table: &str| {
+        let row = reader
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
+            .await;
+        row.is_ok_and(|row| row.get::<_, bool>(0))
+    };
+    writer.batch_execute("CREATE TABLE first ()").await?;
+    wait_until("the first table is there", WITHIN, async || {
+        shows("first").await
+    })
+    .await;
+    standby.pause_replay().await?;
+    writer.batch_execute("CREATE TABLE second ()").await?;
+    let received = "SELECT pg_last_wal_receive_lsn() >= $1::text::pg_lsn";
+    let written: String = writer
+        .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+        .await?
+        .get(0);
+    wait_until("the second table is received", WITHIN, async || {
+        let row = reader.query_one(received, &[&written]).await;
+        row.is_ok_and(|row| row.get::<_, bool>(0))
+    })
+    .await;
+    assert!(!shows("second").await, "what is paused shows nothing new");
+    standby.resume_replay().await?;
+    wait_until("the second table is there", WITHIN, async || {
+        shows("second").await
+    })
+    .await;
+    standby.cluster().restart().await?;
+    standby.wait_streaming(&primary).await?;
+    primary.cluster().kill9().await?;
+    standby.promote().await?;
+    let promoted = standby.superuser("postgres").await?;
+    promoted.batch_execute("CREATE TABLE third ()").await?;
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Background work that keeps the database as it should be. It takes no input, can run twice and on several servers,
 //! wakes on a signal and on a timer, and reports what it did. It serves no request.
 
+mod horizon;
+mod interval;
 mod partitions;
 mod temperature;
 
@@ -11,11 +13,15 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{PgError, Pool};
 use tokio::sync::{Notify, watch};
 
-pub use partitions::{AHEAD_DAYS, create_ahead};
+pub use horizon::forget;
+pub use interval::{
+    Decision, INTERVAL_CHANGES_TOTAL, Measured, decide, measure, reconcile_interval,
+};
+pub use partitions::{ahead_micros, alarm_micros, create_ahead, reach};
 pub use temperature::move_values;
 
-/// How often everything is looked at without a signal. A changed pin signals; partitions are made weeks ahead, so that
-/// a missed round does no harm.
+/// How often everything is looked at without a signal. A changed pin signals; partitions are made so far
+/// ahead that a missed round does no harm.
 const ROUND_EVERY: Duration = Duration::from_secs(30);
 
 /// What one round did.
@@ -25,29 +31,45 @@ pub struct Round {
     pub partitions: usize,
     /// Attributes whose values have all arrived.
     pub settled: usize,
+    /// Requests that the ledger has forgotten.
+    pub forgotten: i64,
+}
+
+/// What a server is told about its background work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Into how many buckets entities are hashed.
+    pub bucket_count: i32,
+    /// The share of PostgreSQL's shared memory that the indexes of the newest partition may take, in percent.
+    pub partition_memory_percent: u32,
+    /// How long the ledger remembers a request.
+    pub idempotency_horizon: Duration,
 }
 
 /// One round of everything.
-pub async fn round(upkeep: &Pool, bucket_count: i32, now: Timestamp) -> Result<Round, PgError> {
+pub async fn round(upkeep: &Pool, options: Options, now: Timestamp) -> Result<Round, PgError> {
+    let interval = reconcile_interval(upkeep, options.partition_memory_percent, now).await?;
     Ok(Round {
-        partitions: create_ahead(upkeep, now).await?,
-        settled: move_values(upkeep, bucket_count).await?,
+        partitions: create_ahead(upkeep, interval, now).await?,
+        settled: move_values(upkeep, options.bucket_count).await?,
+        forgotten: forget(upkeep, options.idempotency_horizon, now).await?,
     })
 }
 
 /// Rounds until told to stop. A round that fails is told, and tried again at the next.
 pub async fn run(
     upkeep: Pool,
-    bucket_count: i32,
+    options: Options,
     wake: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        match round(&upkeep, bucket_count, Timestamp::now()).await {
+        match round(&upkeep, options, Timestamp::now()).await {
             Ok(done) if done == Round::default() => {}
             Ok(done) => tracing::info!(
                 partitions = done.partitions,
                 settled = done.settled,
+                forgotten = done.forgotten,
                 "upkeep did its round"
             ),
             Err(error) => {

@@ -10,29 +10,9 @@ use sheaf_store::catalogue::{
     Catalogues, Description, NewAttribute, Pin, Temperature, declare_attribute, describe_attribute,
 };
 use sheaf_store::documents::{MoveStep, list_moving, step_move};
-use sheaf_store::partitions::list_partitions;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
 use sheaf_testkit::{TestDatabase, wait_until};
-
-#[tokio::test]
-async fn partitions_reach_far_ahead_and_are_made_once() -> Result<()> {
-    let database = TestDatabase::create().await?;
-    let upkeep = Pool::new(&database.config("sheaf_upkeep"), 1, &Tls::none());
-    let now = Timestamp::now();
-    let made = sheaf_upkeep::create_ahead(&upkeep, now).await?;
-    assert!(made >= 2, "only {made} partitions were made");
-    assert_eq!(sheaf_upkeep::create_ahead(&upkeep, now).await?, 0);
-    let partitions = list_partitions(&upkeep).await?;
-    for day in 0..=sheaf_upkeep::AHEAD_DAYS {
-        let time = now.saturating_add_micros(day * 86_400_000_000);
-        assert!(
-            partitions.iter().any(|partition| partition.holds(time)),
-            "{time} has no partition"
-        );
-    }
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -> Result<()> {

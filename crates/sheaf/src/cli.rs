@@ -40,6 +40,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Look at the partitions of the history, and work on one of them
+    Partition {
+        #[command(subcommand)]
+        command: PartitionCommand,
+    },
     /// Check the database as a server would, and say what is wrong
     Doctor(DoctorArgs),
     /// Send a CSV, NDJSON or Parquet file to a server; run again after an interruption to go on
@@ -144,6 +149,49 @@ pub(crate) enum KeyCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionCommand {
+    /// Show each partition with its time, about how many events it holds, and its sizes
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Build the indexes of one partition anew, while others read and write
+    Reindex {
+        /// The partition
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Vacuum and analyze one partition, while others read and write
+    Vacuum {
+        /// The partition
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Take a partition that has ended out of the history; its table stays, and attach puts it back
+    Detach {
+        /// The partition
+        name: String,
+        /// Let the history lose its events
+        #[arg(long)]
+        forget: bool,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Put a detached partition back into the history, or open one to writes that was closed
+    Attach {
+        /// The partition
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
@@ -213,15 +261,24 @@ mod tests {
 pub(crate) struct BenchArgs {
     /// What to measure
     pub(crate) suite: Suite,
-    /// One case of the suite, instead of all
+    /// One case of the suite, instead of all; may be repeated
     #[arg(long)]
-    pub(crate) case: Option<String>,
+    pub(crate) case: Vec<String>,
     /// How much data to build
     #[arg(long, default_value = "small")]
     pub(crate) scale: Scale,
     /// Write one JSON object a line to this file
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    /// Draw throughput and latency over time, one SVG file a case, into this directory
+    #[arg(long)]
+    pub(crate) svg: Option<PathBuf>,
+    /// How long the case memory writes, instead of what its scale says
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    pub(crate) minutes: Option<u32>,
+    /// Up to how many million values the case growth fills the full scale: 100 takes minutes and 10 GB
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) millions: u32,
 }
 
 /// What a benchmark is about.

@@ -5,6 +5,7 @@ mod doctor;
 mod import;
 mod key;
 mod migrate;
+mod partition;
 mod private;
 mod serve;
 mod settings;
@@ -24,6 +25,11 @@ pub(crate) fn private_pools(data_dir: &Path) -> Result<Roles<Pool>> {
     Ok(private::access(data_dir)?.pools())
 }
 
+/// How to reach the database of a `sheaf dev` that runs on this directory, as any role.
+pub(crate) fn private_config(data_dir: &Path, role: &str) -> Result<tokio_postgres::Config> {
+    private::config(data_dir, role)
+}
+
 /// Runs one command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -37,6 +43,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             Command::Migrate { command } => migrate::run(command).await,
             Command::Tenant { command } => tenant::run(command).await,
             Command::Key { command } => key::run(command).await,
+            Command::Partition { command } => partition::run(command).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Import(args) => import::run(args).await,
             Command::Bench(args) => crate::bench::run(args).await,

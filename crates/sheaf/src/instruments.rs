@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use sheaf_ingest::instruments::{
+    DOCUMENTS_TOTAL, EVENTS_TOTAL, GROUP_EVENTS, QUEUE_EVENTS, REJECTIONS_TOTAL,
+    STAGING_LOSSES_TOTAL, STAGING_REFUSED_TOTAL, STAGING_TURNED_DURABLE_TOTAL, STEP_SECONDS,
+    VALUES_TOTAL,
+};
 use sheaf_model::RefusalCode;
 use sheaf_pg::{PgError, Pool};
 use sheaf_server::{REQUEST_SECONDS, REQUESTS_TOTAL};
 
 use crate::serving::StopSignal;
 
-const STEP_SECONDS: &str = "sheaf_ingest_step_seconds";
-const EVENTS_TOTAL: &str = "sheaf_ingest_events_total";
-const VALUES_TOTAL: &str = "sheaf_ingest_values_total";
-const QUEUE_EVENTS: &str = "sheaf_ingest_queue_events";
-const REJECTIONS_TOTAL: &str = "sheaf_rejections_total";
 const SOURCE_UP: &str = "sheaf_source_up";
 const SOURCE_LAG_SECONDS: &str = "sheaf_source_lag_seconds";
 const PRIMARY: &str = "primary";
@@ -32,6 +32,8 @@ const REQUEST_SECONDS_BOUNDS: [f64; 14] = [
 const STEP_SECONDS_BOUNDS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
+/// A group is one edit or up to a few thousand events; what single parts add to that is rare.
+const GROUP_EVENTS_BOUNDS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
 const CONDENSE_EVERY: Duration = Duration::from_secs(5);
 /// Several times in the usual interval of a scrape, at one small statement each.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
@@ -45,6 +47,9 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
         .set_buckets_for_metric(bounds(REQUEST_SECONDS), &REQUEST_SECONDS_BOUNDS)
         .and_then(|builder| {
             builder.set_buckets_for_metric(bounds(STEP_SECONDS), &STEP_SECONDS_BOUNDS)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(bounds(GROUP_EVENTS), &GROUP_EVENTS_BOUNDS)
         })
         .and_then(PrometheusBuilder::install_recorder)
         .context("beginning to count")?;
@@ -61,10 +66,21 @@ fn register() {
         metrics::counter!(EVENTS_TOTAL, "result" => result).absolute(0);
     }
     metrics::counter!(VALUES_TOTAL).absolute(0);
+    metrics::counter!(sheaf_upkeep::INTERVAL_CHANGES_TOTAL).absolute(0);
     for code in RefusalCode::ALL {
         metrics::counter!(REJECTIONS_TOTAL, "code" => code.as_str()).absolute(0);
     }
+    for from in ["remembered", "read"] {
+        metrics::counter!(DOCUMENTS_TOTAL, "from" => from).absolute(0);
+    }
     metrics::gauge!(QUEUE_EVENTS).set(0.0);
+    for counter in [
+        STAGING_LOSSES_TOTAL,
+        STAGING_REFUSED_TOTAL,
+        STAGING_TURNED_DURABLE_TOTAL,
+    ] {
+        metrics::counter!(counter).absolute(0);
+    }
     tell_primary(true);
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod cli;
 mod commands;
 mod connect;
+mod descriptors;
 mod exit;
 mod http_client;
 mod import;
@@ -13,6 +14,7 @@ mod instruments;
 mod logging;
 mod private_file;
 mod serving;
+mod waiting;
 
 use clap::Parser;
 

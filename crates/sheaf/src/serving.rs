@@ -1,14 +1,16 @@
 //! The HTTP side of a running server: from pools to answers, until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
-use sheaf_config::{Roles, Settings};
-use sheaf_ingest::Writer;
-use sheaf_model::Limits;
+use sheaf_config::{Limits as TenantLimits, Roles, Settings, StagingPolicy as Policy};
+use sheaf_ingest::{Admission, Rates, Staging, StagingOptions, StagingPolicy, TenantRates, Writer};
+use sheaf_model::{Limits, Name};
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
 use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
@@ -19,11 +21,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::descriptors::connections_max;
 use crate::instruments::{self, ping};
 
 /// How long background work may take to end after the last request, which itself may take 20 s. Service managers
 /// kill after 30 s.
 const REST_MAX: Duration = Duration::from_secs(5);
+
+/// Connections of the staged mode beside those of the flushers: one that watches, two that stage, which takes two
+/// milliseconds a batch.
+const STAGING_CONNECTIONS: usize = 3;
+
+/// Connections to the admin address: a few machines that collect metrics.
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Bytes of request bodies in memory, of those that are being received and those that are being stored. One tenant may
+/// hold half. Less refuses more of many large bodies at once; more lets them take the memory of everything else.
+const BODY_BYTES_MAX: usize = 256 << 20;
 
 /// Told once, when the process shall end.
 #[derive(Clone)]
@@ -79,7 +92,12 @@ pub(crate) async fn serve(
     let wake = Arc::new(Notify::new());
     background.spawn(sheaf_upkeep::run(
         upkeep,
-        database.bucket_count,
+        sheaf_upkeep::Options {
+            bucket_count: database.bucket_count,
+            partition_memory_percent: u32::try_from(settings.partitions.memory_percent)
+                .expect("a percentage"),
+            idempotency_horizon: settings.ingest.idempotency_horizon,
+        },
         Arc::clone(&wake),
         stop.0.clone(),
     ));
@@ -89,16 +107,24 @@ pub(crate) async fn serve(
         let (listener, mut stop) = (listen(address).await?, stop.clone());
         let router = admin_router(metrics.clone());
         background.spawn(async move {
-            sheaf_server::serve(listener, router, stop.requested()).await;
+            sheaf_server::serve(listener, router, ADMIN_CONNECTIONS_MAX, stop.requested()).await;
         });
     }
-    let (state, lane) = state(settings, &pools, metrics, Arc::new(database), wake);
-    background.spawn(async move {
-        if let Err(error) = lane.await {
-            tracing::error!(%error, "the task that writes has failed");
-        }
-    });
-    sheaf_server::serve(listener, sheaf_server::router(state), stop.requested()).await;
+    let database = Arc::new(database);
+    // Told to stop only after the last request, which may be staged; the tasks end after a last flush.
+    let (stop_staging, staging_stopped) = watch::channel(false);
+    let (staging, flushers) = staging(settings, &pools, &database, &staging_stopped);
+    let (state, lanes) = state(settings, &pools, metrics, database, staging, wake)?;
+    for task in lanes.into_iter().chain(flushers) {
+        background.spawn(async move {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a lane or a flusher has failed");
+            }
+        });
+    }
+    let router = sheaf_server::router(state);
+    sheaf_server::serve(listener, router, connections_max(), stop.requested()).await;
+    stop_staging.send_replace(true);
     let rest = async { while background.join_next().await.is_some() {} };
     if tokio::time::timeout(REST_MAX, rest).await.is_err() {
         tracing::warn!(seconds = REST_MAX.as_secs(), "background work was cut off");
@@ -112,26 +138,50 @@ fn admin_router(metrics: PrometheusHandle) -> axum::Router {
     axum::Router::new().route("/metrics", axum::routing::get(render))
 }
 
-/// What the routes need, and the task that writes.
+/// The staged mode, and its tasks. Its connections are its own: lanes must not wait for flushes, nor these for them.
+fn staging(
+    settings: &Settings,
+    pools: &Roles<Pool>,
+    database: &Arc<store::settings::Settings>,
+    stop: &watch::Receiver<bool>,
+) -> (Staging, Vec<JoinHandle<()>>) {
+    let settings = &settings.staging;
+    let options = StagingOptions {
+        flushers: settings.flushers,
+        flush_every: settings.flush_every,
+        age_max: settings.age_max,
+        policy: match settings.policy {
+            Policy::Refuse => StagingPolicy::Refuse,
+            Policy::Durable => StagingPolicy::TurnDurable,
+        },
+        ..StagingOptions::default()
+    };
+    let writer = pools.writer.beside(options.flushers + STAGING_CONNECTIONS);
+    Staging::start(writer, Arc::clone(database), options, stop)
+}
+
+/// What the routes need, and the tasks that write.
 fn state(
     settings: &Settings,
     pools: &Roles<Pool>,
     metrics: PrometheusHandle,
     database: Arc<store::settings::Settings>,
+    staging: Staging,
     wake_upkeep: Arc<Notify>,
-) -> (AppState, JoinHandle<()>) {
+) -> Result<(AppState, Vec<JoinHandle<()>>)> {
     let limits = Limits {
         body_bytes_max: settings.server.body_bytes_max,
         ..Limits::DEFAULT
     };
     let catalogues = Arc::new(Catalogues::new(pools.app.clone()));
-    let (writer, lane) = Writer::start(
+    let (writer, lanes) = Writer::start(
         pools.app.clone(),
         pools.writer.clone(),
         Arc::clone(&database),
         Arc::clone(&catalogues),
         limits,
     );
+    let writer = writer.staging_through(staging);
     let reader = Reader::new(
         pools.app.clone(),
         pools.search.clone(),
@@ -143,6 +193,7 @@ fn state(
         app: pools.app.clone(),
         settings: database,
         catalogues,
+        admission: admission(settings)?,
         writer,
         reader,
         wake_upkeep,
@@ -151,7 +202,35 @@ fn state(
         limits,
         bounds: Bounds::default(),
     };
-    (state, lane)
+    Ok((state, lanes))
+}
+
+/// Who may write when. Room for two of the largest bodies of one tenant, whatever their bound is.
+fn admission(settings: &Settings) -> Result<Admission> {
+    let mut by_tenant = BTreeMap::new();
+    for (name, limits) in &settings.tenants {
+        let name = Name::parse(name)
+            .with_context(|| format!("reading the name of the section tenants.{name:?}"))?;
+        by_tenant.insert(name.into_string(), rates_of(limits));
+    }
+    let rates = Rates {
+        default: rates_of(&settings.limits),
+        by_tenant,
+    };
+    let body_bytes_max = BODY_BYTES_MAX.max(4 * settings.server.body_bytes_max);
+    Ok(Admission::new(rates, body_bytes_max))
+}
+
+fn rates_of(limits: &TenantLimits) -> TenantRates {
+    let rate = |number: usize| u64::try_from(number).ok().and_then(NonZeroU64::new);
+    let requests = u32::try_from(limits.requests_concurrent).ok();
+    TenantRates {
+        values_per_second: limits.values_per_second.and_then(rate),
+        bytes_per_second: limits.bytes_per_second.and_then(rate),
+        requests_concurrent: requests
+            .and_then(NonZeroU32::new)
+            .expect("invariant: the settings bound it from both sides"),
+    }
 }
 
 /// Whether a pool has a connection that answers.

@@ -301,6 +301,11 @@ async fn it_refuses_to_start_as_a_role_that_row_level_security_does_not_bind() -
     }
     let doctor = sheaf(&["doctor"], &configured.config())?;
     assert!(doctor.status.success(), "{}", text(&doctor));
+    let said = text(&doctor);
+    assert!(
+        said.contains("replicated acknowledgements: not served"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use sheaf_model::{Refusal, RefusalCode};
 
 use super::naming::attribute_name;
-use super::{BadValue, FIELD_BYTES_MAX, RawCell, RawTag, RawValue, cut};
+use super::{BadValue, FIELD_BYTES_MAX, RawCell, RawTags, RawValue, cut};
 
 /// Cells in the order they were sent, and which of them are bad. Its buffers serve one event after the other.
 #[derive(Default)]
@@ -14,6 +14,10 @@ pub(super) struct Draft<'a> {
     cells: Vec<RawCell<'a>>,
     bad: Vec<(usize, Refusal)>,
     order: Vec<usize>,
+    /// Names of the last event, in its order, of which none stands twice: the next has mostly the same.
+    distinct: Vec<Cow<'a, str>>,
+    /// Names of its tags, of which no cell has the name.
+    apart: Vec<Cow<'a, str>>,
 }
 
 enum Fate {
@@ -46,12 +50,21 @@ impl<'a> Draft<'a> {
         self.cells.push(RawCell { name, value });
     }
 
+    /// Whether cells and tags have the names that those of the event before had.
+    fn are_known(&self, cells: &[RawCell<'a>], tags: &RawTags<'a>) -> bool {
+        let cells = cells.iter().map(|cell| &cell.name);
+        cells.eq(&self.distinct) && tags.iter().map(|tag| &tag.name).eq(&self.apart)
+    }
+
     /// The good cells and the refusals of the bad ones.
     ///
     /// Of a name that stands twice every value is refused, in one refusal: which one counts is not for us to guess. A
     /// field that has the name of a tag is refused and the tag stays, which is part of what names the entity.
-    pub(super) fn finish(&mut self, tags: &[RawTag<'a>]) -> (Vec<RawCell<'a>>, Vec<BadValue>) {
+    pub(super) fn finish(&mut self, tags: &RawTags<'a>) -> (Vec<RawCell<'a>>, Vec<BadValue>) {
         let cells = std::mem::take(&mut self.cells);
+        if self.bad.is_empty() && self.are_known(&cells, tags) {
+            return (cells, Vec::new());
+        }
         let order = &mut self.order;
         order.clear();
         order.extend(0..cells.len());
@@ -62,7 +75,7 @@ impl<'a> Draft<'a> {
         let is_repeated = order
             .windows(2)
             .any(|pair| cells[pair[0]].name == cells[pair[1]].name);
-        for tag in tags {
+        for tag in tags.iter() {
             let place = order.partition_point(|at| cells[*at].name < tag.name);
             if let Some(at) = order.get(place).filter(|at| cells[**at].name == tag.name) {
                 let reason = format!("{} is a tag and a field of one line", tag.name);
@@ -71,6 +84,11 @@ impl<'a> Draft<'a> {
             }
         }
         if self.bad.is_empty() && !is_repeated {
+            self.distinct.clear();
+            self.distinct
+                .extend(cells.iter().map(|cell| cell.name.clone()));
+            self.apart.clear();
+            self.apart.extend(tags.iter().map(|tag| tag.name.clone()));
             return (cells, Vec::new());
         }
 

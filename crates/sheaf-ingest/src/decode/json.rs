@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue as RawJson;
@@ -59,13 +60,17 @@ pub fn ndjson<'a>(body: &'a [u8], limits: &Limits) -> Result<Decoded<'a>, BodyFa
         if line.is_empty() {
             continue;
         }
-        match std::str::from_utf8(line) {
-            Ok(text) => reader.read(text),
-            Err(_) => reader.refuse(line, malformed(None, "the line is not valid UTF-8")),
-        }
+        reader.read_bytes(line);
         reader.decoded.check_bound()?;
     }
     Ok(reader.decoded)
+}
+
+/// Reads one event, as an element of an array or a line was kept when it was refused.
+pub fn json_event<'a>(event: &'a [u8], limits: &Limits) -> Decoded<'a> {
+    let mut reader = Reader::new(limits);
+    reader.read_bytes(event);
+    reader.decoded
 }
 
 /// Reads the body of an edit of one entity: `{"attributes":{..},"observed_at":".."}`, both optional.
@@ -123,6 +128,7 @@ struct Reader<'a, 'l> {
     limits: &'l Limits,
     decoded: Decoded<'a>,
     draft: Draft<'a>,
+    no_tags: Rc<RawTags<'a>>,
 }
 
 impl<'a, 'l> Reader<'a, 'l> {
@@ -131,6 +137,14 @@ impl<'a, 'l> Reader<'a, 'l> {
             limits,
             decoded: Decoded::default(),
             draft: Draft::default(),
+            no_tags: Rc::default(),
+        }
+    }
+
+    fn read_bytes(&mut self, event: &'a [u8]) {
+        match std::str::from_utf8(event) {
+            Ok(text) => self.read(text),
+            Err(_) => self.refuse(event, malformed(None, "the line is not valid UTF-8")),
         }
     }
 
@@ -191,7 +205,7 @@ impl<'a, 'l> Reader<'a, 'l> {
             observed_at,
             time_cut,
             cells,
-            tags: RawTags::None,
+            tags: Rc::clone(&self.no_tags),
         };
         Ok((event, bad))
     }
@@ -349,7 +363,7 @@ fn attributes<'a>(
     for (name, value) in members {
         draft.add(name, Ok(RawValue::Json(value.get())));
     }
-    Ok(draft.finish(&[]))
+    Ok(draft.finish(&RawTags::None))
 }
 
 /// What a JSON token is, in the words of a sentence.

@@ -5,8 +5,13 @@
 //! its values, and a quote that is never closed costs its own line and not all that follow.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use sheaf_model::{Limits, Name, Refusal, RefusalCode, Timestamp};
+use sheaf_store::rejections::Reading;
 
 use super::draft::Draft;
 use super::naming::entity_type;
@@ -58,6 +63,18 @@ impl Precision {
         }
     }
 
+    /// The name by which the unit reads back: `ns`, `us`, `ms`, `s`, `m` or `h`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::Nanoseconds => "ns",
+            Precision::Microseconds => "us",
+            Precision::Milliseconds => "ms",
+            Precision::Seconds => "s",
+            Precision::Minutes => "m",
+            Precision::Hours => "h",
+        }
+    }
+
     fn nanoseconds(self) -> i128 {
         match self {
             Precision::Nanoseconds => 1,
@@ -84,8 +101,15 @@ pub fn line_protocol<'a>(
         limits,
         parts: Parts::default(),
         draft: Draft::default(),
+        series: HashMap::new(),
     };
-    let mut decoded = Decoded::default();
+    let mut decoded = Decoded {
+        reading: Reading::LineProtocol {
+            precision: Cow::Borrowed(precision.as_str()),
+            id_tags: rules.all.as_deref().map(Arc::from),
+        },
+        ..Decoded::default()
+    };
     for line in Lines::new(body) {
         match reader.event(line) {
             Ok((event, bad)) => decoded.settle(event, bad),
@@ -102,12 +126,36 @@ struct Reader<'a, 'r> {
     limits: &'r Limits,
     parts: Parts<'a>,
     draft: Draft<'a>,
+    /// Series without a fault, by their bytes: agents send the same few again and again. One that was seen once is only
+    /// noted, because other senders send each once a body.
+    series: HashMap<&'a [u8], Option<Series<'a>>>,
+}
+
+/// What the measurement and the tags of a line say.
+#[derive(Clone)]
+struct Series<'a> {
+    entity_type: Name,
+    external_id: String,
+    tags: Rc<RawTags<'a>>,
 }
 
 impl<'a> Reader<'a, '_> {
     fn event(&mut self, line: Line<'a>) -> Result<(RawEvent<'a>, Vec<BadValue>), EventFault> {
         if let Some(fault) = too_large(line.bytes, self.limits) {
             return Err(fault);
+        }
+        let known = series_end(line.bytes).and_then(|end| {
+            let series = self.series.get(&line.bytes[..end])?.clone()?;
+            Some((end, series))
+        });
+        if let Some((end, series)) = known {
+            let entity_type = series.entity_type.clone();
+            return self
+                .parts
+                .read_after_series(line.bytes, end)
+                .map_err(malformed)
+                .and_then(|()| self.event_of_series(line, series, Vec::new()))
+                .map_err(|fault| fault.of_type(&entity_type));
         }
         let cut_up = self.parts.read(line.bytes);
         // Known as soon as the measurement is, so that a refusal of the rest can say it.
@@ -123,23 +171,19 @@ impl<'a> Reader<'a, '_> {
             Err(_) => malformed(fault),
         })?;
         let entity_type = entity_type?;
-        self.event_of_type(line, &entity_type)
+        self.event_of_type(line, entity_type.clone())
             .map_err(|fault| fault.of_type(&entity_type))
     }
 
     fn event_of_type(
         &mut self,
         line: Line<'a>,
-        entity_type: &Name,
+        entity_type: Name,
     ) -> Result<(RawEvent<'a>, Vec<BadValue>), EventFault> {
-        if self.parts.tags.len() + self.parts.fields.len() > self.limits.event_attributes_max {
-            return Err(EventFault::new(None, too_many_attributes(self.limits)));
-        }
-        let (observed_at, time_cut) = self.observed_at()?;
-        let (mut tags, bad_tags) = self.tags()?;
-        self.draft_fields()?;
-        let (cells, bad_fields) = self.draft.finish(&tags);
-        let (external_id, mut tags) = match self.rules.for_measurement(entity_type.as_str()) {
+        // Said before the tags are looked at, of which there may be very many.
+        self.check_count(self.parts.tags.len())?;
+        let (mut tags, bad) = self.tags()?;
+        let (external_id, tags) = match self.rules.for_measurement(entity_type.as_str()) {
             Some(rule) => {
                 let (external_id, id) = rule_id(rule, &mut tags)?;
                 (external_id, RawTags::Beside { id, others: tags })
@@ -147,23 +191,57 @@ impl<'a> Reader<'a, '_> {
             None if tags.is_empty() => (series_id(&tags)?, RawTags::None),
             None => (series_id(&tags)?, RawTags::Series(tags)),
         };
-        // A tag that is no attribute still was part of the id.
-        for (name, _) in &bad_tags {
-            tags.remove(name);
+        let series = Series {
+            entity_type,
+            external_id,
+            tags: Rc::new(tags),
+        };
+        if bad.is_empty()
+            && let Some(end) = series_end(line.bytes)
+        {
+            match self.series.entry(&line.bytes[..end]) {
+                Entry::Vacant(first) => drop(first.insert(None)),
+                Entry::Occupied(mut again) => drop(again.insert(Some(series.clone()))),
+            }
         }
-        let mut bad = bad_tags;
+        self.event_of_series(line, series, bad)
+    }
+
+    /// `bad` are tags that cannot be attributes.
+    fn event_of_series(
+        &mut self,
+        line: Line<'a>,
+        series: Series<'a>,
+        mut bad: Vec<BadValue>,
+    ) -> Result<(RawEvent<'a>, Vec<BadValue>), EventFault> {
+        let mut tags = series.tags;
+        self.check_count(tags.iter().count())?;
+        let (observed_at, time_cut) = self.observed_at()?;
+        self.draft_fields()?;
+        let (cells, bad_fields) = self.draft.finish(&tags);
+        // A tag that is no attribute still was part of the id.
+        for (name, _) in &bad {
+            Rc::make_mut(&mut tags).remove(name);
+        }
         bad.extend(bad_fields);
         let event = RawEvent {
             index: line.index,
             raw: line.bytes,
-            entity_type: entity_type.clone(),
-            external_id,
+            entity_type: series.entity_type,
+            external_id: series.external_id,
             observed_at,
             time_cut,
             cells,
             tags,
         };
         Ok((event, bad))
+    }
+
+    fn check_count(&self, tags: usize) -> Result<(), EventFault> {
+        if tags + self.parts.fields.len() > self.limits.event_attributes_max {
+            return Err(EventFault::new(None, too_many_attributes(self.limits)));
+        }
+        Ok(())
     }
 
     /// The tags in order, and those among them that cannot be attributes.
@@ -230,7 +308,17 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
-impl RawTags<'_> {
+impl<'a> RawTags<'a> {
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RawTag<'a>> {
+        let (id, others): (&[RawTag<'a>], &[RawTag<'a>]) = match self {
+            RawTags::None => (&[], &[]),
+            RawTags::Series(tags) => (tags, &[]),
+            RawTags::Beside { id, others } => (id, others),
+        };
+        id.iter().chain(others)
+    }
+
     fn remove(&mut self, name: &str) {
         match self {
             RawTags::None => {}
@@ -241,6 +329,16 @@ impl RawTags<'_> {
             }
         }
     }
+}
+
+/// Where measurement and tags end: at the first space that no backslash makes ordinary.
+fn series_end(line: &[u8]) -> Option<usize> {
+    let mut is_escaped = false;
+    line.iter().position(|byte| {
+        let ends = *byte == b' ' && !is_escaped;
+        is_escaped = *byte == b'\\';
+        ends
+    })
 }
 
 fn text<'a>(token: Token<'a>, escapes: &[u8], what: &str) -> Result<Cow<'a, str>, Refusal> {

@@ -1,7 +1,7 @@
 //! The plan against the fold: whatever the grouping, documents are the fold of the rows.
 
 use proptest::prelude::*;
-use sheaf_model::{Cell, Value};
+use sheaf_model::{Cell, Value, fold_rows};
 
 use super::*;
 
@@ -28,6 +28,7 @@ fn event(entity: i64, at: Option<i64>, op: Op, cells: &[(i64, i64)]) -> GroupEve
     };
     GroupEvent {
         index: 0,
+        tenant: TenantId(1),
         entity: EntityId(entity),
         event,
     }
@@ -36,22 +37,43 @@ fn event(entity: i64, at: Option<i64>, op: Op, cells: &[(i64, i64)]) -> GroupEve
 /// A database of rows and documents that plans are applied to.
 #[derive(Default)]
 struct Database {
+    series_tags: HashSet<AttributeId>,
     rows: BTreeMap<(EntityId, Timestamp, i16), StoredRow>,
     documents: Documents,
 }
 
 impl Database {
     fn commit(&mut self, events: Vec<GroupEvent>, now: i64) -> GroupPlan {
-        let (timed, to_read) = time_events(&events, &self.documents, time(now));
+        self.commit_parts(&[(events, now)])
+    }
+
+    fn commit_parts(&mut self, parts: &[(Vec<GroupEvent>, i64)]) -> GroupPlan {
+        // The catalogue marks a tag beside an id before the line is stored.
+        let beside = parts.iter().flat_map(|(events, _)| events);
+        self.series_tags
+            .extend(beside.flat_map(|event| match &event.event.tags {
+                Tags::Beside(tags) => tags.clone(),
+                Tags::Series(_) | Tags::None => Vec::new(),
+            }));
+        let series_tags = self.series_tags.clone();
+        let parts: Vec<GroupPart<'_>> = parts
+            .iter()
+            .map(|(events, now)| GroupPart {
+                events,
+                series_tags: &series_tags,
+                now: time(*now),
+            })
+            .collect();
+        let (timed, to_read) = time_events(&parts, &self.documents);
         let stored: StoredInstants = to_read
             .into_iter()
-            .map(|(entity, at)| {
+            .map(|(_, entity, at)| {
                 let rows = self.rows.range((entity, at, 0)..=(entity, at, i16::MAX));
                 ((entity, at), rows.map(|(_, row)| row.clone()).collect())
             })
             .collect();
-        let plan = plan_group(timed, self.documents.clone(), stored, time(now));
-        for (entity, row) in &plan.rows {
+        let plan = plan_group(&parts, timed, self.documents.clone(), stored);
+        for PlannedRow { entity, row, .. } in &plan.rows {
             let taken = self
                 .rows
                 .insert((*entity, row.observed_at, row.seq), row.clone());
@@ -78,6 +100,18 @@ impl Database {
     }
 }
 
+fn total(part: &PlannedPart) -> usize {
+    let Counts {
+        accepted,
+        duplicates,
+        merged,
+        corrected,
+        refused,
+        ..
+    } = part.counts;
+    usize::try_from(accepted + duplicates + merged + corrected + refused).expect("a count")
+}
+
 fn any_event() -> impl Strategy<Value = GroupEvent> {
     let op = prop_oneof![5 => Just(Op::Patch), 1 => Just(Op::Replace), 1 => Just(Op::Delete)];
     let at = prop::option::weighted(0.9, 0i64..5);
@@ -93,15 +127,37 @@ proptest! {
 
     #[test]
     fn documents_are_the_fold_of_the_rows_whatever_the_grouping(
-        groups in prop::collection::vec(prop::collection::vec(any_event(), 1..6), 1..6)
+        groups in prop::collection::vec(prop::collection::vec(prop::collection::vec(any_event(), 1..4), 1..4), 1..6)
     ) {
         let mut database = Database::default();
         for (place, group) in groups.into_iter().enumerate() {
-            let events = group.len();
-            let plan = database.commit(group, 2 + i64::try_from(place).expect("few"));
-            prop_assert_eq!(plan.outcomes.len(), events);
-            prop_assert!(plan.rows.is_sorted_by_key(|(entity, row)| (*entity, row.observed_at, row.seq)));
+            let events: Vec<usize> = group.iter().map(Vec::len).collect();
+            let now = 2 + i64::try_from(place).expect("few");
+            let parts: Vec<_> = group.into_iter().map(|part| (part, now)).collect();
+            let plan = database.commit_parts(&parts);
+            let counted: Vec<usize> = plan.parts.iter().map(total).collect();
+            prop_assert_eq!(counted, events);
+            prop_assert!(plan.rows.is_sorted_by_key(|planned| (planned.entity, planned.row.observed_at, planned.row.seq)));
             database.assert_documents_are_folds();
+        }
+    }
+
+    #[test]
+    fn a_group_of_parts_stores_what_its_parts_would_one_after_the_other(
+        parts in prop::collection::vec(prop::collection::vec(any_event(), 1..4), 1..5)
+    ) {
+        let (mut grouped, mut alone) = (Database::default(), Database::default());
+        let parts: Vec<_> = parts.into_iter().map(|part| (part, 2)).collect();
+        let plan = grouped.commit_parts(&parts);
+        for (place, part) in parts.iter().enumerate() {
+            let single = alone.commit_parts(std::slice::from_ref(part));
+            prop_assert_eq!(plan.parts[place].counts, single.parts[0].counts);
+        }
+        prop_assert_eq!(&grouped.rows, &alone.rows);
+        for (entity, stored) in &grouped.documents {
+            let mut one = alone.documents[entity].document.clone();
+            one.version = stored.document.version;
+            prop_assert_eq!(&stored.document, &one);
         }
     }
 }
@@ -120,14 +176,10 @@ fn events_without_a_time_come_one_microsecond_apart_after_the_newest() {
     let times: Vec<i64> = plan
         .rows
         .iter()
-        .map(|(_, row)| row.observed_at.as_micros())
+        .map(|planned| planned.row.observed_at.as_micros())
         .collect();
     assert_eq!(times, [51, 52]);
-    assert!(
-        plan.outcomes
-            .iter()
-            .all(|planned| planned.outcome == EventOutcome::Accepted)
-    );
+    assert_eq!(plan.parts[0].counts.accepted, 2);
 }
 
 fn tagged(at: i64, tags: Tags, cells: &[(i64, i64)]) -> GroupEvent {
@@ -139,8 +191,8 @@ fn tagged(at: i64, tags: Tags, cells: &[(i64, i64)]) -> GroupEvent {
 #[test]
 fn a_series_is_named_once_and_again_after_a_delete_and_with_late_events() {
     let mut database = Database::default();
-    let series = || Tags::Series(attrs(&[(9, 9)]));
-    let names = |plan: &GroupPlan| plan.rows[0].1.attrs.get(AttributeId(9)).is_some();
+    let series = || Tags::Series(attrs(&[(9, 9)]).into());
+    let names = |plan: &GroupPlan| plan.rows[0].row.attrs.get(AttributeId(9)).is_some();
     assert!(
         names(&database.commit(vec![tagged(10, series(), &[(1, 1)])], 0)),
         "the first event"
@@ -164,7 +216,7 @@ fn a_series_is_named_once_and_again_after_a_delete_and_with_late_events() {
 #[test]
 fn a_line_sent_again_finds_itself() {
     let mut database = Database::default();
-    let series = || Tags::Series(attrs(&[(9, 9)]));
+    let series = || Tags::Series(attrs(&[(9, 9)]).into());
     let lines = || {
         (10..14)
             .map(|at| tagged(at, series(), &[(1, at)]))
@@ -172,12 +224,7 @@ fn a_line_sent_again_finds_itself() {
     };
     database.commit(lines(), 0);
     let again = database.commit(lines(), 0);
-    assert!(
-        again
-            .outcomes
-            .iter()
-            .all(|planned| planned.outcome == EventOutcome::Duplicate)
-    );
+    assert_eq!(again.parts[0].counts.duplicates, 4);
     assert!(
         again.rows.is_empty()
             && again
@@ -196,7 +243,7 @@ fn lines_of_one_request_conflict_in_either_order() {
             false => tagged(10, Tags::Beside(vec![]), &[(1, 99)]),
         });
         let plan = database.commit(lines.to_vec(), 0);
-        assert_eq!(plan.refusals.len(), 1, "{order:?}");
+        assert_eq!(plan.parts[0].refusals.len(), 1, "{order:?}");
     }
 }
 
@@ -211,13 +258,9 @@ fn a_document_that_would_grow_without_bound_refuses_the_event_alone() {
         large
     };
     let plan = database.commit((1..=20).map(large).collect(), 0);
-    let refused = plan
-        .outcomes
-        .iter()
-        .filter(|planned| planned.outcome == EventOutcome::Refused)
-        .count();
+    let part = &plan.parts[0];
     assert_eq!(
-        (refused, plan.refusals[0].2.code),
+        (part.counts.refused, part.refusals[0].2.code),
         (4, RefusalCode::QuotaExceeded)
     );
 }
@@ -228,8 +271,11 @@ fn two_series_in_one_entity_and_instant_are_a_conflict_and_no_correction() {
     let beside = || Tags::Beside(vec![AttributeId(9)]);
     database.commit(vec![tagged(10, beside(), &[(1, 1), (9, 1)])], 0);
     let plan = database.commit(vec![tagged(10, beside(), &[(1, 1), (9, 2)])], 0);
-    assert_eq!(plan.refusals[0].2.code, RefusalCode::SeriesConflict);
+    assert_eq!(
+        plan.parts[0].refusals[0].2.code,
+        RefusalCode::SeriesConflict
+    );
     assert!(plan.rows.is_empty());
     let plan = database.commit(vec![tagged(10, beside(), &[(1, 5), (9, 1)])], 0);
-    assert_eq!(plan.outcomes[0].outcome, EventOutcome::Corrected);
+    assert_eq!(plan.parts[0].counts.corrected, 1);
 }

@@ -2,34 +2,43 @@
 
 use std::collections::HashSet;
 
+use sheaf_model::Position;
 use sheaf_store::ledger::{Counts, LedgerEntry};
 use sheaf_store::rejections::{ListedRejection, NewRejection};
 
 use super::LISTED_MAX;
 use crate::decode::quote_line;
-use crate::lane::Committed;
+use crate::instruments::{EVENTS_TOTAL, REJECTIONS_TOTAL, VALUES_TOTAL};
+use crate::lane::StoredPart;
 use crate::request::{BodyFormat, IngestAnswer};
 
+/// `opened` are the refusals that were stored with the request itself, outside its parts.
 pub(super) fn answer(
     entry: &LedgerEntry,
-    committed: Committed,
+    opened: Vec<NewRejection>,
+    parts: Vec<StoredPart>,
+    position: Option<Position>,
     format: &BodyFormat,
 ) -> IngestAnswer {
-    let mut counts = committed.counts;
+    let mut counts = Counts::default();
+    let mut rejections = opened;
+    for part in parts {
+        counts += part.counts;
+        rejections.extend(part.rejections);
+    }
+    rejections.sort_by_key(|rejection| rejection.event_index);
     count_events(&counts);
-    count_refusals(&committed.rejections);
-    metrics::counter!("sheaf_ingest_events_total", "result" => "refused")
+    count_refusals(&rejections);
+    metrics::counter!(EVENTS_TOTAL, "result" => "refused")
         .increment(entry.refused.unsigned_abs().into());
     counts.refused += i64::from(entry.refused);
     let first_bad_line = match format {
-        BodyFormat::LineProtocol { .. } => committed
-            .rejections
+        BodyFormat::LineProtocol { .. } => rejections
             .first()
             .map(|rejection: &NewRejection| quote_line(&rejection.raw)),
         BodyFormat::JsonArray | BodyFormat::Ndjson => None,
     };
-    let bad: HashSet<i32> = committed
-        .rejections
+    let bad: HashSet<i32> = rejections
         .iter()
         .map(|rejection| rejection.event_index)
         .collect();
@@ -40,14 +49,13 @@ pub(super) fn answer(
         events: entry.events.into(),
         counts,
         bad_events: i64::try_from(bad.len()).unwrap_or(i64::MAX),
-        rejected: committed
-            .rejections
+        rejected: rejections
             .into_iter()
             .take(LISTED_MAX)
             .map(listed)
             .collect(),
         first_bad_line,
-        position: committed.position,
+        position,
         replayed: false,
     }
 }
@@ -69,14 +77,13 @@ pub(super) fn count_events(counts: &Counts) {
         ("corrected", counts.corrected),
         ("refused", counts.refused),
     ] {
-        metrics::counter!("sheaf_ingest_events_total", "result" => result)
-            .increment(count.unsigned_abs());
+        metrics::counter!(EVENTS_TOTAL, "result" => result).increment(count.unsigned_abs());
     }
-    metrics::counter!("sheaf_ingest_values_total").increment(counts.values.unsigned_abs());
+    metrics::counter!(VALUES_TOTAL).increment(counts.values.unsigned_abs());
 }
 
 fn count_refusals(rejections: &[NewRejection]) {
     for rejection in rejections {
-        metrics::counter!("sheaf_rejections_total", "code" => rejection.code.as_str()).increment(1);
+        metrics::counter!(REJECTIONS_TOTAL, "code" => rejection.code.as_str()).increment(1);
     }
 }

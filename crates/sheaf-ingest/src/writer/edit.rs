@@ -7,11 +7,12 @@ use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::ledger::{LedgerEntry, Outcome};
+use sheaf_store::rejections::Reading;
 
 use super::answer::count_events;
 use super::{Inner, TYPING_RUNS_MAX};
 use crate::decode;
-use crate::lane::{Job, LaneOutcome};
+use crate::lane::{Part, PartKind, PartOutcome, Request};
 use crate::plan::GroupEvent;
 use crate::request::{EditAnswer, EditFault, EditRequest, Precondition, WriteError};
 use crate::typing::{time_refusal, type_cells};
@@ -42,6 +43,7 @@ impl Inner {
                 .await?[0]
         };
         let batch = BatchId::new();
+        let buckets = vec![self.settings.bucket(scope.tenant(), entity)];
         let entry = LedgerEntry {
             tenant: scope.tenant(),
             request_key: batch.to_string(),
@@ -53,55 +55,62 @@ impl Inner {
             refused: 0,
             received_at: request.received_at,
             durable_at: request.received_at,
+            buckets: buckets.clone(),
         };
-        let job = Job {
+        let job = Request {
             scope: scope.clone(),
             catalogue,
             entry,
-            events: vec![GroupEvent {
-                index: 0,
-                entity,
-                event,
-            }],
-            rejections: Vec::new(),
             sources: Vec::new(),
-            precondition: request.precondition,
-            must_exist: request.op == Op::Delete,
-            all_or_nothing: true,
+            reading: Reading::Json,
             now: request.received_at,
         };
-        match self.lane.commit(job).await? {
-            LaneOutcome::Committed(committed) => {
-                count_events(&committed.counts);
-                let position = committed.position;
-                let mut documents = committed.documents;
-                let document = documents
-                    .pop()
-                    .ok_or_else(|| PgError::unreadable("answering an edit", "its document"))?;
-                Ok(EditAnswer {
-                    created: document.created,
-                    entity_type: entity_type.into_string(),
-                    external_id,
-                    version: document.version,
-                    observed_at: document.observed_at,
-                    superseded: document.superseded,
-                    position,
-                })
+        let part = Part {
+            request: Arc::new(job),
+            events: Arc::new(vec![GroupEvent {
+                index: 0,
+                tenant: scope.tenant(),
+                entity,
+                event,
+            }]),
+            buckets,
+            rejections: Vec::new(),
+            opens: true,
+            is_doubtful: false,
+            kind: PartKind::Edit {
+                precondition: request.precondition,
+                must_exist: request.op == Op::Delete,
+            },
+            prepared: None,
+        };
+        let (stored, position) = match self.lanes.commit(part).await? {
+            PartOutcome::Stored(stored, position) => (*stored, position),
+            PartOutcome::AlreadyThere(Some(stored)) => (stored, self.read_position(scope).await?),
+            PartOutcome::AlreadyThere(None) => {
+                return Err(PgError::unreadable("storing an edit", "a new batch id").into());
             }
-            LaneOutcome::AlreadyThere => {
-                Err(PgError::unreadable("claiming an edit", "a new batch id").into())
+            PartOutcome::RefusedByPlan(refused) => {
+                let faults = refused.into_iter().map(|rejection| EditFault {
+                    parameter: "observed_at".to_owned(),
+                    code: rejection.code,
+                    reason: rejection.reason,
+                });
+                return Err(WriteError::Edit(faults.collect()));
             }
-            LaneOutcome::RefusedByPlan(refused) => Err(WriteError::Edit(
-                refused
-                    .into_iter()
-                    .map(|rejection| EditFault {
-                        parameter: "observed_at".to_owned(),
-                        code: rejection.code,
-                        reason: rejection.reason,
-                    })
-                    .collect(),
-            )),
-        }
+        };
+        count_events(&stored.counts);
+        let document = stored
+            .document
+            .ok_or_else(|| PgError::unreadable("answering an edit", "its document"))?;
+        Ok(EditAnswer {
+            created: document.created,
+            entity_type: entity_type.into_string(),
+            external_id,
+            version: document.version,
+            observed_at: document.observed_at,
+            superseded: document.superseded,
+            position,
+        })
     }
 
     /// The typed event of an edit. One bad value refuses all of it.

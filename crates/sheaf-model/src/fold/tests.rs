@@ -44,7 +44,8 @@ impl Entity {
             }
             appended.push(outcome);
         }
-        merge(&mut self.document, fold_rows(fresh.values()));
+        let fresh: Vec<&StoredRow> = fresh.values().collect();
+        merge_rows(&mut self.document, &fresh);
         appended
     }
 

@@ -104,13 +104,14 @@ impl Postmaster {
         }
     }
 
-    /// The eighth line of `postmaster.pid` is the server's state.
+    /// The eighth line of `postmaster.pid` is the server's state. A standby that takes connections says so by its name.
     fn says_ready(&self, home: &Home) -> bool {
         let Ok(text) = std::fs::read_to_string(home.pgdata.join("postmaster.pid")) else {
             return false;
         };
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        lines.first() == Some(&self.pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
+        lines.first() == Some(&self.pid.to_string().as_str())
+            && matches!(lines.get(7), Some(&("ready" | "standby")))
     }
 
     pub(super) fn is_running(&self) -> bool {

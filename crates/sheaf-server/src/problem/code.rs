@@ -20,6 +20,7 @@ pub(crate) enum Code {
     NotFound,
     MethodNotAllowed,
     NotAcceptable,
+    BodyTooSlow,
     StaleTimeline,
     RequestInProgress,
     AttributeExists,
@@ -73,7 +74,7 @@ const fn row(
 }
 
 #[rustfmt::skip]
-pub(crate) const CODES: [CodeRow; 42] = [
+pub(crate) const CODES: [CodeRow; 43] = [
     row(Code::TenantRequired, "tenant_required", 400, "a tenant is required", "An administrator's key opens every tenant: the header X-Tenant says which one is meant."),
     row(Code::MalformedBody, "malformed_body", 400, "the body cannot be read", "The body ended early, its compression is broken, or it is not UTF-8."),
     row(Code::MalformedJson, "malformed_json", 400, "the body is not the expected JSON", "The body is not valid JSON of the shape that the route expects, or a key stands twice."),
@@ -91,6 +92,7 @@ pub(crate) const CODES: [CodeRow; 42] = [
     row(Code::NotFound, "not_found", 404, "not found", "There is no such thing, or it belongs to another tenant: the answer is the same."),
     row(Code::MethodNotAllowed, "method_not_allowed", 405, "method not allowed", "The path exists, but not with this method. The header Allow lists those that do."),
     row(Code::NotAcceptable, "not_acceptable", 406, "not acceptable", "None of the media types in Accept is served here."),
+    row(Code::BodyTooSlow, "body_too_slow", 408, "the body came too slowly", "Less than 10 KiB of the body came within 10 seconds, before its end. The connection is closed and nothing was stored."),
     row(Code::StaleTimeline, "stale_timeline", 409, "stale timeline", "The consistency token is of a history that a failover ended. Read again without it."),
     row(Code::RequestInProgress, "request_in_progress", 409, "request in progress", "The first request with this Idempotency-Key is still running. Ask again for its answer."),
     row(Code::AttributeExists, "attribute_exists", 409, "the attribute exists", "An attribute with this name and another definition exists. Its type never changes; PATCH changes the rest."),
@@ -106,7 +108,7 @@ pub(crate) const CODES: [CodeRow; 42] = [
     row(Code::QueryLimit, "query_limit", 422, "query limit", "The query passed its bound on memory, rows or time."),
     row(Code::TypeImmutable, "type_immutable", 422, "a type never changes", "The type of an attribute is decided once. Declare another attribute."),
     row(Code::InvalidValue, "invalid_value", 422, "invalid value", "An edit has values that cannot be stored; errors names each with its code. Nothing of the edit was stored."),
-    row(Code::RateLimited, "rate_limited", 429, "too many requests", "Too many requests, or too many failed attempts with wrong keys from this address. Retry-After says when to go on."),
+    row(Code::RateLimited, "rate_limited", 429, "too many requests", "The tenant has sent more values or bytes than its rate allows, or has too many requests running at once; or too many attempts with wrong keys failed from this address. Nothing was stored. Retry-After says when to go on."),
     row(Code::QuotaExceeded, "quota_exceeded", 429, "quota exceeded", "The tenant has as many of these as it may have."),
     row(Code::HeadersTooLarge, "headers_too_large", 431, "headers too large", "The headers of the request are too large together."),
     row(Code::Internal, "internal", 500, "internal error", "Our fault. The log has the cause under the request id."),
@@ -114,7 +116,7 @@ pub(crate) const CODES: [CodeRow; 42] = [
     row(Code::DatabaseUnavailable, "database_unavailable", 503, "database unavailable", "PostgreSQL cannot be reached or is restarting. A write may have taken effect; the same Idempotency-Key makes a retry safe."),
     row(Code::LagExceeded, "lag_exceeded", 503, "lag exceeded", "No source is as fresh as was asked for."),
     row(Code::TokenNotReached, "token_not_reached", 503, "token not reached", "No source has reached the consistency token in time."),
-    row(Code::AckUnavailable, "ack_unavailable", 503, "acknowledgement unavailable", "The acknowledgement that was asked for cannot be given here."),
+    row(Code::AckUnavailable, "ack_unavailable", 503, "acknowledgement unavailable", "The acknowledgement that was asked for cannot be given now: the detail says whether anything was stored. The same request again waits again, and stores nothing twice where it has an Idempotency-Key or its events have times."),
     row(Code::StorageFull, "storage_full", 507, "storage full", "The database has no room left."),
 ];
 

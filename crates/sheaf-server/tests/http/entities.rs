@@ -211,9 +211,15 @@ async fn one_bad_value_refuses_the_edit_and_is_named() -> Result<()> {
     }
     ensure!(
         problem(
-            &send(&acme, "PATCH", &format!("{path}?ack=staged"), "{}").await?,
+            &send(&acme, "PATCH", &format!("{path}?ack=replicated"), "{}").await?,
             503
         )? == "ack_unavailable"
+    );
+    ensure!(
+        problem(
+            &send(&acme, "PATCH", &format!("{path}?ack=staged"), "{}").await?,
+            400
+        )? == "invalid_parameter"
     );
     ensure!(
         problem(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{TestServer, expect, problem, send};
+use crate::support::{CONNECTIONS_MAX, TestServer, expect, problem, send};
 
 #[tokio::test]
 async fn the_server_says_how_it_is_without_a_key() -> Result<()> {
@@ -75,7 +75,7 @@ async fn the_document_lists_every_route_of_the_interface() -> Result<()> {
         |POST /v1/attributes|GET /v1/attributes|GET /v1/attributes/{name}|PATCH /v1/attributes/{name}\
         |GET /v1/entities|POST /v1/entities/search|GET /v1/entities/{type}/{id}|PATCH /v1/entities/{type}/{id}\
         |PUT /v1/entities/{type}/{id}|DELETE /v1/entities/{type}/{id}|GET /v1/entities/{type}/{id}/history\
-        |POST /v1/ingest|GET /v1/ingest/batches/{id}|GET /v1/rejections|POST /write|POST /api/v2/write";
+        |POST /v1/ingest|GET /v1/ingest/batches/{id}|GET /v1/rejections|POST /v1/rejections/replay|POST /write|POST /api/v2/write";
     let expected: BTreeSet<String> = expected.split('|').map(str::to_owned).collect();
     ensure!(
         operations == expected,
@@ -281,9 +281,14 @@ async fn stopping_lets_a_running_request_end_and_waits_for_no_idle_connection() 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let authority = listener.local_addr()?.to_string();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = tokio::spawn(sheaf_server::serve(listener, router, async {
-        let _ = stopped.await;
-    }));
+    let served = tokio::spawn(sheaf_server::serve(
+        listener,
+        router,
+        CONNECTIONS_MAX,
+        async {
+            let _ = stopped.await;
+        },
+    ));
     let mut idle = tokio::net::TcpStream::connect(&authority).await?;
     idle.write_all(b"GET /fast HTTP/1.1\r\nhost: x\r\n\r\n")
         .await?;

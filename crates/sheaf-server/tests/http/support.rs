@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result, ensure};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::Value;
-use sheaf_ingest::Writer;
+use sheaf_ingest::{Admission, Rates, Staging, StagingOptions, Writer};
 use sheaf_model::{Limits, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_query::Reader;
@@ -14,7 +14,7 @@ use sheaf_store::catalogue::Catalogues;
 use sheaf_store::keys::{ApiKey, insert_admin_key};
 use sheaf_store::settings::Settings;
 use sheaf_testkit::{HttpClient, HttpResponse, TestDatabase};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A server with a database of its own; it ends with this value.
 pub(crate) struct TestServer {
@@ -24,6 +24,8 @@ pub(crate) struct TestServer {
     pub(crate) authority: String,
     pub(crate) wake_upkeep: Arc<Notify>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
+    /// The flushers go on while it lives.
+    _flushing: watch::Sender<bool>,
 }
 
 impl Drop for TestServer {
@@ -43,23 +45,57 @@ impl TestServer {
         TestServer::start_on(Arc::new(TestDatabase::create().await?), bounds, limits).await
     }
 
+    /// One that admits within these rates, with room for so many bytes of bodies.
+    pub(crate) async fn start_admitting(rates: Rates, body_bytes_max: usize) -> Result<TestServer> {
+        let database = Arc::new(TestDatabase::create().await?);
+        let admission = Admission::new(rates, body_bytes_max);
+        let limits = Limits::DEFAULT;
+        TestServer::start_within(database, Bounds::default(), limits, admission, None).await
+    }
+
+    /// One that stages.
+    pub(crate) async fn start_staging(options: StagingOptions) -> Result<TestServer> {
+        let database = Arc::new(TestDatabase::create().await?);
+        let limits = Limits::DEFAULT;
+        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
+        let (bounds, options) = (Bounds::default(), Some(options));
+        TestServer::start_within(database, bounds, limits, admission, options).await
+    }
+
     /// A further server on a database, as another process would be one.
     pub(crate) async fn start_on(
         database: Arc<TestDatabase>,
         bounds: Bounds,
         limits: Limits,
     ) -> Result<TestServer> {
+        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
+        TestServer::start_within(database, bounds, limits, admission, None).await
+    }
+
+    async fn start_within(
+        database: Arc<TestDatabase>,
+        bounds: Bounds,
+        limits: Limits,
+        admission: Admission,
+        staging: Option<StagingOptions>,
+    ) -> Result<TestServer> {
         let pool = |role: &str| Pool::new(&database.config(role), 4, &Tls::none());
         let app = pool("sheaf_app");
         let settings = Arc::new(Settings::read(&app).await?);
         let catalogues = Arc::new(Catalogues::new(app.clone()));
-        let (writer, _task) = Writer::start(
+        let (mut writer, _task) = Writer::start(
             app.clone(),
             pool("sheaf_writer"),
             Arc::clone(&settings),
             Arc::clone(&catalogues),
             limits,
         );
+        let (flushing, stopped) = watch::channel(false);
+        if let Some(options) = staging {
+            let pool = pool("sheaf_writer").beside(options.flushers + 3);
+            let (staging, _tasks) = Staging::start(pool, Arc::clone(&settings), options, &stopped);
+            writer = writer.staging_through(staging);
+        }
         let reader = Reader::new(
             app.clone(),
             pool("sheaf_search"),
@@ -73,6 +109,7 @@ impl TestServer {
             app,
             settings,
             catalogues,
+            admission,
             writer,
             reader,
             wake_upkeep: Arc::clone(&wake_upkeep),
@@ -87,6 +124,7 @@ impl TestServer {
         tokio::spawn(sheaf_server::serve(
             listener,
             sheaf_server::router(state),
+            CONNECTIONS_MAX,
             async {
                 let _ = stopped.await;
             },
@@ -99,6 +137,7 @@ impl TestServer {
             authority,
             wake_upkeep,
             stop: Some(stop),
+            _flushing: flushing,
         })
     }
 
@@ -125,6 +164,9 @@ impl TestServer {
         expect(&created, 201)
     }
 }
+
+/// More than any test needs.
+pub(crate) const CONNECTIONS_MAX: usize = 1_000;
 
 pub(crate) const JSON: &str = "application/json";
 

@@ -1,5 +1,6 @@
 -- Purpose: the documents that a group of writes is merged into. Under the buckets' locks nobody else writes them.
--- Parameters: tenant_id, entity_ids. Index: entity_jsonb_pkey. Locks: none.
+-- Parameters: tenant_ids, entity_ids. Index: entity_jsonb_pkey, one probe a document; a writer's transaction has no other
+--   join. Locks: none.
 SELECT d.entity_id, d.version, d.newest, d.floor_at, d.deleted, d.updated_at, d.hot_attrs, d.cold_attrs, d.times
-FROM sheaf.entity_jsonb d
-WHERE d.tenant_id = $1 AND d.entity_id = ANY ($2::bigint[])
+FROM unnest($1::bigint[], $2::bigint[]) AS n (tenant_id, entity_id)
+JOIN sheaf.entity_jsonb d ON d.tenant_id = n.tenant_id AND d.entity_id = n.entity_id

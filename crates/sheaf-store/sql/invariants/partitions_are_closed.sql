@@ -1,10 +1,11 @@
--- Purpose: partitions have no policy, since COPY into a table with one is refused. So nobody may do anything with one but
---   sheaf_writer, and that only INSERT.
+-- Purpose: partitions and the staging table have no policy, since COPY into a table with one is refused. So nobody may do
+--   anything with one but sheaf_writer, and that only INSERT.
 -- Parameters: none. Index: the catalogue's own. Locks: none.
 WITH partition AS (
     SELECT c.oid, c.relname, c.relowner, c.relacl, c.relrowsecurity
     FROM pg_catalog.pg_class c
-    WHERE c.relnamespace = 'sheaf'::regnamespace AND c.relkind IN ('r', 'p') AND c.relispartition
+    WHERE c.relnamespace = 'sheaf'::regnamespace AND c.relkind IN ('r', 'p')
+        AND (c.relispartition OR c.relname = 'entity_values_ingest')
 ),
 granted AS (
     SELECT p.relname, p.relowner, g.grantee, g.privilege_type, g.is_grantable

@@ -1,16 +1,18 @@
 -- Purpose: tables that could show or tell one tenant anything of another. Every table of the schema holds tenants' rows,
---   but for the three that are named here; a unique key that does not begin with the tenant answers for all tenants.
+--   but for those that are named here; a unique key that does not begin with the tenant answers for all tenants.
 --   tenants_name_key does: only administrators create tenants.
 -- Parameters: none. Index: the catalogue's own. Locks: none.
 WITH
--- Partitions are not asked: they are closed instead.
+-- Partitions and the staging table are not asked: they are closed instead.
 every_table AS (
     SELECT c.oid, c.relname::text AS name, c.relrowsecurity AND c.relforcerowsecurity AS is_forced,
-        c.relname IN ('settings', 'admin_keys', 'schema_version') AS is_shared,
+        c.relname IN ('settings', 'admin_keys', 'schema_version', 'partition_intervals', 'detached_partitions', 'bucket_writers',
+            'staging_epochs', 'staging_canary') AS is_shared,
         EXISTS (SELECT FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.atttypid = 'bigint'::regtype AND a.attnotnull) AS has_tenant
     FROM pg_catalog.pg_class c
     WHERE c.relnamespace = 'sheaf'::regnamespace AND c.relkind IN ('r', 'p', 'f') AND NOT c.relispartition
+        AND c.relname <> 'entity_values_ingest'
 ),
 tenant_table AS (
     SELECT oid, name, is_forced FROM every_table WHERE NOT is_shared

@@ -1,7 +1,10 @@
--- Purpose: what each bucket's part of a request came to.
--- Parameters: tenant_id, request_key, then a row's columns as arrays: bucket, value_count, accepted, duplicates,
---   merged, corrected, refused. Index: ingest_parts_pkey. Locks: new rows.
-INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, value_count, accepted, duplicates, merged, corrected, refused)
-SELECT $1, $2, p.bucket, p.value_count, p.accepted, p.duplicates, p.merged, p.corrected, p.refused
-FROM unnest($3::integer[], $4::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::integer[], $9::integer[])
-    AS p (bucket, value_count, accepted, duplicates, merged, corrected, refused)
+-- Purpose: what parts of requests came to.
+-- Parameters: a row's columns as arrays: tenant_id, request_key, buckets (as text, ascending), value_count, accepted,
+--   duplicates, merged, corrected, refused. Index: ingest_parts_pkey. Locks: new rows, under their buckets' locks.
+INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, buckets, value_count, accepted, duplicates, merged, corrected,
+    refused)
+SELECT p.tenant_id, p.request_key, (p.buckets::integer[])[1], p.buckets::integer[], p.value_count, p.accepted, p.duplicates,
+    p.merged, p.corrected, p.refused
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::integer[],
+    $9::integer[])
+    AS p (tenant_id, request_key, buckets, value_count, accepted, duplicates, merged, corrected, refused)

@@ -1,19 +1,24 @@
 //! A database with tenants that have a bit of everything, written the way a server writes it.
 #![allow(dead_code, reason = "each test binary uses another part")]
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use sheaf_ingest::{Ack, BodyFormat, EditRequest, IngestAnswer, IngestRequest, OnError, Writer};
-use sheaf_model::{AttributeType, Limits, Name, Op, Timestamp};
+use sheaf_model::{
+    AttributeType, Attrs, BatchId, EntityId, Event, Limits, Name, Op, Tags, Timestamp,
+};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
     Catalogues, Description, NewAttribute, Temperature, declare_attribute,
 };
 use sheaf_store::keys::{ApiKey, KeyScope, insert_key};
+use sheaf_store::ledger::{LedgerEntry, Outcome};
 use sheaf_store::settings::Settings;
+use sheaf_store::staging::{StageOutcome, StagedCopy, stage};
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
@@ -26,7 +31,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn create() -> Result<World> {
-        let database = TestDatabase::create().await?;
+        Self::of(TestDatabase::create().await?)
+    }
+
+    /// The same in a database of the caller's.
+    pub(crate) fn of(database: TestDatabase) -> Result<World> {
         let app = Pool::new(&database.config("sheaf_app"), 8, &Tls::none());
         Ok(World { database, app })
     }
@@ -49,6 +58,49 @@ impl World {
         let writer = self.pool("sheaf_writer", 4);
         let (writer, _lane) = Writer::start(app, writer, settings, catalogues, Limits::DEFAULT);
         Ok(writer)
+    }
+
+    /// Entities without events.
+    pub(crate) async fn entities(&self, scope: &TenantScope, count: i32) -> Result<Vec<EntityId>> {
+        let sql = "INSERT INTO sheaf.entities (tenant_id, entity_type, external_id, created_at)
+            SELECT $1, 'thing', gen_random_uuid()::text, now() FROM generate_series(1, $2) RETURNING entity_id";
+        let client = self.database.superuser().await?;
+        let rows = client.query(sql, &[&scope.tenant().0, &count]).await?;
+        Ok(rows.iter().map(|row| EntityId(row.get(0))).collect())
+    }
+
+    /// Stages events in a batch of their own, as a server does.
+    pub(crate) async fn stage(
+        &self,
+        scope: &TenantScope,
+        request_key: Option<&str>,
+        events: &[(EntityId, Event)],
+    ) -> Result<(BatchId, StageOutcome)> {
+        let settings = Settings::read(&self.app).await?;
+        let (batch, now, tenant) = (BatchId::new(), Timestamp::now(), scope.tenant());
+        let mut copy = StagedCopy::new(tenant, batch, now);
+        let mut buckets = BTreeSet::new();
+        for (index, (entity, event)) in events.iter().enumerate() {
+            let bucket = settings.bucket(tenant, *entity);
+            buckets.insert(bucket);
+            copy.push(i32::try_from(index)?, *entity, bucket, event);
+        }
+        let entry = LedgerEntry {
+            tenant,
+            request_key: request_key.map_or_else(|| batch.to_string(), |key| format!("k:{key}")),
+            batch,
+            request_hash: vec![7; 32],
+            outcome: Outcome::Stored,
+            ack: "staged",
+            events: i32::try_from(events.len())?,
+            refused: 0,
+            received_at: now,
+            durable_at: now,
+            buckets: buckets.into_iter().collect(),
+        };
+        let writer = self.pool("sheaf_writer", 1);
+        let outcome = stage(&writer, scope, &entry, &[], copy).await?;
+        Ok((batch, outcome))
     }
 
     /// What a superuser counts.
@@ -128,6 +180,14 @@ impl World {
         ] {
             writer.edit(&scope, edit(id, op, body)).await?;
         }
+        let entity = self.entities(&scope, 1).await?[0];
+        let event = Event {
+            observed_at: None,
+            op: Op::Patch,
+            attrs: Attrs::default(),
+            tags: Tags::None,
+        };
+        self.stage(&scope, None, &[(entity, event)]).await?;
         let key = ApiKey::generate();
         insert_key(
             &self.app,
@@ -181,9 +241,11 @@ fn edit(external_id: &str, op: Op, body: &str) -> EditRequest {
     }
 }
 
+/// Partitions and the staging table have no policy; nobody may read them.
 const TENANT_TABLES: &str = "
     SELECT c.relname::text FROM pg_class c
     WHERE c.relnamespace = 'sheaf'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        AND c.relname <> 'entity_values_ingest'
         AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id')
     ORDER BY 1";
 

@@ -32,7 +32,12 @@ impl Connection {
         })
     }
 
-    /// Sends a request and reads the whole answer, which must have one of these statuses.
+    /// Whether another request can be sent: an answer may end its connection.
+    pub(super) async fn is_open(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    /// Sends a request and reads the whole answer, which must be a success.
     pub(super) async fn call(
         &mut self,
         method: Method,
@@ -40,6 +45,21 @@ impl Connection {
         kind: &str,
         body: Bytes,
     ) -> Result<Bytes> {
+        let (status, body) = self.exchange(method, path, kind, body).await?;
+        if !status.is_success() {
+            bail!("{status}: {}", String::from_utf8_lossy(&body));
+        }
+        Ok(body)
+    }
+
+    /// Sends a request and reads the whole answer, whatever it is.
+    pub(super) async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes)> {
         self.sender.ready().await?;
         let request = Request::builder()
             .method(method)
@@ -50,13 +70,6 @@ impl Connection {
             .body(Full::new(body))?;
         let answer = self.sender.send_request(request).await?;
         let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        if !matches!(
-            status,
-            StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT
-        ) {
-            bail!("{status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(body)
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
 }

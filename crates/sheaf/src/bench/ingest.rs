@@ -1,284 +1,158 @@
-//! Writing: events of ten values over HTTP with everything that sheaf does for them, against raw binary COPY of the same
-//! events into the same table on one connection.
+//! Writing: events over HTTP with everything that sheaf does for them, against what PostgreSQL does with the same events.
 
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+mod bodies;
+mod by_hand;
+mod edits;
+mod fairness;
+mod generators;
+mod growth;
+mod load;
+mod memory;
+mod original;
+mod staged;
+mod staging;
+mod throughput;
+mod turns;
 
-use anyhow::{Context, Result};
-use hyper::Method;
-use hyper::body::Bytes;
-use sheaf_model::{AttributeId, Attrs, BatchId, Cell, EntityId, Op, StoredRow, Timestamp, Value};
-use sheaf_store::events::EventCopy;
-use sheaf_store::partitions::ensure_partition;
+use std::path::Path;
 
-use super::report::{Better, Line, Report, Rounds, spread};
+use anyhow::Result;
+
+use super::Scale;
+use super::plot::Sample;
+use super::report::{Better, Line, Report};
 use super::world::World;
-use super::{CLIENTS, ROUNDS, Scale};
+use crate::cli::BenchArgs;
 
-/// Values of an event.
-const WIDTH: usize = 10;
-/// Events of a request.
-const BATCH: usize = 5_000;
-/// What the first version has to reach.
-const BAR: f64 = 0.25;
-/// 2013-01-01T00:00:00Z in seconds: old enough for a partition of a year, which holds every round.
-const EPOCH_SECONDS: i64 = 1_356_998_400;
-
-/// How the events are sent.
-#[derive(Clone, Copy)]
-enum Form {
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Case {
     Ndjson,
     LineProtocol,
+    Original,
+    Agents,
+    OneValue,
+    WideDocuments,
+    Sparse,
+    HotFew,
+    TextIds,
+    LateDuplicate,
+    TwoServers,
+    SingleEdit,
+    EditClients,
+    Growth,
+    Memory,
+    Fairness,
+    Staged,
 }
 
-impl Form {
-    fn case(self) -> &'static str {
-        match self {
-            Form::Ndjson => "ndjson",
-            Form::LineProtocol => "line_protocol",
+impl Case {
+    /// Every case by its name, in the order in which they run.
+    pub(super) const NAMES: [(&'static str, Case); 17] = [
+        ("ndjson", Case::Ndjson),
+        ("line_protocol", Case::LineProtocol),
+        ("original", Case::Original),
+        ("agents", Case::Agents),
+        ("one_value", Case::OneValue),
+        ("wide_documents", Case::WideDocuments),
+        ("sparse", Case::Sparse),
+        ("hot_few", Case::HotFew),
+        ("text_ids", Case::TextIds),
+        ("late_duplicate", Case::LateDuplicate),
+        ("two_servers", Case::TwoServers),
+        ("single_edit", Case::SingleEdit),
+        ("edit_clients", Case::EditClients),
+        ("growth", Case::Growth),
+        ("memory", Case::Memory),
+        ("fairness", Case::Fairness),
+        ("staged", Case::Staged),
+    ];
+
+    /// The case of a name.
+    pub(super) fn find(name: &str) -> Option<(&'static str, Case)> {
+        Case::NAMES.into_iter().find(|(known, _)| *known == name)
+    }
+}
+
+/// What a case measures on, and where it reports.
+struct Bench<'a> {
+    world: &'a World,
+    scale: Scale,
+    name: &'static str,
+    svg: Option<&'a Path>,
+    minutes: Option<u32>,
+    millions: u32,
+    report: &'a mut Report,
+}
+
+impl Bench<'_> {
+    /// A measure of this case, with one figure a round.
+    fn line(
+        &self,
+        measure: impl Into<std::borrow::Cow<'static, str>>,
+        unit: &'static str,
+        better: Better,
+        figures: Vec<f64>,
+    ) -> Line {
+        Line::new(("ingest", self.name), measure, unit, better, figures)
+    }
+
+    /// Draws this case, if pictures are asked for.
+    fn draw(&self, unit: &str, samples: &[Sample]) -> Result<()> {
+        match self.svg {
+            Some(dir) => super::plot::draw(dir, self.name, unit, samples),
+            None => Ok(()),
         }
     }
-
-    fn path(self) -> &'static str {
-        match self {
-            Form::Ndjson => "/v1/ingest",
-            Form::LineProtocol => "/api/v2/write?precision=s",
-        }
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Form::Ndjson => "application/x-ndjson",
-            Form::LineProtocol => "text/plain",
-        }
-    }
 }
 
-/// The events of one round: every device at a few instants.
-#[derive(Clone, Copy)]
-struct Load {
-    devices: usize,
-    instants: usize,
-}
-
-impl Load {
-    fn of(scale: Scale) -> Load {
-        match scale {
-            Scale::Small => Load {
-                devices: 10_000,
-                instants: 4,
-            },
-            Scale::Full => Load {
-                devices: 20_000,
-                instants: 15,
-            },
-        }
-    }
-
-    fn events(self) -> usize {
-        self.devices * self.instants
-    }
-
-    /// Each event as (device, seconds), in the order in which they are sent.
-    fn each(self, round: usize) -> impl Iterator<Item = (usize, i64)> {
-        (0..self.instants).flat_map(move |instant| {
-            let second = EPOCH_SECONDS
-                + i64::try_from(round * self.instants + instant).expect("few instants");
-            (0..self.devices).map(move |device| (device, second))
-        })
-    }
-}
-
-/// A value with two decimals, as sensors report them.
-fn value(device: usize, second: i64, place: usize) -> f64 {
-    let mixed = (device * 7919
-        + usize::try_from(second).expect("after 1970") * 104_729
-        + place * 1_299_709)
-        % 10_000;
-    f64::from(u32::try_from(mixed).expect("below ten thousand")) / 100.0
-}
-
+/// Runs one case.
 pub(super) async fn run(
     world: &World,
-    scale: Scale,
-    wanted: &impl Fn(&str) -> bool,
+    args: &BenchArgs,
+    (name, case): (&'static str, Case),
     report: &mut Report,
 ) -> Result<()> {
-    for form in [Form::Ndjson, Form::LineProtocol] {
-        if wanted(form.case()) {
-            against_copy(world, form, Load::of(scale), report).await?;
+    let mut bench = Bench {
+        world,
+        scale: args.scale,
+        name,
+        svg: args.svg.as_deref(),
+        minutes: args.minutes,
+        millions: args.millions,
+        report,
+    };
+    let bench = &mut bench;
+    match case {
+        Case::Ndjson => throughput::ndjson(bench).await,
+        Case::LineProtocol => throughput::line_protocol(bench).await,
+        Case::Original => throughput::original(bench).await,
+        Case::Agents => throughput::agents(bench).await,
+        Case::OneValue => throughput::one_value(bench).await,
+        Case::WideDocuments => throughput::wide_documents(bench).await,
+        Case::Sparse => throughput::sparse(bench).await,
+        Case::HotFew => throughput::hot_few(bench).await,
+        Case::TextIds => growth::text_ids(bench).await,
+        Case::LateDuplicate => throughput::late_duplicate(bench).await,
+        Case::TwoServers => throughput::two_servers(bench).await,
+        Case::SingleEdit => edits::single_edit(bench).await,
+        Case::EditClients => edits::edit_clients(bench).await,
+        Case::Growth => growth::run(bench).await,
+        Case::Memory => memory::run(bench).await,
+        Case::Fairness => fairness::run(bench).await,
+        Case::Staged => staged::run(bench).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_found_by_its_own_name_alone() {
+        for (name, case) in Case::NAMES {
+            assert_eq!(Case::find(name), Some((name, case)));
         }
+        assert_eq!(Case::find("ndjso"), None);
     }
-    Ok(())
-}
-
-async fn against_copy(world: &World, form: Form, load: Load, report: &mut Report) -> Result<()> {
-    let mut rounds = Rounds::default();
-    // Names and attributes are made before anything is measured, as they are in operation.
-    send(world, form, bodies(form, load, 0)).await?;
-    let attributes = numbers(world).await?;
-    for round in 1..=ROUNDS {
-        let values = f64::from(u32::try_from(load.events() * WIDTH).context("few values")?);
-        let baseline = async {
-            let copy = encoded(world, load, round, form, &attributes);
-            let seconds = copy_events(world, copy).await?;
-            anyhow::Ok(values / seconds)
-        };
-        let bodies = bodies(form, load, round);
-        let case = async {
-            let seconds = send(world, form, bodies).await?;
-            anyhow::Ok(values / seconds)
-        };
-        // They take turns in going first, so that neither always meets the other's checkpoint.
-        let (case, baseline) = if round % 2 == 0 {
-            let case = case.await?;
-            (case, baseline.await?)
-        } else {
-            let baseline = baseline.await?;
-            (case.await?, baseline)
-        };
-        rounds.case.push(case);
-        rounds.baseline.push(baseline);
-    }
-    let (value, value_min, value_max) = spread(&rounds.case);
-    report.add(&Line {
-        suite: "ingest",
-        case: form.case(),
-        measure: "durable_values",
-        value,
-        value_min,
-        value_max,
-        unit: "values/s",
-        better: Better::Higher,
-        against: Some(rounds.against("raw_copy", Better::Higher, Some(BAR))),
-    })
-}
-
-fn bodies(form: Form, load: Load, round: usize) -> Vec<Bytes> {
-    let events: Vec<(usize, i64)> = load.each(round).collect();
-    events
-        .chunks(BATCH)
-        .map(|batch| Bytes::from(body(form, batch)))
-        .collect()
-}
-
-fn body(form: Form, batch: &[(usize, i64)]) -> String {
-    let mut out = String::new();
-    for (device, second) in batch {
-        match form {
-            Form::Ndjson => {
-                let time = Timestamp::from_micros(second * 1_000_000).expect("in 2013");
-                write!(
-                    out,
-                    r#"{{"type":"device","id":"d{device}","observed_at":"{time}","attributes":{{"#
-                )
-            }
-            Form::LineProtocol => write!(out, "device_line,id=d{device} "),
-        }
-        .expect("writing to a string does not fail");
-        for place in 0..WIDTH {
-            let comma = if place == 0 { "" } else { "," };
-            let value = value(*device, *second, place);
-            match form {
-                Form::Ndjson => write!(out, r#"{comma}"m{place}":{value}"#),
-                Form::LineProtocol => write!(out, "{comma}m{place}={value}"),
-            }
-            .expect("writing to a string does not fail");
-        }
-        match form {
-            Form::Ndjson => out.push_str("}}\n"),
-            Form::LineProtocol => {
-                writeln!(out, " {second}").expect("writing to a string does not fail")
-            }
-        }
-    }
-    out
-}
-
-/// Sends bodies over several connections and gives back the seconds until the last was acknowledged.
-async fn send(world: &World, form: Form, bodies: Vec<Bytes>) -> Result<f64> {
-    let queue = Arc::new(Mutex::new(bodies.into_iter().rev().collect::<Vec<_>>()));
-    let mut connections = Vec::new();
-    for _ in 0..CLIENTS {
-        connections.push(world.connect().await?);
-    }
-    let begun = Instant::now();
-    let mut clients = tokio::task::JoinSet::new();
-    for mut connection in connections {
-        let queue = Arc::clone(&queue);
-        clients.spawn(async move {
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some(body) = next else {
-                    return anyhow::Ok(());
-                };
-                connection
-                    .call(Method::POST, form.path(), form.content_type(), body)
-                    .await?;
-            }
-        });
-    }
-    while let Some(client) = clients.join_next().await {
-        client??;
-    }
-    Ok(begun.elapsed().as_secs_f64())
-}
-
-/// The numbers of the attributes, in order of place.
-async fn numbers(world: &World) -> Result<Vec<AttributeId>> {
-    let catalogue = world.catalogue().await?;
-    (0..WIDTH)
-        .map(|place| {
-            let name = format!("m{place}");
-            Ok(catalogue
-                .by_name(&name)
-                .with_context(|| format!("attribute {name} was not created"))?
-                .id)
-        })
-        .collect()
-}
-
-/// The same events in COPY's form, of entities that nobody else writes.
-fn encoded(
-    world: &World,
-    load: Load,
-    round: usize,
-    form: Form,
-    attributes: &[AttributeId],
-) -> EventCopy {
-    let mut copy = EventCopy::default();
-    let batch = BatchId::new();
-    let now = Timestamp::now();
-    // Numbers far above any that the sequence has given; one range a form, or rows of the two cases would collide.
-    let first = (1_i64 << 40) << u8::from(matches!(form, Form::LineProtocol));
-    let mut events: Vec<(usize, i64)> = load.each(round).collect();
-    events.sort_unstable();
-    for (device, second) in events {
-        let cells = attributes.iter().enumerate().map(|(place, id)| {
-            let value = Value::float(value(device, second, place)).expect("a finite number");
-            (*id, Cell::Value(value))
-        });
-        let row = StoredRow {
-            observed_at: Timestamp::from_micros(second * 1_000_000).expect("in 2013"),
-            seq: 0,
-            op: Op::Patch,
-            attrs: Attrs::from_distinct(cells.collect()),
-        };
-        let entity = EntityId(first + i64::try_from(device).expect("few devices"));
-        copy.push(world.scope.tenant(), entity, &row, batch, now);
-    }
-    copy
-}
-
-/// Copies encoded events in one transaction and gives back its seconds.
-async fn copy_events(world: &World, copy: EventCopy) -> Result<f64> {
-    let at = Timestamp::from_micros(EPOCH_SECONDS * 1_000_000)?;
-    let partition = ensure_partition(&world.pools.writer, at).await?;
-    let client = world.pools.writer.get().await?;
-    let begun = Instant::now();
-    client.batch_execute("BEGIN").await?;
-    copy.send(&client, &partition.name).await?;
-    client.batch_execute("COMMIT").await?;
-    Ok(begun.elapsed().as_secs_f64())
 }

@@ -9,63 +9,37 @@ use hyper::body::Bytes;
 use sheaf_store::entities::fetch_entities;
 use tokio_postgres::types::Type;
 
-use super::report::{Better, Line, Report, Rounds, percentile, spread};
+use super::report::{Better, Line, Report, percentile};
 use super::world::World;
-use super::{CLIENTS, ROUNDS, Scale};
+use super::{CLIENTS, Scale};
 
 const ENTITIES: usize = 10_000;
-const CASE: &str = "entity_by_id";
+/// The one case of the suite.
+pub(super) const CASE: &str = "entity_by_id";
 
-pub(super) async fn run(
-    world: &World,
-    scale: Scale,
-    wanted: &impl Fn(&str) -> bool,
-    report: &mut Report,
-) -> Result<()> {
-    if !wanted(CASE) {
-        return Ok(());
-    }
+pub(super) async fn run(world: &World, scale: Scale, report: &mut Report) -> Result<()> {
     fill(world).await?;
     let numbers = numbers(world).await?;
-    let reads = match scale {
-        Scale::Small => 500,
-        Scale::Full => 5_000,
-    };
-    let (mut p50, mut p99, mut rate) = (Rounds::default(), Rounds::default(), Rounds::default());
-    for round in 0..=ROUNDS {
+    let reads = scale.pick(10, 500, 5_000);
+    let (mut cases, mut baselines) = (Vec::new(), Vec::new());
+    for round in 0..=scale.rounds() {
         let case = over_http(world, reads, round).await?;
         let baseline = by_hand(world, &numbers, reads, round).await?;
         // The first round fills caches on both sides and is not counted.
-        if round == 0 {
-            continue;
-        }
-        for (rounds, figure) in [
-            (&mut p50, Figure::P50),
-            (&mut p99, Figure::P99),
-            (&mut rate, Figure::Rate),
-        ] {
-            rounds.case.push(figure.of(&case));
-            rounds.baseline.push(figure.of(&baseline));
+        if round > 0 {
+            cases.push(case);
+            baselines.push(baseline);
         }
     }
-    for (rounds, measure, unit, better) in [
-        (&p50, "p50", "ms", Better::Lower),
-        (&p99, "p99", "ms", Better::Lower),
-        (&rate, "rate", "reads/s", Better::Higher),
+    for (figure, measure, unit, better) in [
+        (Figure::P50, "p50", "ms", Better::Lower),
+        (Figure::P99, "p99", "ms", Better::Lower),
+        (Figure::Rate, "rate", "reads/s", Better::Higher),
     ] {
-        let (value, value_min, value_max) = spread(&rounds.case);
-        let against = Some(rounds.against("primary_key_select", better, None));
-        report.add(&Line {
-            suite: "read",
-            case: CASE,
-            measure,
-            value,
-            value_min,
-            value_max,
-            unit,
-            better,
-            against,
-        })?;
+        let of = |rounds: &[Latencies]| rounds.iter().map(|round| figure.of(round)).collect();
+        let baseline: Vec<f64> = of(&baselines);
+        let line = Line::new(("read", CASE), measure, unit, better, of(&cases));
+        report.add(&line.against("primary_key_select", &baseline, None))?;
     }
     Ok(())
 }
@@ -105,7 +79,7 @@ async fn fill(world: &World) -> Result<()> {
             entity % 7,
         );
     }
-    let mut connection = world.connect().await?;
+    let mut connection = world.first.connect().await?;
     connection
         .call(
             Method::POST,
@@ -120,7 +94,7 @@ async fn fill(world: &World) -> Result<()> {
 async fn numbers(world: &World) -> Result<Vec<i64>> {
     let ids: Vec<String> = (0..ENTITIES).map(|entity| format!("d{entity}")).collect();
     let names: Vec<(&str, &str)> = ids.iter().map(|id| ("device", id.as_str())).collect();
-    let found = fetch_entities(&world.pools.app, &world.scope, &names).await?;
+    let found = fetch_entities(&world.pools.app, &world.first.scope, &names).await?;
     found
         .into_iter()
         .map(|id| Ok(id.context("an entity was not created")?.0))
@@ -135,7 +109,7 @@ fn chosen(client: usize, read: usize, round: usize) -> usize {
 async fn over_http(world: &World, reads: usize, round: usize) -> Result<Latencies> {
     let mut connections = Vec::new();
     for _ in 0..CLIENTS {
-        connections.push(world.connect().await?);
+        connections.push(world.first.connect().await?);
     }
     let begun = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
@@ -158,7 +132,7 @@ async fn over_http(world: &World, reads: usize, round: usize) -> Result<Latencie
 
 async fn by_hand(world: &World, numbers: &[i64], reads: usize, round: usize) -> Result<Latencies> {
     const SQL: &str = "SELECT hot_attrs::text, cold_attrs::text FROM sheaf.entity_jsonb WHERE tenant_id = $1 AND entity_id = $2";
-    let tenant = world.scope.tenant().0;
+    let tenant = world.first.scope.tenant().0;
     let mut prepared = Vec::new();
     for _ in 0..CLIENTS {
         // As the search role, which no policy slows down: the barest read that the schema allows.

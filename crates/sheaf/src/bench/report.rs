@@ -1,5 +1,6 @@
 //! What a benchmark prints: a table for people, one JSON object a line for programs.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -17,74 +18,101 @@ pub(super) enum Better {
     Lower,
 }
 
+/// The baseline of a measure that has to reach a stated figure: its `baseline_value` is that figure, its `bar` is 1.
+const STATED: &str = "stated";
+
 /// One measure of one case.
 #[derive(Debug, Serialize)]
 pub(super) struct Line {
-    pub(super) suite: &'static str,
-    pub(super) case: &'static str,
-    pub(super) measure: &'static str,
+    suite: &'static str,
+    case: &'static str,
+    measure: Cow<'static, str>,
     /// The median over the rounds.
-    pub(super) value: f64,
-    pub(super) value_min: f64,
-    pub(super) value_max: f64,
-    pub(super) unit: &'static str,
-    pub(super) better: Better,
+    value: f64,
+    value_min: f64,
+    value_max: f64,
+    unit: &'static str,
+    better: Better,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub(super) against: Option<Against>,
+    against: Option<Against>,
+    /// One figure a round.
+    #[serde(skip)]
+    figures: Vec<f64>,
 }
 
 /// The same measure of the baseline, in the same run.
 #[derive(Debug, Serialize)]
-pub(super) struct Against {
-    pub(super) baseline: &'static str,
+struct Against {
+    baseline: &'static str,
     /// The median over the rounds.
-    pub(super) baseline_value: f64,
+    baseline_value: f64,
     /// The median of the rounds' own ratios, so that a machine that slows down slows both sides.
-    pub(super) ratio: f64,
-    pub(super) ratio_min: f64,
-    pub(super) ratio_max: f64,
+    ratio: f64,
+    ratio_min: f64,
+    ratio_max: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) bar: Option<f64>,
+    bar: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pass: Option<bool>,
+    pass: Option<bool>,
 }
 
-/// Figures of a case and of its baseline, one a round each.
-#[derive(Debug, Default)]
-pub(super) struct Rounds {
-    pub(super) case: Vec<f64>,
-    pub(super) baseline: Vec<f64>,
-}
-
-impl Rounds {
-    /// The figures as a line against their baseline.
-    pub(super) fn against(
-        &self,
-        baseline: &'static str,
+impl Line {
+    /// A measure with one figure a round.
+    pub(super) fn new(
+        (suite, case): (&'static str, &'static str),
+        measure: impl Into<Cow<'static, str>>,
+        unit: &'static str,
         better: Better,
+        figures: Vec<f64>,
+    ) -> Line {
+        let (value, value_min, value_max) = spread(&figures);
+        Line {
+            suite,
+            case,
+            measure: measure.into(),
+            value,
+            value_min,
+            value_max,
+            unit,
+            better,
+            against: None,
+            figures,
+        }
+    }
+
+    /// Sets it against a baseline, one figure a round, and perhaps a bar for their ratio.
+    pub(super) fn against(
+        mut self,
+        baseline: &'static str,
+        figures: &[f64],
         bar: Option<f64>,
-    ) -> Against {
-        let ratios: Vec<f64> = self
-            .case
-            .iter()
-            .zip(&self.baseline)
-            .map(|(case, base)| case / base)
-            .collect();
+    ) -> Line {
+        let pairs = self.figures.iter().zip(figures);
+        let ratios: Vec<f64> = pairs.map(|(case, base)| case / base).collect();
         let (ratio, ratio_min, ratio_max) = spread(&ratios);
-        let pass = bar.map(|bar| match better {
+        let pass = bar.map(|bar| match self.better {
             Better::Higher => ratio >= bar,
             Better::Lower => ratio <= bar,
         });
-        let (baseline_value, _, _) = spread(&self.baseline);
-        Against {
-            baseline,
-            baseline_value,
-            ratio,
-            ratio_min,
-            ratio_max,
-            bar,
-            pass,
+        // Nothing cost nothing on both sides, or a baseline does not have it at all: there is no ratio to state.
+        if ratio.is_finite() {
+            self.against = Some(Against {
+                baseline,
+                baseline_value: spread(figures).0,
+                ratio,
+                ratio_min,
+                ratio_max,
+                bar,
+                pass,
+            });
         }
+        self
+    }
+
+    /// Sets it against a figure that it has to reach.
+    pub(super) fn stated(self, bound: f64) -> Line {
+        let figures = vec![bound; self.figures.len()];
+        self.against(STATED, &figures, Some(1.0))
     }
 }
 
@@ -109,6 +137,7 @@ pub(super) fn percentile(sorted: &[f64], percent: usize) -> f64 {
 /// Collects lines.
 pub(super) struct Report {
     json: Option<File>,
+    missed: usize,
     failed: usize,
 }
 
@@ -119,38 +148,16 @@ impl Report {
         };
         Ok(Report {
             json: json.map(create).transpose()?,
+            missed: 0,
             failed: 0,
         })
     }
 
     /// Prints a line, and writes it where asked.
     pub(super) fn add(&mut self, line: &Line) -> Result<()> {
-        let name = format!("{}/{} {}", line.suite, line.case, line.measure);
-        let value = format!("{:.*} {}", digits(line.value), line.value, line.unit);
-        let spread = format!(
-            "{:.*}..{:.*}",
-            digits(line.value),
-            line.value_min,
-            digits(line.value),
-            line.value_max
-        );
-        let mut text = format!("{name:<44} {value:>20}  [{spread}]");
-        if let Some(against) = &line.against {
-            text += &format!(
-                "  {} {:.*}  ratio {:.3} [{:.3}..{:.3}]",
-                against.baseline,
-                digits(against.baseline_value),
-                against.baseline_value,
-                against.ratio,
-                against.ratio_min,
-                against.ratio_max,
-            );
-            if let (Some(bar), Some(pass)) = (against.bar, against.pass) {
-                text += &format!("  bar {bar} {}", if pass { "pass" } else { "FAIL" });
-                self.failed += usize::from(!pass);
-            }
-        }
-        say(&text)?;
+        say(&text(line))?;
+        let pass = line.against.as_ref().and_then(|against| against.pass);
+        self.missed += usize::from(pass == Some(false));
         if let Some(file) = &mut self.json {
             serde_json::to_writer(&mut *file, line)?;
             file.write_all(b"\n")?;
@@ -158,13 +165,46 @@ impl Report {
         Ok(())
     }
 
-    /// Fails if a bar was missed.
-    pub(super) fn finish(self) -> Result<()> {
-        if self.failed > 0 {
-            bail!("{} bars were missed", self.failed);
-        }
-        Ok(())
+    /// Tells of a case that could not be measured.
+    pub(super) fn fail(&mut self, case: &str, error: &anyhow::Error) -> Result<()> {
+        self.failed += 1;
+        Ok(say(&format!("{case}: FAILED: {error:#}"))?)
     }
+
+    /// Fails if a case could not be measured or a bar was missed.
+    pub(super) fn finish(self) -> Result<()> {
+        match (self.failed, self.missed) {
+            (0, 0) => Ok(()),
+            (0, missed) => bail!("{missed} bars were missed"),
+            (failed, missed) => bail!("{failed} cases failed, {missed} bars were missed"),
+        }
+    }
+}
+
+fn text(line: &Line) -> String {
+    let name = format!("{}/{} {}", line.suite, line.case, line.measure);
+    let figure = |figure: f64| format!("{figure:.*}", digits(line.value));
+    let value = format!("{} {}", figure(line.value), line.unit);
+    let mut text = format!("{name:<52} {value:>20}");
+    if line.figures.len() > 1 {
+        text += &format!("  [{}..{}]", figure(line.value_min), figure(line.value_max));
+    }
+    if let Some(against) = &line.against {
+        text += &format!(
+            "  {} {:.*}  ratio {:.3}",
+            against.baseline,
+            digits(against.baseline_value),
+            against.baseline_value,
+            against.ratio,
+        );
+        if line.figures.len() > 1 {
+            text += &format!(" [{:.3}..{:.3}]", against.ratio_min, against.ratio_max);
+        }
+        if let (Some(bar), Some(pass)) = (against.bar, against.pass) {
+            text += &format!("  bar {bar} {}", if pass { "pass" } else { "MISSED" });
+        }
+    }
+    text
 }
 
 fn digits(value: f64) -> usize {
@@ -175,27 +215,62 @@ fn digits(value: f64) -> usize {
 mod tests {
     use super::*;
 
+    fn line(better: Better, figures: &[f64]) -> Line {
+        Line::new(
+            ("ingest", "ndjson"),
+            "rate",
+            "values/s",
+            better,
+            figures.to_vec(),
+        )
+    }
+
     #[test]
     fn medians_and_percentiles_are_what_their_names_say() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), (2.0, 1.0, 3.0));
         let sorted: Vec<f64> = (1..=100).map(f64::from).collect();
+        let at = |percent| percentile(&sorted, percent);
+        assert_eq!((at(50), at(95), at(99)), (50.0, 95.0, 99.0));
+        assert_eq!(percentile(&[7.0], 99), 7.0);
+    }
+
+    #[test]
+    fn a_missed_bar_and_a_failed_case_fail_the_run() {
+        let finish = |line: &Line| {
+            let mut report = Report::new(None).expect("must work");
+            report.add(line).expect("must work");
+            report.finish()
+        };
+        let missed = line(Better::Higher, &[1.0, 1.0]).against("copy", &[10.0, 10.0], Some(0.25));
         assert_eq!(
-            (percentile(&sorted, 50), percentile(&sorted, 99)),
-            (50.0, 99.0)
+            finish(&missed).expect_err("must fail").to_string(),
+            "1 bars were missed"
+        );
+        let passed = line(Better::Lower, &[1.0, 1.0]).against("copy", &[10.0, 10.0], Some(0.25));
+        finish(&passed).expect("must work");
+        let mut report = Report::new(None).expect("must work");
+        report
+            .fail("staged", &anyhow::anyhow!("not served"))
+            .expect("must work");
+        assert_eq!(
+            report.finish().expect_err("must fail").to_string(),
+            "1 cases failed, 0 bars were missed"
         );
     }
 
     #[test]
-    fn a_missed_bar_fails_the_run() {
-        let rounds = Rounds {
-            case: vec![1.0, 1.0],
-            baseline: vec![10.0, 10.0],
-        };
-        let against = rounds.against("copy", Better::Higher, Some(0.25));
-        assert_eq!((against.ratio, against.pass), (0.1, Some(false)));
-        assert_eq!(
-            rounds.against("copy", Better::Lower, Some(0.25)).pass,
-            Some(true)
+    fn a_line_is_the_object_that_is_documented() {
+        let stated = line(Better::Higher, &[80.0]).stated(40.0);
+        let wanted = serde_json::json!({
+            "suite": "ingest", "case": "ndjson", "measure": "rate", "value": 80.0, "value_min": 80.0, "value_max": 80.0,
+            "unit": "values/s", "better": "higher", "baseline": "stated", "baseline_value": 40.0, "ratio": 2.0,
+            "ratio_min": 2.0, "ratio_max": 2.0, "bar": 1.0, "pass": true,
+        });
+        assert_eq!(serde_json::to_value(&stated).expect("must work"), wanted);
+        let alone = serde_json::to_value(line(Better::Lower, &[1.0])).expect("must work");
+        assert!(
+            alone.get("ratio").is_none() && alone.get("pass").is_none(),
+            "{alone}"
         );
     }
 }

@@ -25,23 +25,37 @@ pub(super) fn settings() -> Settings {
 
 /// The way to a cluster that some `sheaf dev` runs.
 pub(super) fn access(data_dir: &Path) -> Result<Access> {
+    let (port, socket_dir) = running(data_dir)?;
+    Ok(Access::private(
+        |role| config_of(port, &socket_dir, role),
+        &settings(),
+    ))
+}
+
+/// The way to that cluster as one role.
+pub(super) fn config(data_dir: &Path, role: &str) -> Result<Config> {
+    let (port, socket_dir) = running(data_dir)?;
+    Ok(config_of(port, &socket_dir, role))
+}
+
+fn config_of(port: u16, socket_dir: &Path, role: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .host_path(socket_dir)
+        .port(port)
+        .dbname(DATABASE)
+        .user(role);
+    config
+}
+
+fn running(data_dir: &Path) -> Result<(u16, PathBuf)> {
     let pid_file = cluster_dir(data_dir).join("pgdata/postmaster.pid");
     let text = std::fs::read_to_string(&pid_file).with_context(|| {
         let dir = data_dir.display();
         Stop::NotFound(format!("no sheaf dev runs on {dir}; start it first"))
     })?;
-    let (port, socket_dir) = address(&text)
-        .with_context(|| format!("{} does not tell where the server is", pid_file.display()))?;
-    let config = |role: &str| {
-        let mut config = Config::new();
-        config
-            .host_path(&socket_dir)
-            .port(port)
-            .dbname(DATABASE)
-            .user(role);
-        config
-    };
-    Ok(Access::private(config, &settings()))
+    address(&text)
+        .with_context(|| format!("{} does not tell where the server is", pid_file.display()))
 }
 
 /// The fourth line is the port, the fifth the socket's directory.

@@ -7,6 +7,7 @@ use crate::cli::ServeArgs;
 use crate::commands::settings;
 use crate::connect::Access;
 use crate::exit::say;
+use crate::waiting::{self, Waited};
 use crate::{logging, serving};
 
 pub(super) async fn run(args: ServeArgs) -> Result<()> {
@@ -16,12 +17,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
     }
     logging::begin(settings.log)?;
     let access = Access::from_settings(&settings)?;
-    access
-        .require_sound()
-        .await
-        .with_context(|| format!("checking the database {}", settings.database.url))?;
     let stop = serving::stop_signal()?;
     let listener = serving::listen(settings.server.listen).await?;
+    let waited = waiting::require_sound(&access, &listener, stop.clone())
+        .await
+        .with_context(|| format!("checking the database {}", settings.database.url))?;
+    if waited == Waited::Stopped {
+        return Ok(());
+    }
     tracing::info!(listen = %settings.server.listen, database = %settings.database.url, "serving");
     serving::serve(listener, &settings, access.pools(), stop).await
 }

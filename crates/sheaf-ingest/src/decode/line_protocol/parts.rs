@@ -88,6 +88,24 @@ impl<'a> Parts<'a> {
         self.timestamp = None;
         let mut cursor = Cursor { line, at: 0 };
         self.read_series(&mut cursor)?;
+        self.read_rest(cursor)
+    }
+
+    /// Cuts a line whose measurement and tags are known to end at `end`; they are not cut again.
+    pub(super) fn read_after_series(
+        &mut self,
+        line: &'a [u8],
+        end: usize,
+    ) -> Result<(), LineFault> {
+        self.measurement = None;
+        self.tags.clear();
+        self.fields.clear();
+        self.timestamp = None;
+        self.read_rest(Cursor { line, at: end })
+    }
+
+    fn read_rest(&mut self, mut cursor: Cursor<'a>) -> Result<(), LineFault> {
+        let line = cursor.line;
         cursor.at = skip_space(line, cursor.at);
         self.read_fields(&mut cursor)?;
         cursor.at = skip_space(line, cursor.at);

@@ -51,7 +51,7 @@ fn a_line_is_read_as_influxdb_reads_it() {
     assert_eq!(event.entity_type.as_str(), "cpu");
     assert_eq!(event.external_id, "host=a,region=eu");
     assert_eq!(
-        event.tags,
+        *event.tags,
         RawTags::Series(vec![
             RawTag {
                 name: "host".into(),
@@ -129,7 +129,7 @@ fn values_are_typed_by_their_spelling() {
 fn escapes_are_those_of_their_place_and_any_other_backslash_is_itself() {
     let event = one(r#"my\ m\,x\=,k\ \,\==v\ \,\=\x,b\\\,c=C:\dir f\ \,\=\"=1"#);
     assert_eq!(event.entity_type.as_str(), r"my m,x\=");
-    let RawTags::Series(read) = &event.tags else {
+    let RawTags::Series(read) = &*event.tags else {
         panic!("{:?}", event.tags)
     };
     assert_eq!(
@@ -148,7 +148,11 @@ fn comments_empty_lines_and_white_space_count_for_the_number_of_a_line_only() {
     let places: Vec<u32> = decoded.events.iter().map(|event| event.index).collect();
     assert_eq!((places.as_slice(), decoded.count), (&[3, 5, 8][..], 3));
     assert_eq!(decoded.events[0].raw, b"m v=1");
-    assert_eq!(decode(b""), Decoded::default());
+    let empty = decode(b"");
+    assert_eq!(
+        (empty.events, empty.refusals, empty.count),
+        (vec![], vec![], 0)
+    );
 }
 
 #[test]
@@ -304,7 +308,7 @@ fn a_reserved_tag_names_the_entity_and_is_no_attribute() {
     let event = &decoded.events[0];
     assert_eq!(event.external_id, "a=1,external_id=x");
     assert_eq!(
-        event.tags,
+        *event.tags,
         RawTags::Series(vec![RawTag {
             name: "a".into(),
             value: "1".into()
@@ -356,7 +360,7 @@ mem,host=a v=1";
     };
     let decoded = read(&rules);
     assert_eq!(decoded.events[0].external_id, r"a\ b,cpu0");
-    let RawTags::Beside { id, others } = &decoded.events[0].tags else {
+    let RawTags::Beside { id, others } = &*decoded.events[0].tags else {
         panic!("{:?}", decoded.events[0].tags)
     };
     assert_eq!(tags(id), pairs(&[("host", "a b"), ("cpu", "cpu0")]));
@@ -573,7 +577,7 @@ proptest! {
         for (event, (measurement, sent_tags, sent_fields, time)) in decoded.events.iter().zip(&lines) {
             prop_assert_eq!(event.entity_type.as_str(), measurement);
             let sent_tags: Vec<(String, String)> = sent_tags.clone().into_iter().collect();
-            match &event.tags {
+            match &*event.tags {
                 RawTags::None => prop_assert!(sent_tags.is_empty()),
                 RawTags::Series(read) => prop_assert_eq!(tags(read), sent_tags),
                 RawTags::Beside { .. } => prop_assert!(false, "no rule was given"),
@@ -634,4 +638,55 @@ fn is_nothing(bytes: &[u8]) -> bool {
             .position(|byte| !matches!(byte, b' ' | b'\t' | 0));
         start.is_none_or(|start| line[start] == b'#' || line[start..] == *b"\r")
     })
+}
+
+#[test]
+fn lines_of_a_series_that_was_seen_are_read_as_the_first() {
+    let series = "cpu\\ x,host=a\\ b,region=eu";
+    let fields = [
+        "a=1i 5",
+        "b=2.5,c=\"x\" 6",
+        "a=1i,a=2i 7",
+        "host=1 8",
+        "bad",
+        "a=1i nine",
+    ];
+    let lines: Vec<String> = fields
+        .iter()
+        .map(|fields| format!("{series} {fields}"))
+        .collect();
+    let body = [&lines[..], &lines[..]].concat().join("\n");
+    let together = decode(body.as_bytes());
+    for (place, line) in lines.iter().cycle().take(lines.len() * 2).enumerate() {
+        let place = u32::try_from(place).expect("few");
+        let alone = decode(line.as_bytes());
+        let events: Vec<_> = together
+            .events
+            .iter()
+            .filter(|event| event.index == place)
+            .collect();
+        assert_eq!(events.len(), alone.events.len(), "{line}");
+        for (one, other) in events.iter().zip(&alone.events) {
+            assert_eq!(
+                RawEvent {
+                    index: 0,
+                    ..(*one).clone()
+                },
+                *other
+            );
+        }
+        let refusals = together
+            .refusals
+            .iter()
+            .filter(|refusal| refusal.index == place);
+        let refusals: Vec<_> = refusals
+            .map(|refusal| (&refusal.field, &refusal.refusal, &refusal.entity_type))
+            .collect();
+        let expected: Vec<_> = alone
+            .refusals
+            .iter()
+            .map(|refusal| (&refusal.field, &refusal.refusal, &refusal.entity_type))
+            .collect();
+        assert_eq!(refusals, expected, "{line}");
+    }
 }

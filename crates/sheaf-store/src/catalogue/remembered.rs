@@ -1,0 +1,277 @@
+//! Catalogues that a server remembers, within a bound of bytes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use sheaf_model::{TenantId, Timestamp};
+use sheaf_pg::{Access, PgError, Pool};
+
+use super::flight::Flights;
+use super::{
+    AttributeBounds, Catalogue, NewAttribute, catalogue_after, create_attributes, read_catalogue,
+    read_version,
+};
+use crate::scope::TenantScope;
+
+/// What remembered catalogues may take. The server is to stay below 400 MB under full load; catalogues get a sixth of
+/// that: those of 25 tenants with 10,000 attributes each, or of a thousand with 250. More saves reading them again for
+/// more tenants at once. A catalogue that is larger by itself, by its schemas, is read for every request.
+///
+/// A process grew by 262 bytes an attribute for catalogues of 10,000, where 256 were counted, and by 236 KB for one
+/// more version of such a catalogue.
+const CATALOGUES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Tables are made for so many; more tenants are remembered where their catalogues are small.
+const TENANTS_ESTIMATE: usize = 1_000;
+/// How long a remembered catalogue is used before its version is asked for again. Longer lets another server's change
+/// of a policy go unseen; shorter asks more often. Nothing is placed or found wrongly meanwhile: versions are compared.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Remembered catalogues.
+#[derive(Debug)]
+pub struct Catalogues {
+    app: Pool,
+    remembered: Cache<TenantId, Remembered, Weight>,
+    reads: Flights<Arc<Catalogue>>,
+    creators: Flights<()>,
+}
+
+#[derive(Debug, Clone)]
+struct Remembered {
+    catalogue: Arc<Catalogue>,
+    checked_at: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Weight;
+
+impl Weighter<TenantId, Remembered> for Weight {
+    fn weight(&self, _: &TenantId, remembered: &Remembered) -> u64 {
+        remembered.catalogue.bytes() as u64
+    }
+}
+
+impl Catalogues {
+    /// Remembers nothing yet.
+    pub fn new(app: Pool) -> Catalogues {
+        Catalogues::within(app, CATALOGUES_BYTES_MAX)
+    }
+
+    fn within(app: Pool, bytes_max: usize) -> Catalogues {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(TENANTS_ESTIMATE)
+            .weight_capacity(bytes_max as u64)
+            // The bound holds for each shard by itself, and a large catalogue is to have all of it.
+            .shards(1)
+            .build()
+            .expect("invariant: both capacities are set");
+        Catalogues {
+            app,
+            remembered: Cache::with_options(
+                options,
+                Weight,
+                DefaultHashBuilder::default(),
+                DefaultLifecycle::default(),
+            ),
+            reads: Flights::new(),
+            creators: Flights::new(),
+        }
+    }
+
+    /// The catalogue, as it was at most a second ago.
+    pub async fn current(&self, scope: &TenantScope) -> Result<Arc<Catalogue>, PgError> {
+        let Some(remembered) = self.remembered.get(&scope.tenant()) else {
+            return self.refresh(scope).await;
+        };
+        if remembered.checked_at.elapsed() < CHECK_EVERY {
+            return Ok(remembered.catalogue);
+        }
+        let tenant = scope.tenant();
+        let rows = scope
+            .run_one(&self.app, Access::Read, read_version(&tenant))
+            .await?;
+        let version: Option<i64> = rows.first().map(|row| row.get(0));
+        if version != Some(remembered.catalogue.version()) {
+            return self.refresh(scope).await;
+        }
+        self.remember(Arc::clone(&remembered.catalogue));
+        Ok(remembered.catalogue)
+    }
+
+    /// The catalogue as it is now. Callers at the same time share one read.
+    pub async fn refresh(&self, scope: &TenantScope) -> Result<Arc<Catalogue>, PgError> {
+        let tenant = scope.tenant();
+        let read = async {
+            let rows = scope
+                .run(&self.app, Access::Read, &read_catalogue(&tenant))
+                .await?;
+            let earlier = self.remembered.get(&tenant).map(|known| known.catalogue);
+            let catalogue = Arc::new(catalogue_after(earlier.as_deref(), &rows)?);
+            self.remember(Arc::clone(&catalogue));
+            Ok(catalogue)
+        };
+        self.reads.share(tenant, read).await
+    }
+
+    /// Creates attributes that are not there yet, and gives a catalogue that has them, within the bounds. What this
+    /// server creates it adds to what it remembers: reading 10,000 attributes for each new one would be quadratic.
+    pub async fn create_attributes(
+        &self,
+        scope: &TenantScope,
+        attributes: &[NewAttribute],
+        bounds: AttributeBounds,
+        created_at: Timestamp,
+    ) -> Result<Arc<Catalogue>, PgError> {
+        let create = self.create_and_add(scope, attributes, bounds, created_at);
+        // The database has creators of a tenant take turns. Taking them here keeps those who wait from holding
+        // connections, and adds what they create in the order of its versions.
+        let catalogue = self.creators.alone(scope.tenant(), create).await?;
+        match catalogue {
+            Some(catalogue) => Ok(catalogue),
+            None => self.refresh(scope).await,
+        }
+    }
+
+    /// Nothing where the catalogue has to be read to know it.
+    async fn create_and_add(
+        &self,
+        scope: &TenantScope,
+        attributes: &[NewAttribute],
+        bounds: AttributeBounds,
+        created_at: Timestamp,
+    ) -> Result<Option<Arc<Catalogue>>, PgError> {
+        let known = || Some(self.remembered.get(&scope.tenant())?.catalogue);
+        let has_all = |catalogue: &Catalogue| {
+            let mut names = attributes.iter().map(|attribute| &attribute.name);
+            names.all(|name| catalogue.by_name(name).is_some())
+        };
+        if let Some(catalogue) = known().filter(|catalogue| has_all(catalogue)) {
+            return Ok(Some(catalogue));
+        }
+        let created = create_attributes(&self.app, scope, attributes, bounds, created_at).await?;
+        let (Some(created), Some(before)) = (created, known()) else {
+            return Ok(None);
+        };
+        if before.version() >= created.version {
+            return Ok(Some(before));
+        }
+        if before.version() + 1 < created.version {
+            return Ok(None);
+        }
+        let next = Arc::new(before.with(created));
+        self.remember(Arc::clone(&next));
+        Ok(Some(next))
+    }
+
+    /// The catalogue at this version, where it is remembered.
+    pub fn recall(&self, tenant: TenantId, version: i64) -> Option<Arc<Catalogue>> {
+        let remembered = self.remembered.get(&tenant)?;
+        (remembered.catalogue.version() == version).then_some(remembered.catalogue)
+    }
+
+    /// Remembers a catalogue that was read elsewhere, unless a newer one is remembered already.
+    pub fn remember(&self, catalogue: Arc<Catalogue>) {
+        let tenant = catalogue.tenant.tenant;
+        let newer = self
+            .remembered
+            .get(&tenant)
+            .is_some_and(|known| known.catalogue.version() > catalogue.version());
+        if !newer {
+            self.remembered.insert(
+                tenant,
+                Remembered {
+                    catalogue,
+                    checked_at: Instant::now(),
+                },
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use sheaf_model::{AttributeId, AttributeType};
+    use sheaf_pg::Tls;
+
+    use super::*;
+    use crate::catalogue::{Attribute, Description, Temperature};
+    use crate::tenants::{Tenant, TenantPolicy};
+
+    const BYTES_MAX: usize = 100_000;
+
+    fn catalogue(tenant: TenantId, version: i64, count: i64) -> Catalogue {
+        let now = Timestamp::now();
+        let tenant = Tenant {
+            tenant,
+            name: "acme".to_owned(),
+            policy: TenantPolicy::default(),
+            catalogue_version: version,
+            created_at: now,
+        };
+        let attribute = |number| Attribute {
+            id: AttributeId(number),
+            name: format!("reading_{number}"),
+            kind: AttributeType::Float,
+            declared: false,
+            description: Description::default(),
+            temperature: Temperature::Cold,
+            series_tag: false,
+            created_at: now,
+        };
+        Catalogue::new(tenant, (0..count).map(attribute).collect(), None)
+    }
+
+    fn nowhere() -> Catalogues {
+        let config = tokio_postgres::Config::new();
+        Catalogues::within(Pool::new(&config, 1, &Tls::none()), BYTES_MAX)
+    }
+
+    proptest! {
+        #[test]
+        fn remembered_catalogues_keep_to_their_bytes_and_to_their_newest_version(
+            changes in vec((0_i64..20, 1_i64..6, 0_i64..200), 1..60),
+        ) {
+            let catalogues = nowhere();
+            for (tenant, version, count) in changes {
+                let tenant = TenantId(tenant);
+                let version_known = || Some(catalogues.remembered.get(&tenant)?.catalogue.version());
+                let before = version_known();
+                catalogues.remember(Arc::new(catalogue(tenant, version, count)));
+                match before {
+                    Some(newer) if newer > version => prop_assert_eq!(version_known(), before),
+                    // Where others are asked for more, it may be forgotten at once.
+                    _ => prop_assert!(version_known().is_none_or(|known| known == version)),
+                }
+                let known = catalogues.remembered.iter();
+                let bytes: usize = known.map(|(_, known)| known.catalogue.bytes()).sum();
+                prop_assert!(bytes <= BYTES_MAX, "{bytes}");
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_catalogues_as_fit_are_remembered() {
+        let catalogues = nowhere();
+        let fitting = BYTES_MAX / catalogue(TenantId(1), 1, 20).bytes();
+        for tenant in (1_i64..).take(fitting) {
+            catalogues.remember(Arc::new(catalogue(TenantId(tenant), 1, 20)));
+        }
+        let remembered = |tenant| catalogues.recall(TenantId(tenant), 1).is_some();
+        let count = (1_i64..)
+            .take(fitting)
+            .filter(|tenant| remembered(*tenant))
+            .count();
+        assert!(fitting > 10 && count == fitting, "{count} of {fitting}");
+    }
+
+    #[test]
+    fn a_catalogue_that_is_larger_than_the_bound_is_not_remembered() {
+        let (catalogues, tenant) = (nowhere(), TenantId(1));
+        catalogues.remember(Arc::new(catalogue(tenant, 1, 1_000)));
+        assert!(catalogues.recall(tenant, 1).is_none());
+        assert_eq!(catalogues.remembered.weight(), 0);
+    }
+}

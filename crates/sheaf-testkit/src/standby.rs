@@ -1,0 +1,125 @@
+//! A standby of a test's PostgreSQL: a copy that follows it over its socket.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sheaf_pg::cluster::{Cluster, Durability, SUPERUSER};
+use tokio_postgres::Client;
+
+use crate::cluster::options_in;
+use crate::{ScratchDir, TestCluster, connect, wait_until};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A streaming standby that takes reads, on this machine. It ends with the test process.
+///
+/// A primary that is started again keeps its port where it can, and the standby finds it there.
+#[derive(Debug)]
+pub struct TestStandby {
+    cluster: Cluster,
+    name: String,
+    _dir: ScratchDir,
+}
+
+impl TestStandby {
+    /// Copies the primary and follows it. `name` is what `synchronous_standby_names` of the primary calls it; whether
+    /// the primary waits for it is the primary's setting alone.
+    pub async fn follow(primary: &TestCluster, name: &str) -> Result<Self> {
+        let dir = ScratchDir::new(name)?;
+        let mut options = options_in(&dir, Durability::Test)?;
+        let of = primary.cluster();
+        let socket_dir = of.socket_dir().display().to_string();
+        std::fs::create_dir(&options.data_dir)?;
+        // Of the same installation, where the search path has links to some of its programs only.
+        let postgres = options.binaries.program("postgres").canonicalize()?;
+        let pg_basebackup = postgres.with_file_name("pg_basebackup");
+        // Run by whoever runs the test; the cluster takes its files over when it starts.
+        let output = tokio::process::Command::new(pg_basebackup)
+            .arg("--pgdata")
+            .arg(options.data_dir.join("pgdata"))
+            .args(["--host", &socket_dir, "--port", &of.port().to_string()])
+            .args(["--username", SUPERUSER, "--checkpoint=fast", "--no-sync"])
+            .output()
+            .await
+            .context("run pg_basebackup")?;
+        ensure!(
+            output.status.success(),
+            "copy the primary: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        std::fs::write(options.data_dir.join("pgdata/standby.signal"), "")?;
+        // A standby can give its superuser no password; it has the primary's.
+        let password = options.data_dir.join("postgres.password");
+        std::fs::copy(of.password_file(), password)?;
+        options.settings.push((
+            "primary_conninfo".into(),
+            format!(
+                "host={socket_dir} port={} user={SUPERUSER} application_name={name}",
+                of.port()
+            ),
+        ));
+        let standby = TestStandby {
+            cluster: Cluster::start(options).await?,
+            name: name.to_owned(),
+            _dir: dir,
+        };
+        standby.wait_streaming(primary).await?;
+        Ok(standby)
+    }
+
+    /// The cluster itself: stop it, restart it, ask where it is.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// A superuser's connection to one of its databases.
+    pub async fn superuser(&self, dbname: &str) -> Result<Client> {
+        connect(&self.cluster.connect_config(dbname, SUPERUSER)).await
+    }
+
+    /// Returns once it receives what the primary writes.
+    pub async fn wait_streaming(&self, primary: &TestCluster) -> Result<()> {
+        let client = primary.superuser("postgres").await?;
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'";
+        wait_until("the standby streams", WITHIN, async || {
+            let row = client.query_one(streams, &[&self.name]).await;
+            row.is_ok_and(|row| row.get::<_, i64>(0) == 1)
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Receives and keeps, but shows nothing new until [`TestStandby::resume_replay`].
+    pub async fn pause_replay(&self) -> Result<()> {
+        let client = self.superuser("postgres").await?;
+        client.batch_execute("SELECT pg_wal_replay_pause()").await?;
+        wait_until("replay is paused", WITHIN, async || {
+            let row = client
+                .query_one("SELECT pg_get_wal_replay_pause_state()", &[])
+                .await;
+            row.is_ok_and(|row| row.get::<_, &str>(0) == "paused")
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Shows what came meanwhile.
+    pub async fn resume_replay(&self) -> Result<()> {
+        let client = self.superuser("postgres").await?;
+        Ok(client
+            .batch_execute("SELECT pg_wal_replay_resume()")
+            .await?)
+    }
+
+    /// Makes it a primary of its own, on the next timeline.
+    pub async fn promote(&self) -> Result<()> {
+        let client = self.superuser("postgres").await?;
+        let promoted: bool = client
+            .query_one("SELECT pg_promote()", &[])
+            .await
+            .context("promote")?
+            .get(0);
+        ensure!(promoted, "{} becomes a primary", self.name);
+        Ok(())
+    }
+}

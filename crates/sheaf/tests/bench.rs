@@ -1,0 +1,116 @@
+//! The benchmark of writing runs as a whole, on next to no data: every case measures something and says it in the form
+//! that is documented.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use sheaf_testkit::ScratchDir;
+
+fn bench(dir: &ScratchDir, arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(env!("CARGO_BIN_EXE_sheaf"))
+        .args(["bench", "ingest"])
+        .args(arguments)
+        .env("TMPDIR", dir.path())
+        .output()?)
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
+}
+
+fn check(line: &Value) -> Result<()> {
+    for member in ["suite", "case", "measure", "unit"] {
+        ensure!(line[member].is_string(), "no {member} in {line}");
+    }
+    ensure!(line["suite"] == "ingest", "another suite in {line}");
+    ensure!(line["value"].is_number(), "no value in {line}");
+    ensure!(
+        line["better"] == "higher" || line["better"] == "lower",
+        "no better in {line}"
+    );
+    let has = |member: &str| line.get(member).is_some();
+    ensure!(
+        has("baseline") == has("baseline_value") && has("baseline") == has("ratio"),
+        "half a baseline in {line}"
+    );
+    ensure!(
+        has("bar") == has("pass"),
+        "a bar without an outcome in {line}"
+    );
+    ensure!(
+        has("baseline") || !has("bar"),
+        "a bar without a baseline in {line}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_case_runs_and_each_line_has_its_members() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let (json, svg) = (dir.path().join("out.json"), dir.path().join("svg"));
+    let (json_text, svg_text) = (json.display().to_string(), svg.display().to_string());
+    let output = bench(
+        &dir,
+        &["--scale", "tiny", "--json", &json_text, "--svg", &svg_text],
+    )?;
+    let shown = text(&output);
+    ensure!(!shown.contains("FAILED"), "a case failed:\n{shown}");
+    let mut cases = BTreeSet::new();
+    for line in std::fs::read_to_string(&json)?.lines() {
+        let line: Value = serde_json::from_str(line).context("a line is one object")?;
+        check(&line)?;
+        cases.insert(line["case"].as_str().unwrap_or_default().to_owned());
+    }
+    let all = [
+        "ndjson",
+        "line_protocol",
+        "original",
+        "agents",
+        "one_value",
+        "wide_documents",
+        "sparse",
+        "hot_few",
+        "text_ids",
+        "late_duplicate",
+        "two_servers",
+        "single_edit",
+        "edit_clients",
+        "growth",
+        "memory",
+        "fairness",
+        "staged",
+    ];
+    ensure!(
+        cases.iter().map(String::as_str).eq(BTreeSet::from(all)),
+        "measured: {cases:?}\n{shown}"
+    );
+    for case in ["ndjson", "single_edit", "growth", "memory"] {
+        let picture = std::fs::read_to_string(svg.join(format!("{case}.svg")))?;
+        ensure!(picture.ends_with("</svg>\n"), "{case} is no whole picture");
+    }
+    let left = std::fs::read_dir(dir.path())?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.starts_with("sheaf-bench-"));
+    ensure!(left.is_none(), "{left:?} was left behind");
+    Ok(())
+}
+
+#[test]
+fn an_unknown_case_is_refused_with_the_known_ones_before_anything_starts() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let output = bench(&dir, &["--case", "ndjson", "--case", "ndjsn"])?;
+    let shown = text(&output);
+    ensure!(output.status.code() == Some(2), "{shown}");
+    ensure!(
+        shown.contains("there is no case ndjsn; the suite has ndjson, line_protocol"),
+        "{shown}"
+    );
+    Ok(())
+}
