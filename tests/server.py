@@ -37,10 +37,13 @@ class Server:
         self.process = None
         self.start()
 
-    def start(self):
+    def launch(self, log):
         command = [os.environ["SHEAF_BIN"], "dev", "--data-dir", self.data, "--listen", f"127.0.0.1:{self.port}"]
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def start(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = self.launch(log)
         deadline = time.monotonic() + READY_WITHIN_SECONDS
         while True:
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -56,6 +59,10 @@ class Server:
     def read(self, name):
         with open(os.path.join(self.data, name), encoding="utf-8") as file:
             return file.read().strip()
+
+    def target(self):
+        """How a command is told to work on the database of this server."""
+        return ["--data-dir", self.data]
 
     def log_text(self):
         with open(self.log, encoding="utf-8", errors="replace") as log:

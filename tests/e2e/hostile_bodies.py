@@ -10,6 +10,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from server import Server  # noqa: E402
+from support.bodies import zstd_of_spaces  # noqa: E402
 
 SERVER = None
 SECONDS_MAX = 15
@@ -167,14 +168,6 @@ def read_answer(file):
         name, value = line.decode().split(":", 1)
         headers[name.lower()] = value.strip()
     return status, headers, file.read(int(headers["content-length"]))
-
-
-def zstd_of_spaces(size, window_log=20):
-    """A frame of blocks that each repeat one byte: the smallest for its content that the format has (RFC 8878, 3.1)."""
-    block = 128 * 1024
-    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(window_log - 10) << 3])
-    blocks = [(block << 3 | 1 << 1 | last).to_bytes(3, "little") + b" " for last in (0, 1)]
-    return header + blocks[0] * (size // block - 1) + blocks[1]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The server is killed at each stage of a write: nothing or all of the batch is there, and its retry stores it once."""
+"""The server is killed at each stage of a write: what is there of the batch is whole events, and its retry stores all of them
+once. What was committed and not answered is in lost_replies.py."""
 
 import json
 import os
@@ -100,45 +101,14 @@ class KillInAWrite(unittest.TestCase):
                     self.assertIsNone(request.answer, "the request was answered although it waited")
                     wait_until(lambda: not DATABASE.backends("sheaf_writer"), "the writers of the dead server end")
                     self.assertEqual(DATABASE.events(kind), [])
-                    batches = f"sheaf.ingest_requests WHERE request_key = 'k:{key}'"
-                    self.assertEqual(DATABASE.count(batches), 0)
                     SERVER.start()
                     self.assertEqual(DATABASE.events(kind), [])
                     self.check_retry(kind, key, body)
         assert_sound(self, SERVER)
 
-    def test_a_write_that_was_committed_and_not_answered_is_found_again(self):
-        # A commit that waits for a standby is on the disk, and only its answer is missing.
-        with Faults("kill -9 of the server between commit and answer") as faults:
-            for round_number in range(2):
-                kind, key = f"committed{round_number}", f"committed-{round_number}"
-                body = body_of(kind)
-                # The names are there already, or their commits would be the ones to wait.
-                time = "2013-01-01T00:00:00Z"
-                names = [{"type": kind, "id": f"e{n}", "observed_at": time, "attributes": {}} for n in range(50)]
-                self.assertEqual(SERVER.ingest(names)[0], 200)
-                DATABASE.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-                DATABASE.rows("SELECT pg_reload_conf()")
-                request = Request(key, body)
-                waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND usename = 'sheaf_writer'"
-                wait_until(lambda: DATABASE.value(waiting) == "1", "the commit waits for its standby")
-                SERVER.kill()
-                faults.inject()
-                DATABASE.rows("ALTER SYSTEM RESET synchronous_standby_names")
-                DATABASE.rows("SELECT pg_reload_conf()")
-                request.join(30)
-                self.assertIsNone(request.answer)
-                wait_until(lambda: not DATABASE.backends("sheaf_writer"), "the writers of the dead server end")
-                self.assertEqual(len(DATABASE.events(kind)), len(names) + EVENTS)
-                SERVER.start()
-                status, headers, text = send(key, body)
-                self.assertEqual((status, headers["Idempotency-Replayed"]), (200, "true"), text)
-                self.check_retry(kind, key, body, len(names))
-        assert_sound(self, SERVER)
-
-    def test_a_write_that_is_killed_at_any_moment_is_whole_or_absent(self):
+    def test_a_write_that_is_killed_at_any_moment_is_whole_after_its_retry(self):
         moments = seeded("moments of the kill")
-        outcomes = {"there": 0, "absent": 0}
+        outcomes = {"there": 0, "in part": 0, "absent": 0}
         with Faults("kill -9 of the server at a random moment of a write") as faults:
             for round_number in range(6):
                 kind, key = f"moment{round_number}", f"moment-{round_number}"
@@ -150,10 +120,10 @@ class KillInAWrite(unittest.TestCase):
                 request.join(30)
                 wait_until(lambda: not DATABASE.backends("sheaf_writer"), "the writers of the dead server end")
                 there = len(DATABASE.events(kind))
-                self.assertIn(there, (0, EVENTS), "the batch is there in part")
+                self.assertLessEqual(there, EVENTS)
                 if request.answer is not None:
                     self.assertEqual((request.answer[0], there), (200, EVENTS), "acknowledged and not there")
-                outcomes["there" if there else "absent"] += 1
+                outcomes["there" if there == EVENTS else "in part" if there else "absent"] += 1
                 SERVER.start()
                 self.check_retry(kind, key, body)
         print(f"killed at random moments: {outcomes}")

@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 import unittest
+import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from server import Server, entity_path  # noqa: E402
@@ -217,6 +218,49 @@ class Values(unittest.TestCase):
         self.assertEqual(SERVER.get("/v1/entities/name/a"), document)
         found = SERVER.get("/v1/entities", filter='"e\u0301" = 2', select="\u212a")["items"]
         self.assertEqual([item["attributes"] for item in found], [{"K": 3.0}])
+
+    def test_names_are_normalised_once_at_the_edge_and_otherwise_kept_apart(self):
+        # (what is sent, what it is known by); each gets its number as its value.
+        table = [
+            ("\u00c5", "\u00c5"),
+            ("A\u030a1", "\u00c51"),
+            ("\u212b2", "\u00c52"),
+            ("case", "case"),
+            ("Case", "Case"),
+            ("CASE", "CASE"),
+            ("stra\u00dfe", "stra\u00dfe"),
+            ("strasse", "strasse"),
+            ("\ufb01n", "\ufb01n"),
+            ("\uff41", "\uff41"),
+            ("a", "a"),
+            ("\u0430", "\u0430"),
+            ("\u05e9\u05dc\u05d5\u05dd", "\u05e9\u05dc\u05d5\u05dd"),
+            ("\u202eabc", "\u202eabc"),
+            ("abc", "abc"),
+            (" abc", " abc"),
+            ("i\u0307", "i\u0307"),
+            ("\u0130", "\u0130"),
+        ]
+        sent = {name: number for number, (name, _) in enumerate(table)}
+        expected = {name: float(number) for number, (_, name) in enumerate(table)}
+        self.assertEqual((len(sent), len(expected)), (len(table), len(table)))
+        status, answer = SERVER.ingest([{"type": "names", "id": "a", "observed_at": TIME, "attributes": sent}])
+        self.assertEqual((status, answer["values"], answer["rejected"]), (200, len(table), []))
+        self.assertEqual(SERVER.get("/v1/entities/names/a")["attributes"], expected)
+        for name, known_by in table:
+            with self.subTest(name=name):
+                self.assertEqual(SERVER.get("/v1/attributes/" + urllib.parse.quote(name, safe=""))["name"], known_by)
+                found = SERVER.get("/v1/entities", type="names", filter=f'"{name}" = {sent[name]}')["items"]
+                self.assertEqual(len(found), 1)
+        for names in (("\u00e9", "e\u0301"), ("K", "\u212a"), ("\u00c5", "\u212b"), ("n", "n")):
+            with self.subTest(twice=names):
+                line = '{"type":"names","id":"b","attributes":{"%s":1,"%s":2}}' % names
+                status, answer = SERVER.ingest([line.encode()])
+                self.assertEqual((status, {row["code"] for row in answer["rejected"]}), (422, {"duplicate_key"}), answer)
+        for name in ("", "a\u0000", "a\n", "\u0085", "\u007f", "x" * 256, "\u00e9" * 128):
+            with self.subTest(refused=name[:10]):
+                status, answer = SERVER.ingest([{"type": "names", "id": "c", "attributes": {name: 1}}])
+                self.assertEqual((status, {row["code"] for row in answer["rejected"]}), (422, {"invalid_name"}), answer)
 
 
 if __name__ == "__main__":

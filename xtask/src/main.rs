@@ -1,5 +1,6 @@
 //! All automation of the project: `cargo xtask check` is the gate, `cargo xtask e2e` the steps that need
-//! the optimised executable, `cargo xtask edges` the rules on dependencies and sources alone.
+//! the optimised executable, `cargo xtask edges` the rules on dependencies and sources alone, `cargo xtask faults`
+//! random faults under load, from a seed that repeats them.
 #![allow(
     clippy::print_stdout,
     reason = "a command that reports to whoever started it"
@@ -23,6 +24,7 @@ fn main() -> Result<()> {
         ["check"] => step::check(),
         ["edges"] => step::edges(),
         ["e2e"] => step::e2e(),
-        _ => bail!("usage: cargo xtask check|edges|e2e"),
+        ["faults", "--seed", seed, "--minutes", minutes] => step::faults(seed, minutes),
+        _ => bail!("usage: cargo xtask check|edges|e2e|faults --seed N --minutes M"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -11,6 +11,9 @@ use crate::{edges, sources, workspace};
 
 /// Python programs that test the optimised executable from outside. Each starts what it needs.
 const CLIENT_TESTS: [&str; 2] = ["tests/e2e", "tests/influx"];
+
+/// As long as every fault takes to come at least once. The long form is ten minutes, by hand.
+const SHORT_FAULTS_MINUTES: &str = "1";
 
 pub(crate) fn check() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--", "--check"]))?;
@@ -38,22 +41,40 @@ pub(crate) fn edges() -> Result<()> {
 }
 
 pub(crate) fn e2e() -> Result<()> {
-    let root = workspace::root();
     step("example", || {
         run(Command::new("scripts/run.sh").arg("--check"))
     })?;
     let tests = client_tests()?;
     ensure!(!tests.is_empty(), "no *.py in any of {CLIENT_TESTS:?}");
     for test in tests {
-        step(&test.display().to_string(), || {
-            let mut command = Command::new("target/venv/bin/python");
-            command
-                .arg(&test)
-                .env("SHEAF_BIN", root.join("target/release/sheaf"));
-            run(&mut command)
-        })?;
+        step(&test.display().to_string(), || run(python().arg(&test)))?;
     }
-    Ok(())
+    // Another seed each time; the runner prints it, so that a failure can be repeated.
+    let seed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("reading the clock for a seed")?
+        .as_secs()
+        .to_string();
+    step("faults", || random_faults(&seed, SHORT_FAULTS_MINUTES))
+}
+
+/// Random faults for as long as asked, on the optimised executable as it is now.
+pub(crate) fn faults(seed: &str, minutes: &str) -> Result<()> {
+    step("build", || {
+        cargo(&["build", "--release", "--locked", "--package", "sheaf"])
+    })?;
+    step("faults", || random_faults(seed, minutes))
+}
+
+fn random_faults(seed: &str, minutes: &str) -> Result<()> {
+    run(python().args(["tests/faults/run.py", "--seed", seed, "--minutes", minutes]))
+}
+
+/// A Python that is to test the optimised executable.
+fn python() -> Command {
+    let mut command = Command::new("target/venv/bin/python");
+    command.env("SHEAF_BIN", workspace::root().join("target/release/sheaf"));
+    command
 }
 
 fn rules() -> Result<()> {

@@ -59,16 +59,19 @@ class Database:
     @contextlib.contextmanager
     def held(self, lock):
         """Holds `TABLE .. IN .. MODE` for as long as the block runs."""
-        pipe = subprocess.PIPE
-        session = subprocess.Popen(self.command(), stdin=pipe, stdout=pipe, text=True)
-        try:
-            session.stdin.write(f"BEGIN; LOCK {lock};\n\\echo held\n")
-            session.stdin.flush()
-            if session.stdout.readline().strip() != "held":
-                raise AssertionError(f"could not lock {lock}")
+        with self.session() as session:
+            session.do(f"BEGIN; LOCK {lock};")
             yield
+
+    @contextlib.contextmanager
+    def session(self):
+        """A session that stays, whose statements one need not wait for."""
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(self.command(), stdin=pipe, stdout=pipe, text=True)
+        try:
+            yield Session(process)
         finally:
-            session.communicate("ROLLBACK;\n")
+            process.communicate()
 
     def wait_for_waiters(self, count=1):
         """Until this many sessions wait for a lock."""
@@ -117,6 +120,25 @@ class Database:
             f" JOIN sheaf.entities USING (tenant_id, entity_id) WHERE entity_type = '{kind}'"
         )
         return [(name, int(time), int(seq)) for name, time, seq in self.rows(sql)]
+
+
+class Session:
+    """What `Database.session` gives."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def say(self, sql):
+        """Runs it some time."""
+        self.process.stdin.write(sql + "\n")
+        self.process.stdin.flush()
+
+    def do(self, sql):
+        """Runs it now."""
+        self.say(sql + "\n\\echo done")
+        while (line := self.process.stdout.readline().strip()) != "done":
+            if not line:
+                raise AssertionError(f"{sql}: the session ended")
 
 
 class Statements:
