@@ -630,8 +630,9 @@ CREATE FUNCTION sheaf.detect_staging_loss(OUT epoch bigint, OUT batches_lost big
         IF FOUND THEN
             RETURN;
         END IF;
-        INSERT INTO sheaf.staging_epochs (epoch, began_at, confirmed_at)
-            SELECT max(e.epoch) + 1, clock_timestamp(), clock_timestamp() FROM sheaf.staging_epochs e
+        -- No flush has been since the recovery, so that those which are there come from the disk.
+        INSERT INTO sheaf.staging_epochs (epoch, began_at, confirmed_at, confirmed_snapshot)
+            SELECT max(e.epoch) + 1, clock_timestamp(), clock_timestamp(), pg_current_snapshot() FROM sheaf.staging_epochs e
             RETURNING staging_epochs.epoch INTO epoch;
         UPDATE sheaf.staged_batches b SET status = 'lost' WHERE b.status = 'staged';
         GET DIAGNOSTICS batches_lost = ROW_COUNT;

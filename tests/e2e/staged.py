@@ -130,6 +130,7 @@ class Stager:
             state, answer = wait_until(
                 lambda batch=batch: settled(self.look(batch)), f"{number} ({batch}) is {allowed}"
             )
+            self.look(batch)
             self.test.assertIn(state, allowed, f"{number}: {answer}")
             if state == "durable":
                 self.journal.acked(number, answer)

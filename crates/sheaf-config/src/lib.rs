@@ -10,6 +10,7 @@ mod raw;
 mod reader;
 mod secret;
 mod settings;
+mod staging;
 
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
@@ -17,5 +18,6 @@ pub use reader::{Provenance, Shown};
 pub use secret::Secret;
 pub use settings::{
     Database, Ingest, Limits, Log, LogFormat, LogLevel, Partitions, Password, Roles, Server,
-    Settings, Staging, StagingPolicy,
+    Settings,
 };
+pub use staging::{Staging, StagingPolicy};

@@ -10,6 +10,7 @@ use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
 use crate::reader::{Reader, Shown};
 use crate::secret::Secret;
+use crate::staging::Staging;
 
 /// The loopback address: a server that answers other machines is a decision.
 const LISTEN: SocketAddr =
@@ -42,20 +43,6 @@ const REQUESTS_CONCURRENT_MAX: i64 = 100_000;
 const IDEMPOTENCY_HORIZON: &str = "1w";
 const IDEMPOTENCY_HORIZON_LEAST: &str = "1h";
 const IDEMPOTENCY_HORIZON_MOST: &str = "365d";
-
-/// The time whose staged events a crash takes. Ten flushes: shorter refuses requests for a moment's delay, longer loses
-/// more.
-const STAGING_AGE_MAX: &str = "1s";
-const STAGING_AGE_LEAST: &str = "100ms";
-const STAGING_AGE_MOST: &str = "1h";
-/// One keeps up with one or two clients; a flush takes half a second of processor time for 10,000 events, so that more than
-/// half of the processors leave nothing for lanes and reads.
-const STAGING_FLUSHERS: i64 = 2;
-const STAGING_FLUSHERS_MAX: i64 = 64;
-/// Each flush costs a transaction whatever is in it: shorter makes more of them, longer makes events readable later.
-const STAGING_FLUSH_EVERY: &str = "100ms";
-const STAGING_FLUSH_EVERY_LEAST: &str = "10ms";
-const STAGING_FLUSH_EVERY_MOST: &str = "1m";
 
 /// The indexes of the newest partition are what every write touches; documents, the history that is read and everything
 /// else need the rest. More makes fewer and wider partitions that push the rest out, less makes more partitions, each a
@@ -152,28 +139,6 @@ pub struct Ingest {
     pub idempotency_horizon: Duration,
 }
 
-/// The staged mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Staging {
-    /// How long the oldest staged batch may wait before no more are staged.
-    pub age_max: Duration,
-    /// What becomes of them then.
-    pub policy: StagingPolicy,
-    /// How many workers flush side by side.
-    pub flushers: usize,
-    /// How long batches gather before a flush.
-    pub flush_every: Duration,
-}
-
-/// What becomes of requests that are to be staged while the flushes are behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StagingPolicy {
-    /// They are refused.
-    Refuse,
-    /// They are stored durably.
-    Durable,
-}
-
 /// The partitions of the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Partitions {
@@ -244,7 +209,7 @@ impl Settings {
                     (IDEMPOTENCY_HORIZON_LEAST, IDEMPOTENCY_HORIZON_MOST),
                 )?,
             },
-            staging: read_staging(&mut reader)?,
+            staging: Staging::read(&mut reader)?,
             partitions: Partitions {
                 memory_percent: reader.value(
                     "partitions.memory_percent",
@@ -261,29 +226,8 @@ impl Settings {
     }
 }
 
-fn read_staging(reader: &mut Reader) -> Result<Staging, ConfigError> {
-    Ok(Staging {
-        age_max: read_span(
-            reader,
-            "staging.age_max",
-            STAGING_AGE_MAX,
-            (STAGING_AGE_LEAST, STAGING_AGE_MOST),
-        )?,
-        policy: reader.value("staging.policy", StagingPolicy::Refuse, policy)?,
-        flushers: reader.value("staging.flushers", count(STAGING_FLUSHERS), |text| {
-            between(text, 1, STAGING_FLUSHERS_MAX)
-        })?,
-        flush_every: read_span(
-            reader,
-            "staging.flush_every",
-            STAGING_FLUSH_EVERY,
-            (STAGING_FLUSH_EVERY_LEAST, STAGING_FLUSH_EVERY_MOST),
-        )?,
-    })
-}
-
 /// A span of time within bounds that are written like it.
-fn read_span(
+pub(crate) fn read_span(
     reader: &mut Reader,
     key: &str,
     default: &str,
@@ -303,14 +247,6 @@ fn read_span(
     })?;
     let micros = u64::try_from(span.as_micros()).expect("invariant: spans are above zero");
     Ok(Duration::from_micros(micros))
-}
-
-fn policy(text: &str) -> Result<StagingPolicy, ValueFault> {
-    match text {
-        "refuse" => Ok(StagingPolicy::Refuse),
-        "durable" => Ok(StagingPolicy::Durable),
-        _ => Err(ValueFault::Word("refuse, durable")),
-    }
 }
 
 fn read_limits(reader: &mut Reader) -> Result<Limits, ConfigError> {
@@ -430,11 +366,11 @@ fn read_password(reader: &mut Reader, role: &str) -> Result<Option<Password>, Co
     Ok(Some(password))
 }
 
-fn count(number: i64) -> usize {
+pub(crate) fn count(number: i64) -> usize {
     usize::try_from(number).expect("bounds keep counts positive and small")
 }
 
-fn between(text: &str, min: i64, max: i64) -> Result<usize, ValueFault> {
+pub(crate) fn between(text: &str, min: i64, max: i64) -> Result<usize, ValueFault> {
     let number: i64 = text.parse().map_err(ValueFault::Number)?;
     if (min..=max).contains(&number) {
         Ok(count(number))
@@ -471,15 +407,6 @@ fn format(text: &str) -> Result<LogFormat, ValueFault> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err(ValueFault::Word("text, json")),
-    }
-}
-
-impl fmt::Display for StagingPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            StagingPolicy::Refuse => "refuse",
-            StagingPolicy::Durable => "durable",
-        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod answer;
 mod division;
+mod earlier;
 mod edit;
 mod replay;
 mod staged;
@@ -19,15 +20,13 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
     AttributeBounds, Catalogue, Catalogues, NewAttribute, mark_series_tags,
 };
-use sheaf_store::ledger::{
-    EarlierRequest, LedgerEntry, LedgerRecord, Outcome, fetch_request, open_request,
-};
-use sheaf_store::rejections::{NewRejection, fetch_batch_rejections};
+use sheaf_store::ledger::{LedgerEntry, Outcome, open_request};
+use sheaf_store::rejections::NewRejection;
 use sheaf_store::settings::{Settings, read_position};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
-use crate::decode::{self, BodyFault, Decoded, IdRules, quote_line};
+use crate::decode::{self, BodyFault, Decoded, IdRules};
 use crate::instruments::TIMES_CUT_TOTAL;
 use crate::lane::{EventSource, Lanes, PartKind, PartOutcome, Request, StoredPart};
 use crate::names::EntityNames;
@@ -41,6 +40,7 @@ use crate::staging::Staging;
 use crate::typing::{HOT_ATTRIBUTES_MAX, Rules, Typed, TypedEvent, type_body};
 use answer::answer;
 use division::Division;
+use earlier::{Known, Ticket};
 pub use replay::{REPLAYED_MAX, ReplayAnswer, ReplayRequest};
 use staged::StagedWay;
 
@@ -188,47 +188,6 @@ impl Writer {
     }
 }
 
-/// How a request is found in the ledger, and what of it is there.
-struct Ticket {
-    key: String,
-    /// Empty where no retry can name the request.
-    hash: Vec<u8>,
-    batch: BatchId,
-    /// The buckets that are to be written, where the request was opened before; else all of them.
-    missing: Option<HashSet<i32>>,
-}
-
-impl Ticket {
-    fn new(key: String, hash: Vec<u8>, batch: BatchId) -> Ticket {
-        Ticket {
-            key,
-            hash,
-            batch,
-            missing: None,
-        }
-    }
-
-    fn resuming(self, record: LedgerRecord) -> Ticket {
-        Ticket {
-            batch: record.batch,
-            missing: Some(record.missing.into_iter().collect()),
-            ..self
-        }
-    }
-
-    fn has_key(&self) -> bool {
-        !self.hash.is_empty()
-    }
-}
-
-/// What a request that was there before makes of its retry.
-enum Known {
-    /// It is answered.
-    Answered(Box<IngestAnswer>),
-    /// Parts of it are to be written yet.
-    Unfinished(Ticket),
-}
-
 /// A request that is running, until dropped.
 struct Running<'a> {
     of: &'a Mutex<HashSet<(TenantId, String)>>,
@@ -277,38 +236,6 @@ impl Inner {
             .map_err(|_| WriteError::Overloaded)?
             .map(Some)
             .map_err(|_| WriteError::Stopped)
-    }
-
-    /// The request of a ticket, if it came before and is the same.
-    async fn fetch(
-        &self,
-        scope: &TenantScope,
-        ticket: &Ticket,
-    ) -> Result<Option<EarlierRequest>, WriteError> {
-        let found = fetch_request(&self.app, scope, &ticket.key).await?;
-        match found {
-            Some(earlier) if earlier.request_hash() != ticket.hash => Err(WriteError::KeyReused),
-            found => Ok(found),
-        }
-    }
-
-    /// The first answer once more; or what is left to do, where not all of it is written.
-    async fn replay_or_resume(
-        &self,
-        scope: &TenantScope,
-        earlier: EarlierRequest,
-        ticket: Ticket,
-    ) -> Result<Known, WriteError> {
-        let answer = match earlier {
-            EarlierRequest::Staged(staged) => self.replay_staged(scope, &staged).await?,
-            EarlierRequest::Stored(record) if record.missing.is_empty() => {
-                self.replay(scope, &record).await?
-            }
-            EarlierRequest::Stored(record) => {
-                return Ok(Known::Unfinished(ticket.resuming(record)));
-            }
-        };
-        Ok(Known::Answered(Box::new(answer)))
     }
 
     async fn ingest_once(
@@ -432,16 +359,6 @@ impl Inner {
             }
         }
         Err(WriteError::Overloaded)
-    }
-
-    /// The request of a ticket that was seen in the ledger.
-    async fn require(
-        &self,
-        scope: &TenantScope,
-        ticket: &Ticket,
-    ) -> Result<EarlierRequest, WriteError> {
-        let earlier = self.fetch(scope, ticket).await?;
-        earlier.ok_or_else(|| PgError::unreadable("finding an opened request", "no row").into())
     }
 
     /// Keeps that the plan refused a request that wants all or nothing.
@@ -606,29 +523,6 @@ impl Inner {
             });
         }
         Ok((events, sources))
-    }
-
-    /// The first answer once more, from the ledger; only the position is read anew.
-    async fn replay(
-        &self,
-        scope: &TenantScope,
-        record: &LedgerRecord,
-    ) -> Result<IngestAnswer, WriteError> {
-        let listed_max = i64::try_from(LISTED_MAX).expect("a small number");
-        let kept = fetch_batch_rejections(&self.app, scope, record.batch, listed_max).await?;
-        let position = self.read_position(scope).await?;
-        Ok(IngestAnswer {
-            batch: record.batch,
-            ack: record.ack.clone(),
-            outcome: record.outcome,
-            events: record.events,
-            counts: record.counts,
-            rejected: kept.first,
-            first_bad_line: kept.first_raw.map(|raw| quote_line(&raw)),
-            bad_events: kept.bad_events,
-            position: Some(position),
-            replayed: true,
-        })
     }
 }
 

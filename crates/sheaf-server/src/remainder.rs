@@ -19,9 +19,9 @@ use tokio::time::{Instant, Sleep};
 
 use crate::state::BodyPace;
 
-/// Bytes that are read only to be thrown away. More costs more than a new connection, which is what it saves; less ends
-/// the connections of clients whose key was refused.
-const BYTES_MAX: usize = 256 * 1024;
+/// Bytes that are read only to be thrown away: the usual batch. A client that is still sending when the connection closes
+/// may never see why it was refused; of a larger body, it may not.
+const BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long such bytes may take to arrive, and so how much later a refusal may be.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 

@@ -17,6 +17,8 @@ const CONFIRMATIONS: u64 = 3;
 pub(super) struct StagedMemory {
     batches: VecDeque<(u64, StagedBatch)>,
     confirmations: u64,
+    /// How many there had been when batches were last seen to wait; 0 at the start, when nobody knows of flushes before.
+    waited_at: u64,
     confirmed_at: Option<Timestamp>,
 }
 
@@ -28,8 +30,14 @@ impl StagedMemory {
         self.batches.push_back((self.confirmations, batch));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+    /// Takes note that batches wait, of whichever server: their flush is to be confirmed.
+    pub(super) fn see_waiting(&mut self) {
+        self.waited_at = self.confirmations;
+    }
+
+    /// Whether everything that was staged and flushed, as far as this server has seen, is known to be on disk.
+    pub(super) fn is_settled(&self) -> bool {
+        self.batches.is_empty() && self.confirmations - self.waited_at >= CONFIRMATIONS
     }
 
     pub(super) fn holds(&self, tenant: TenantId, batch: BatchId) -> bool {
@@ -104,6 +112,23 @@ mod tests {
         memory.confirm(time(3));
         assert!(!memory.holds(staged.tenant, staged.batch));
         assert_eq!(memory.of_epochs_before(2).len(), 1);
+    }
+
+    #[test]
+    fn there_is_something_to_confirm_at_the_start_and_after_batches_have_waited() {
+        let mut memory = StagedMemory::default();
+        for micros in 1..=3 {
+            assert!(!memory.is_settled());
+            memory.confirm(time(micros));
+        }
+        assert!(memory.is_settled());
+        memory.see_waiting();
+        memory.confirm(time(3));
+        memory.confirm(time(4));
+        memory.confirm(time(5));
+        assert!(!memory.is_settled(), "the flush may be younger than both");
+        memory.confirm(time(6));
+        assert!(memory.is_settled());
     }
 
     #[test]

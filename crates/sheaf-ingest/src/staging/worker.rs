@@ -11,6 +11,8 @@ use crate::instruments::{EVENTS_TOTAL, STAGING_EVENTS, STAGING_OLDEST_SECONDS};
 
 /// How often a worker looks when this server stages nothing: batches of another that has ended are flushed, too.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
+/// Of idle looks, the one in so many that confirms all the same: what a server flushed that ended before it was confirmed.
+const IDLE_CONFIRMS_EVERY: u64 = 10;
 /// How long a worker goes on flushing after it was told to stop. What is left then waits for another server.
 const LAST_FLUSHES_MAX: Duration = Duration::from_secs(5);
 
@@ -104,9 +106,10 @@ fn warn(error: &PgError, what: &'static str) {
 
 /// Watches until told to stop.
 pub(super) async fn watch(staging: Staging, mut stop: watch::Receiver<bool>) {
-    loop {
-        let (is_idle, every) = match look(&staging).await {
-            Ok(true) => (false, staging.inner.options.flush_every),
+    for number in 0_u64.. {
+        let confirms = number % IDLE_CONFIRMS_EVERY == 0;
+        let (is_idle, every) = match look(&staging, confirms).await {
+            Ok(true) => (false, staging.inner.options.flush_every.min(IDLE_EVERY)),
             Ok(false) => (true, IDLE_EVERY),
             Err(error) => {
                 warn(
@@ -125,7 +128,7 @@ pub(super) async fn watch(staging: Staging, mut stop: watch::Receiver<bool>) {
 }
 
 /// One look. True while there is something to look at.
-async fn look(staging: &Staging) -> Result<bool, PgError> {
+async fn look(staging: &Staging, confirms: bool) -> Result<bool, PgError> {
     let inner = &staging.inner;
     inner.notice_loss().await?;
     let begun_at = Instant::now();
@@ -135,8 +138,14 @@ async fn look(staging: &Staging) -> Result<bool, PgError> {
     metrics::gauge!(STAGING_OLDEST_SECONDS).set(backlog.oldest_seconds);
     let events = u32::try_from(backlog.events).unwrap_or(u32::MAX);
     metrics::gauge!(STAGING_EVENTS).set(f64::from(events));
-    let is_active = backlog.batches > 0 || !locked(&inner.memory).is_empty();
-    if is_active {
+    let is_active = {
+        let mut memory = locked(&inner.memory);
+        if backlog.batches > 0 {
+            memory.see_waiting();
+        }
+        !memory.is_settled()
+    };
+    if is_active || confirms {
         let confirmed = confirm(&inner.writer).await?;
         locked(&inner.memory).confirm(confirmed.confirmed_at);
     }

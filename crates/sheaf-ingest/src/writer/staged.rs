@@ -1,4 +1,4 @@
-//! Requests that are to be staged, on their way to the staging table or back to the durable way; and their retries.
+//! Requests that are to be staged, on their way to the staging table or back to the durable way.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,11 @@ use sheaf_model::BatchId;
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::ledger::{Counts, EarlierRequest, LedgerEntry, Outcome};
-use sheaf_store::rejections::{NewRejection, fetch_batch_rejections};
-use sheaf_store::staging::{StagedRequest, StagedStatus, fetch_staged_status};
+use sheaf_store::rejections::NewRejection;
+use sheaf_store::staging::{StagedStatus, fetch_staged_status};
 
 use super::answer::answer;
-use super::{Inner, LISTED_MAX, Ticket, Writer};
-use crate::decode::quote_line;
+use super::{Inner, Ticket, Writer};
 use crate::lane::StoredPart;
 use crate::plan::GroupEvent;
 use crate::request::{Ack, IngestAnswer, IngestRequest, OnError, WriteError};
@@ -85,32 +84,6 @@ impl Inner {
                 None => Err(WriteError::Overloaded),
             },
         }
-    }
-
-    /// The first answer of a staged request once more: the same before and after its flush.
-    pub(super) async fn replay_staged(
-        &self,
-        scope: &TenantScope,
-        staged: &StagedRequest,
-    ) -> Result<IngestAnswer, WriteError> {
-        let listed_max = i64::try_from(LISTED_MAX).expect("a small number");
-        let kept = fetch_batch_rejections(&self.app, scope, staged.batch, listed_max).await?;
-        Ok(IngestAnswer {
-            batch: staged.batch,
-            ack: Ack::Staged.as_str().to_owned(),
-            outcome: Outcome::Stored,
-            events: staged.events,
-            counts: Counts {
-                values: staged.values,
-                refused: staged.refused,
-                ..Counts::default()
-            },
-            rejected: kept.first,
-            first_bad_line: kept.first_raw.map(|raw| quote_line(&raw)),
-            bad_events: kept.bad_events,
-            position: None,
-            replayed: true,
-        })
     }
 }
 

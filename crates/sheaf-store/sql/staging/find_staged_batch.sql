@@ -3,10 +3,11 @@
 -- Parameters: tenant_id, batch_id. Index: ingest_requests_batch_id_key, staged_batches_pkey. Locks: none.
 WITH flushed AS (
     SELECT q.request_key, q.events, q.refused, q.received_at, q.durable_at, q.staged_values, q.ack,
-        -- Seen by a snapshot that is known to be on disk; or everything is; or its number is not given yet: restored.
+        -- Seen by a snapshot that is known to be on disk. Or a recovery has been, and no flush since: what is there comes
+        -- from the disk. Or its number is not given yet: restored. None of them is ever taken back.
         coalesce(pg_visible_in_snapshot(q.flush_xid, (SELECT e.confirmed_snapshot FROM sheaf.staging_epochs e
                 WHERE e.confirmed_snapshot IS NOT NULL ORDER BY e.epoch DESC LIMIT 1)), false)
-            OR pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()
+            OR NOT EXISTS (SELECT FROM sheaf.staging_canary)
             OR q.flush_xid >= pg_snapshot_xmax(pg_current_snapshot()) AS is_durable
     FROM sheaf.ingest_requests q WHERE q.tenant_id = $1 AND q.batch_id = $2
 ), waiting AS (
