@@ -90,7 +90,7 @@ CREATE TABLE sheaf.staged_batches (
 -- A key is taken while its batch is staged; after a loss the request may come again.
 CREATE UNIQUE INDEX staged_batches_request_key ON sheaf.staged_batches (tenant_id, request_key) WHERE status = 'staged';
 -- Batch ids begin with their time: flushes take the oldest first.
-CREATE INDEX staged_batches_queue ON sheaf.staged_batches (batch_id) WHERE status = 'staged';
+CREATE INDEX staged_batches_queue ON sheaf.staged_batches (staged_at, batch_id) WHERE status = 'staged';
 COMMENT ON TABLE sheaf.staged_batches IS 'Requests that are staged or were lost. Their flush moves them into the ledger, with what they came to.';
 COMMENT ON COLUMN sheaf.staged_batches.tenant_id IS 'The tenant.';
 COMMENT ON COLUMN sheaf.staged_batches.batch_id IS 'The request''s number.';
@@ -678,7 +678,7 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         staged_bytes_max constant bigint := 128 * 1024 * 1024;
         waiting CURSOR FOR
             SELECT b.tenant_id, b.batch_id, b.staged_events, b.buckets FROM sheaf.staged_batches b
-            WHERE b.status = 'staged' ORDER BY b.batch_id FOR UPDATE SKIP LOCKED;
+            WHERE b.status = 'staged' ORDER BY b.staged_at, b.batch_id FOR UPDATE SKIP LOCKED;
         batch record;
         taken_batches uuid[] := '{}';
         taken_tenants bigint[] := '{}';
@@ -709,23 +709,32 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
             PERFORM set_config('lock_timeout', lock_timeout_before, true);
         END IF;
         LOCK TABLE sheaf.entity_values_ingest IN ROW EXCLUSIVE MODE;
-        OPEN waiting;
-        LOOP
-            -- Alone, it takes what has gathered, because only an empty table can be emptied.
-            EXIT WHEN batches > 0 AND taken_events >= CASE WHEN is_alone THEN greatest(events_max, 200000) ELSE events_max END;
-            FETCH waiting INTO batch;
-            EXIT WHEN NOT FOUND;
-            batches := batches + 1;
-            taken_events := taken_events + batch.staged_events;
-            taken_batches := taken_batches || batch.batch_id;
-            taken_tenants := taken_tenants || batch.tenant_id;
-            touched_buckets := touched_buckets || batch.buckets;
-        END LOOP;
-        CLOSE waiting;
-        IF batches > 0 THEN
+        -- Who chooses first has its buckets first: of two batches of one entity, the one that was staged first is flushed
+        -- first. Let go of as soon as the buckets are held, and whatever happens before.
+        PERFORM pg_advisory_lock(24239, -5);
+        BEGIN
+            OPEN waiting;
+            LOOP
+                -- Alone, it takes what has gathered, because only an empty table can be emptied.
+                EXIT WHEN batches > 0 AND taken_events >= CASE WHEN is_alone THEN greatest(events_max, 200000) ELSE events_max END;
+                FETCH waiting INTO batch;
+                EXIT WHEN NOT FOUND;
+                batches := batches + 1;
+                taken_events := taken_events + batch.staged_events;
+                taken_batches := taken_batches || batch.batch_id;
+                taken_tenants := taken_tenants || batch.tenant_id;
+                touched_buckets := touched_buckets || batch.buckets;
+            END LOOP;
+            CLOSE waiting;
             -- In the order of everybody who writes.
             PERFORM pg_advisory_xact_lock(24239, b.bucket)
                 FROM (SELECT DISTINCT u.bucket FROM unnest(touched_buckets) AS u (bucket) ORDER BY 1) b;
+        EXCEPTION WHEN OTHERS OR query_canceled THEN
+            PERFORM pg_advisory_unlock(24239, -5);
+            RAISE;
+        END;
+        PERFORM pg_advisory_unlock(24239, -5);
+        IF batches > 0 THEN
             flushed_at := clock_timestamp();
             -- A key that another request has taken meanwhile leaves the batch its own number.
             INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events, refused,

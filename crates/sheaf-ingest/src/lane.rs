@@ -33,6 +33,7 @@ use remembered::RememberedDocuments;
 use transaction::Abort;
 
 /// What the parts of one request have in common.
+#[derive(Clone)]
 pub(crate) struct Request {
     pub(crate) scope: TenantScope,
     pub(crate) catalogue: Arc<Catalogue>,
@@ -205,6 +206,7 @@ const UNAVAILABLE_PAUSE: Duration = Duration::from_millis(100);
 /// How long a transaction may take. Every statement has its own bound, which PostgreSQL keeps; this is for one that does
 /// not answer at all.
 const TRANSACTION_MAX: Duration = Duration::from_secs(150);
+const ROLLBACK_MAX: Duration = Duration::from_secs(10);
 
 /// What a lane works with.
 struct Lane {
@@ -261,7 +263,7 @@ impl Lane {
 
     /// Commits a group, trying again what may succeed. The error is one for all of it.
     async fn commit(&mut self, group: &mut [Part]) -> Result<Vec<PartResult>, WriteError> {
-        let begun = Instant::now();
+        let mut unavailable_since = None;
         let mut runs = 0;
         loop {
             runs += 1;
@@ -274,8 +276,13 @@ impl Lane {
                 return Err(WriteError::Overloaded);
             }
             if !reached {
-                if begun.elapsed() > UNAVAILABLE_MAX {
-                    return Err(WriteError::Postgres(error));
+                let since = *unavailable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > UNAVAILABLE_MAX {
+                    return Err(match error.disposition() {
+                        Disposition::Unavailable => WriteError::Postgres(error),
+                        // It did not answer in time.
+                        _ => WriteError::Overloaded,
+                    });
                 }
                 tokio::time::sleep(UNAVAILABLE_PAUSE).await;
             }
@@ -303,8 +310,8 @@ impl Lane {
             }
         };
         // On a broken connection there is nothing to roll back, and the pool does not take it in again.
-        let ended = client.batch_execute("ROLLBACK").await;
-        if ended.is_ok() {
+        let ended = client.batch_execute("ROLLBACK");
+        if matches!(tokio::time::timeout(ROLLBACK_MAX, ended).await, Ok(Ok(()))) {
             // What follows may need the connection.
             drop(client);
         } else {

@@ -171,7 +171,12 @@ impl Writer {
             },
             None => ticket,
         };
-        inner.ingest_once(staging, scope, request, ticket).await
+        // What is left of a request is read as of when it first came: its times are as far ahead as they were.
+        let mut request = request.clone();
+        if let Some(opened) = &ticket.opened {
+            request.received_at = opened.received_at;
+        }
+        inner.ingest_once(staging, scope, &request, ticket).await
     }
 
     /// Changes one entity.
@@ -306,6 +311,7 @@ impl Inner {
         };
         let mut division = Division::new(self, kind, group_events, typed.refusals);
         entry.buckets = division.buckets();
+        ticket.check(&entry)?;
         // Parts in several transactions need the request to be there before any of them, so that no other request
         // takes its key in between.
         let opens_alone = division.parts() == 0 || (ticket.has_key() && division.parts() > 1);
@@ -319,10 +325,11 @@ impl Inner {
                     Known::Answered(answer) => return Ok(*answer),
                     Known::Unfinished(unfinished) => ticket = unfinished,
                 }
+                ticket.check(&entry)?;
                 entry.batch = ticket.batch;
             }
         }
-        let job = Arc::new(Request {
+        let mut job = Arc::new(Request {
             scope: scope.clone(),
             catalogue,
             entry,
@@ -357,6 +364,9 @@ impl Inner {
                 Known::Answered(answer) => return Ok(*answer),
                 Known::Unfinished(unfinished) => ticket = unfinished,
             }
+            ticket.check(&job.entry)?;
+            // Another server may have opened it, under its own number.
+            Arc::make_mut(&mut job).entry.batch = ticket.batch;
         }
         Err(WriteError::Overloaded)
     }
@@ -374,7 +384,10 @@ impl Inner {
             buckets: Vec::new(),
             ..job.entry.clone()
         };
-        open_request(&self.writer, &job.scope, &entry, &refused).await?;
+        if !open_request(&self.writer, &job.scope, &entry, &refused).await? {
+            // Another server was first with this key, and saw it before what it conflicts with was stored.
+            return Err(WriteError::InProgress);
+        }
         let position = self.position_of(&job.scope, &[]).await?;
         Ok(answer(
             &entry,

@@ -324,3 +324,39 @@ async fn edits_of_one_entity_that_come_at_once_are_all_there_and_one_created_it(
     );
     assert_consistent(&world).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_given_up_at_any_moment_is_completed_by_its_retry() -> Result<()> {
+    let world = World::create(true).await?;
+    let mut given_up = 0;
+    for round in 0..60 {
+        let key = format!("k{round}");
+        let body = format!("nonsense\n{}", lines(0..60, round, round));
+        let write = || {
+            world
+                .writer
+                .ingest(&world.scope, request(body.clone(), Some(&key)))
+        };
+        let moment = std::time::Duration::from_micros(150 * u64::try_from(round)?);
+        given_up += usize::from(tokio::time::timeout(moment, write()).await.is_err());
+        let answer = write().await?;
+        let stored = answer.counts.accepted + answer.counts.duplicates;
+        assert_eq!((stored, answer.counts.refused), (60, 1), "round {round}");
+        assert_eq!(answer.rejected.len(), 1, "round {round}");
+    }
+    println!("injected request_given_up: {given_up}");
+    assert!(given_up > 0, "every request ended before it was given up");
+    assert_eq!(
+        world
+            .text("SELECT count(*)::text FROM sheaf.entity_events")
+            .await?,
+        "3600"
+    );
+    assert_eq!(
+        world
+            .text("SELECT count(*)::text FROM sheaf.rejections")
+            .await?,
+        "60"
+    );
+    assert_consistent(&world).await
+}

@@ -14,7 +14,7 @@ mod transaction;
 pub use error::{Disposition, PgError};
 pub use fence::{Fence, FenceError};
 pub use json::{JsonbRead, JsonbWrite};
-pub use pool::{Connection, Pool, Tls, TlsFault};
+pub use pool::{Connection, Pool, Tls, TlsFault, Unfinished};
 pub use role::{RoleFault, check_role};
 pub use time::PgTime;
 pub use transaction::{Access, Setting, Statement, run};

@@ -34,6 +34,46 @@ pub struct Pool {
 /// A connection from a pool; it goes back when dropped.
 pub type Connection = deadpool_postgres::Object;
 
+/// A connection in the middle of a transaction, of someone who may be dropped at any await. It goes back to its pool only
+/// when told that it is at rest; else it is closed, and its transaction with it.
+pub struct Unfinished(Option<Connection>);
+
+impl Unfinished {
+    /// Before the transaction begins.
+    pub fn new(connection: Connection) -> Unfinished {
+        Unfinished(Some(connection))
+    }
+
+    /// After it has ended.
+    pub fn rest(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl std::ops::Deref for Unfinished {
+    type Target = tokio_postgres::Client;
+
+    fn deref(&self) -> &tokio_postgres::Client {
+        self.0
+            .as_ref()
+            .expect("the connection is there until it is at rest")
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Connection::take(connection));
+        }
+    }
+}
+
+impl std::fmt::Debug for Unfinished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unfinished")
+    }
+}
+
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Pool({})", self.role)

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures::join;
 use sheaf_model::{BatchId, TenantId, Timestamp};
-use sheaf_pg::{Access, Connection, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, Unfinished};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -133,6 +133,10 @@ pub struct LedgerRecord {
     pub received_at: Timestamp,
     /// When it was written.
     pub durable_at: Timestamp,
+    /// How many of its events were refused before anything was written.
+    pub refused_at_first: i32,
+    /// The buckets of its events; none where its parts came with it.
+    pub buckets: Vec<i32>,
     /// The buckets that no part has written yet: empty once it is stored.
     pub missing: Vec<i32>,
 }
@@ -206,37 +210,31 @@ pub async fn open_request(
     entry: &LedgerEntry,
     rejections: &[NewRejection],
 ) -> Result<bool, PgError> {
-    let client = writer.get().await?;
+    // Who asks for this may be gone before it ends.
+    let client = Unfinished::new(writer.get().await?);
     // Waited for: a part that runs again after a crash must find its request, or a retry would open another one.
     let begin = "BEGIN; SET LOCAL lock_timeout = '15s'; SET LOCAL statement_timeout = '120s'; \
                  SET LOCAL synchronous_commit = local";
-    let opened = async {
-        let entries = [entry];
-        let outcomes = vec![if entry.buckets.is_empty() {
-            entry.outcome.as_str()
-        } else {
-            STORED_IN_PARTS
-        }];
-        let (begun, opened) = join!(
-            client.batch_execute(begin),
-            open(&client, &entries, &outcomes)
-        );
-        begun.map_err(PgError::statement("beginning to open a request"))?;
-        let is_new = !opened?.is_empty();
-        if is_new {
-            let (batch, received_at) = (entry.batch, entry.received_at);
-            insert_rejections(&client, scope, batch, received_at, rejections).await?;
-        }
-        let committed = client.batch_execute("COMMIT").await;
-        committed.map_err(PgError::statement("committing a request's place"))?;
-        Ok(is_new)
-    };
-    let outcome = opened.await;
-    if outcome.is_err() {
-        // The connection may be in the middle of the transaction, and is not used again.
-        drop(Connection::take(client));
+    let entries = [entry];
+    let outcomes = [if entry.buckets.is_empty() {
+        entry.outcome.as_str()
+    } else {
+        STORED_IN_PARTS
+    }];
+    let (begun, opened) = join!(
+        client.batch_execute(begin),
+        open(&client, &entries, &outcomes)
+    );
+    begun.map_err(PgError::statement("beginning to open a request"))?;
+    let is_new = !opened?.is_empty();
+    if is_new {
+        let (batch, received_at) = (entry.batch, entry.received_at);
+        insert_rejections(&client, scope, batch, received_at, rejections).await?;
     }
-    outcome
+    let committed = client.batch_execute("COMMIT").await;
+    committed.map_err(PgError::statement("committing a request's place"))?;
+    client.rest();
+    Ok(is_new)
 }
 
 /// Buckets of requests that have been written, in the transaction that holds the buckets' locks.
@@ -451,6 +449,10 @@ fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
         },
         received_at: row.get::<_, PgTime>("received_at").0,
         durable_at: row.get::<_, PgTime>("durable_at").0,
+        refused_at_first: row.get("refused"),
+        buckets: row
+            .get::<_, Option<Vec<i32>>>("buckets")
+            .unwrap_or_default(),
         missing: row.get("missing"),
     })
 }

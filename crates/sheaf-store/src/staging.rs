@@ -10,7 +10,7 @@ mod status;
 
 use futures::join;
 use sheaf_model::{BatchId, TenantId, Timestamp};
-use sheaf_pg::{Access, Connection, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, Unfinished};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -72,16 +72,13 @@ pub async fn stage(
     rejections: &[NewRejection],
     events: StagedCopy,
 ) -> Result<StageOutcome, PgError> {
-    let client = writer.get().await?;
-    let outcome = stage_on(&client, scope, entry, rejections, events).await;
-    match &outcome {
-        Ok(StageOutcome::Staged(_)) => {}
-        Ok(StageOutcome::AlreadyThere | StageOutcome::LossUnnoticed) | Err(_) => {
-            // A copy may be open in the middle of the transaction: the connection is not used again.
-            drop(Connection::take(client));
-        }
+    // Who asks for this may be gone before it ends; and where nothing is staged, the transaction is open.
+    let client = Unfinished::new(writer.get().await?);
+    let outcome = stage_on(&client, scope, entry, rejections, events).await?;
+    if matches!(outcome, StageOutcome::Staged(_)) {
+        client.rest();
     }
-    outcome
+    Ok(outcome)
 }
 
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '5s'; \

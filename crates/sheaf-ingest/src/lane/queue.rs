@@ -12,15 +12,15 @@ use crate::admission::{FairQueue, FairQueueBounds};
 use crate::instruments::QUEUE_EVENTS;
 use crate::request::WriteError;
 
-/// What waits for one lane. A tenant may take half of it, so that it cannot shut the others out; its turn is worth a
-/// fraction of a group, so that one that floods the lane does not fill the groups alone. How much memory waits is bounded
-/// by the bodies in work.
+/// What waits for one lane. A tenant's turn is worth a fraction of a group, so that one that floods the lane does not fill
+/// the groups alone. The bounds are a net: how much waits is bounded by the bodies in work and by each tenant's requests
+/// at once, and a request whose first parts are queued must find room for the others.
 const BOUNDS: FairQueueBounds = FairQueueBounds {
     quantum: 1_024,
-    tenant_items_max: 512,
-    tenant_weight_max: 500_000,
-    items_max: 1_024,
-    weight_max: 1_000_000,
+    tenant_items_max: 32_768,
+    tenant_weight_max: 4_000_000,
+    items_max: 65_536,
+    weight_max: 8_000_000,
 };
 /// Events of one group, unless a single part has more. Larger groups share more document updates and fewer commits;
 /// smaller ones hold less in memory and let the next ones in sooner.
@@ -203,6 +203,16 @@ fn take_group(waiting: &mut FairQueue<Queued>, events_max: usize) -> Vec<Queued>
 /// Whether the part's condition is about an entity that the group touches, or the part touches one that a condition of
 /// the group is about: then it waits for the next group.
 fn meets_condition(part: &Part, group: &[Queued], conditional: &HashSet<EntityId>) -> bool {
+    // A request that was given up and its retry: the second asks the ledger after the first is in it.
+    let is_same = |other: &Part| {
+        other.request.has_key()
+            && other.request.entry.tenant == part.request.entry.tenant
+            && other.request.entry.request_key == part.request.entry.request_key
+            && !Arc::ptr_eq(&other.request, &part.request)
+    };
+    if part.request.has_key() && group.iter().any(|queued| is_same(&queued.part)) {
+        return true;
+    }
     if !conditional.is_empty()
         && part
             .events

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use sheaf_model::{Document, EntityId};
+use sheaf_model::{Document, EntityId, Timestamp};
 use sheaf_store::documents::StoredDocument;
 
 /// What a cell costs beside its value: its number, its time, its place in the tree.
@@ -39,11 +39,12 @@ impl RememberedDocuments {
         }
     }
 
-    /// Whether the document can be taken.
-    pub(super) fn holds(&self, entity: EntityId) -> bool {
-        self.held
-            .get(&entity)
-            .is_some_and(|held| self.turns[held.bucket] == held.turn)
+    /// Whether the document can be taken for events from `oldest` on. What is newer than its newest changes it, and the
+    /// update then finds out if it is not the one that is there; what is not may change nothing, and nobody would.
+    pub(super) fn holds_for(&self, entity: EntityId, oldest: Timestamp) -> bool {
+        self.held.get(&entity).is_some_and(|held| {
+            self.turns[held.bucket] == held.turn && held.stored.document.newest < Some(oldest)
+        })
     }
 
     /// Takes a document out: it comes back when what it became is committed.
@@ -116,8 +117,6 @@ fn bytes_of(document: &Document) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use sheaf_model::Timestamp;
-
     use super::*;
 
     fn stored(entity: i64) -> StoredDocument {
@@ -133,14 +132,27 @@ mod tests {
         let mut documents = RememberedDocuments::new(4, 10_000);
         documents.put(1, stored(7));
         documents.put(2, stored(8));
-        assert!(documents.holds(EntityId(7)));
+        let now = Timestamp::MIN;
+        assert!(documents.holds_for(EntityId(7), now));
         assert_eq!(documents.take(EntityId(7)), Some(stored(7)));
         assert_eq!(documents.take(EntityId(7)), None);
         documents.forget_bucket(2);
-        assert!(!documents.holds(EntityId(8)));
+        assert!(!documents.holds_for(EntityId(8), now));
         assert_eq!(documents.take(EntityId(8)), None);
         documents.put(2, stored(8));
-        assert!(documents.holds(EntityId(8)));
+        assert!(documents.holds_for(EntityId(8), now));
+    }
+
+    #[test]
+    fn a_document_is_not_taken_for_what_is_not_newer() {
+        let mut documents = RememberedDocuments::new(4, 10_000);
+        let time = |micros| Timestamp::from_micros(micros).expect("a small time");
+        let mut known = stored(7);
+        known.document.newest = Some(time(5));
+        documents.put(1, known);
+        assert!(!documents.holds_for(EntityId(7), time(4)));
+        assert!(!documents.holds_for(EntityId(7), time(5)));
+        assert!(documents.holds_for(EntityId(7), time(6)));
     }
 
     #[test]

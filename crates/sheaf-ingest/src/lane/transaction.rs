@@ -85,7 +85,9 @@ impl Lane {
         let mut running = Vec::new();
         for (place, part) in group.iter().enumerate() {
             if read.was_there.contains(&place) {
-                outcomes[place] = Some(Ok(PartOutcome::AlreadyThere(part.prepared.clone())));
+                // With a key, another server may have written it, under another batch.
+                let prepared = part.prepared.clone().filter(|_| !part.request.has_key());
+                outcomes[place] = Some(Ok(PartOutcome::AlreadyThere(prepared)));
             } else if let Err(error) = check_condition(part, &read.documents) {
                 outcomes[place] = Some(Err(error));
             } else {
@@ -231,12 +233,17 @@ impl Lane {
             .map(|part| part.request.entry.tenant.0)
             .collect();
         let tenants: Vec<i64> = tenants.into_iter().collect();
-        let mut keys: Vec<(TenantId, EntityId)> = group
+        // Each entity with its oldest event; one without a time comes after all that is there.
+        let mut keys: Vec<(TenantId, EntityId, Timestamp)> = group
             .iter()
-            .flat_map(|part| part.events.iter().map(|event| (event.tenant, event.entity)))
+            .flat_map(|part| part.events.iter())
+            .map(|event| {
+                let time = event.event.observed_at.unwrap_or(Timestamp::MAX);
+                (event.tenant, event.entity, time)
+            })
             .collect();
         keys.sort_unstable();
-        keys.dedup();
+        keys.dedup_by_key(|(tenant, entity, _)| (*tenant, *entity));
         let edited: HashSet<EntityId> = group
             .iter()
             .filter(|part| matches!(part.kind, PartKind::Edit { .. }))
@@ -245,9 +252,14 @@ impl Lane {
         let mut documents = Documents::with_capacity(keys.len());
         // An edit is answered with its document, and its condition may end it without a write that would notice a
         // document that is not the one that is there.
-        let (held, wanted): (Vec<_>, Vec<_>) = keys
-            .into_iter()
-            .partition(|(_, entity)| !edited.contains(entity) && self.documents.holds(*entity));
+        let (mut held, mut wanted) = (Vec::new(), Vec::new());
+        for (tenant, entity, oldest) in keys {
+            if !edited.contains(&entity) && self.documents.holds_for(entity, oldest) {
+                held.push((tenant, entity));
+            } else {
+                wanted.push((tenant, entity));
+            }
+        }
         let (wanted_tenants, wanted_entities) = numbers(&wanted);
         let opening: Vec<&LedgerEntry> = group
             .iter()

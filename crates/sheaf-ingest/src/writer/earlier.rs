@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
-use sheaf_model::BatchId;
+use sheaf_model::{BatchId, Timestamp};
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
-use sheaf_store::ledger::{Counts, EarlierRequest, LedgerRecord, Outcome, fetch_request};
+use sheaf_store::ledger::{
+    Counts, EarlierRequest, LedgerEntry, LedgerRecord, Outcome, fetch_request,
+};
 use sheaf_store::rejections::fetch_batch_rejections;
 use sheaf_store::staging::StagedRequest;
 
@@ -21,6 +23,15 @@ pub(super) struct Ticket {
     pub(super) batch: BatchId,
     /// The buckets that are to be written, where the request was opened before; else all of them.
     pub(super) missing: Option<HashSet<i32>>,
+    /// What it was opened with.
+    pub(super) opened: Option<Opened>,
+}
+
+/// What a request was opened with, which its retry must come to again.
+pub(super) struct Opened {
+    pub(super) received_at: Timestamp,
+    refused: i32,
+    buckets: Vec<i32>,
 }
 
 impl Ticket {
@@ -30,6 +41,18 @@ impl Ticket {
             hash,
             batch,
             missing: None,
+            opened: None,
+        }
+    }
+
+    /// Refuses to go on with a request that the catalogue of now makes another one of: events that were stored would be
+    /// refused, or the other way round, and nobody could say so in one answer.
+    pub(super) fn check(&self, entry: &LedgerEntry) -> Result<(), WriteError> {
+        match &self.opened {
+            Some(opened) if opened.refused != entry.refused || opened.buckets != entry.buckets => {
+                Err(WriteError::KeyReused)
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -37,6 +60,11 @@ impl Ticket {
         Ticket {
             batch: record.batch,
             missing: Some(record.missing.into_iter().collect()),
+            opened: Some(Opened {
+                received_at: record.received_at,
+                refused: record.refused_at_first,
+                buckets: record.buckets,
+            }),
             ..self
         }
     }

@@ -77,6 +77,8 @@ impl Inner {
                 let answer = answer(&entry, refusals, vec![staged], None, &request.format);
                 Ok(StagedWay::Answered(Box::new(answer)))
             }
+            // With a key, its retry might be staged while this is on its way.
+            StagedAnswer::TurnDurable if ticket.has_key() => Err(WriteError::Overloaded),
             StagedAnswer::TurnDurable => Ok(StagedWay::Durable),
             StagedAnswer::AlreadyThere => match self.fetch(scope, ticket).await? {
                 Some(earlier) => Ok(StagedWay::Earlier(earlier)),
@@ -99,4 +101,9 @@ fn stages(
         && entry.outcome == Outcome::Stored
         && ticket.missing.is_none()
         && !events.is_empty()
+        && events.len() <= STAGED_EVENTS_MAX
 }
+
+/// Events of one request that are staged; a larger one is stored durably, and its answer says so. A flush moves whole
+/// requests, and holds the locks of their buckets meanwhile.
+const STAGED_EVENTS_MAX: usize = 10_000;

@@ -1,6 +1,6 @@
 -- Purpose: a request of the ledger by its batch, with the sum of its parts and the buckets that none has written yet.
 -- Parameters: tenant_id, batch_id. Index: ingest_requests_batch_id_key, ingest_parts_pkey. Locks: none.
-SELECT r.batch_id, r.request_hash, r.outcome, r.ack, r.events, r.refused, r.received_at, r.durable_at,
+SELECT r.batch_id, r.request_hash, r.outcome, r.ack, r.events, r.refused, r.received_at, r.durable_at, r.buckets,
     p.value_count, p.accepted, p.duplicates, p.merged, p.corrected, p.refused AS refused_late,
     ARRAY(SELECT b.bucket FROM unnest(r.buckets) AS b (bucket)
         WHERE NOT EXISTS (SELECT FROM sheaf.ingest_parts w

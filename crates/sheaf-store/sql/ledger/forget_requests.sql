@@ -1,15 +1,16 @@
 -- Purpose: forget requests that arrived before the horizon, with their parts, in one step: parts without their request would
---   be taken for those of another with its key. One that lacks parts stays, since a retry may be writing them.
+--   be taken for those of another with its key. One with a key that lacks parts stays twice as long, since a retry may be
+--   writing them; without a key there can be no retry.
 -- Parameters: horizon, requests_max. Index: ingest_requests_received_at, ingest_parts_pkey.
 -- Locks: the rows of the requests, those skipped that another server forgets; a retry with such a key waits for the commit.
 WITH old AS MATERIALIZED (
     SELECT q.tenant_id, q.request_key
     FROM sheaf.ingest_requests q
     WHERE q.received_at < $1
-        AND NOT EXISTS (SELECT FROM unnest(q.buckets) AS b (bucket)
+        AND (q.request_hash = '' OR q.received_at < $1 - (now() - $1) OR NOT EXISTS (SELECT FROM unnest(q.buckets) AS b (bucket)
             WHERE NOT EXISTS (SELECT FROM sheaf.ingest_parts w
                 WHERE w.tenant_id = q.tenant_id AND w.request_key = q.request_key
-                    AND b.bucket = ANY (coalesce(w.buckets, ARRAY[w.bucket]))))
+                    AND b.bucket = ANY (coalesce(w.buckets, ARRAY[w.bucket])))))
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 ), parts AS (
