@@ -182,9 +182,10 @@ pub async fn flush(writer: &Pool, events_max: i32) -> Result<Flushed, PgError> {
     let client = writer.get().await?;
     let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 1] =
         [(&events_max, Type::INT4)];
+    // It waits for a bucket with others in its hands, which lanes want; it is tried again soon.
     let (begun, rows, committed) = join!(
         client.batch_execute(
-            "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '15s'; \
+            "BEGIN; SET LOCAL synchronous_commit = off; SET LOCAL lock_timeout = '2s'; \
              SET LOCAL statement_timeout = '120s'"
         ),
         client.query_typed(include_str!("../sql/staging/flush_staged.sql"), &params),

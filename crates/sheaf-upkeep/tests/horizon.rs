@@ -27,7 +27,7 @@ async fn old_requests_go_with_their_parts_and_young_or_unfinished_ones_stay() ->
                  LANGUAGE sql AS $$
                  INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events,
                      refused, received_at, durable_at, buckets)
-                 VALUES (1, key, gen_random_uuid(), '', 'stored', 'durable', 1, 0, now() - age, now() - age, buckets);
+                 VALUES (1, key, gen_random_uuid(), CASE WHEN key LIKE '%without a key' THEN ''::bytea ELSE 'hash' END, 'stored', 'durable', 1, 0, now() - age, now() - age, buckets);
                  INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, buckets, value_count, accepted, duplicates,
                      merged, corrected, refused)
                  SELECT 1, key, b, ARRAY[b], 1, 1, 0, 0, 0, 0 FROM unnest(written) b
@@ -36,6 +36,8 @@ async fn old_requests_go_with_their_parts_and_young_or_unfinished_ones_stay() ->
              SELECT pg_temp.request('of a version before', '8 days', NULL, '{{3}}');
              SELECT pg_temp.request('nothing stored', '8 days', '{{}}', '{{}}');
              SELECT pg_temp.request('old and unfinished', '8 days', '{{1,2}}', '{{1}}');
+             SELECT pg_temp.request('very old and unfinished', '15 days', '{{1,2}}', '{{1}}');
+             SELECT pg_temp.request('old, unfinished and without a key', '8 days', '{{1,2}}', '{{1}}');
              SELECT pg_temp.request('young', '6 days', '{{1,2}}', '{{1,2}}');
              SELECT pg_temp.request('young and unfinished', '6 days', '{{1,2}}', '{{2}}');
              INSERT INTO sheaf.staged_batches (tenant_id, batch_id, request_key, request_hash, epoch, status, events, refused,
@@ -44,7 +46,7 @@ async fn old_requests_go_with_their_parts_and_young_or_unfinished_ones_stay() ->
              FROM unnest(ARRAY['lost', 'staged']) status, unnest(ARRAY['6 days', '8 days']::interval[]) age"
         ))
         .await?;
-    assert_eq!(forget(&upkeep, 7 * DAY, now).await?, OLD + 3);
+    assert_eq!(forget(&upkeep, 7 * DAY, now).await?, OLD + 5);
     let sql = "SELECT string_agg(request_key, ', ' ORDER BY request_key) FROM (SELECT request_key FROM sheaf.ingest_requests
         UNION ALL SELECT request_key FROM sheaf.staged_batches) k";
     let kept: String = client.query_one(sql, &[]).await?.get(0);

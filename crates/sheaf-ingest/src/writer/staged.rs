@@ -77,8 +77,6 @@ impl Inner {
                 let answer = answer(&entry, refusals, vec![staged], None, &request.format);
                 Ok(StagedWay::Answered(Box::new(answer)))
             }
-            // With a key, its retry might be staged while this is on its way.
-            StagedAnswer::TurnDurable if ticket.has_key() => Err(WriteError::Overloaded),
             StagedAnswer::TurnDurable => Ok(StagedWay::Durable),
             StagedAnswer::AlreadyThere => match self.fetch(scope, ticket).await? {
                 Some(earlier) => Ok(StagedWay::Earlier(earlier)),
