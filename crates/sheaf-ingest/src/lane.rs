@@ -267,6 +267,7 @@ impl Lane {
         let mut runs = 0;
         loop {
             runs += 1;
+            let begun = Instant::now();
             let (error, reached) = match self.run_once(group).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Failure::Final(error)) => return Err(error),
@@ -276,7 +277,14 @@ impl Lane {
                 return Err(WriteError::Overloaded);
             }
             if !reached {
-                let since = *unavailable_since.get_or_insert_with(Instant::now);
+                // A transaction that broke late is looked up all the same; waiting for a connection is waiting.
+                let is_unconnected = matches!(*error, PgError::Connect { .. });
+                let from = if is_unconnected {
+                    begun
+                } else {
+                    Instant::now()
+                };
+                let since = *unavailable_since.get_or_insert(from);
                 if since.elapsed() > UNAVAILABLE_MAX {
                     return Err(match error.disposition() {
                         Disposition::Unavailable => WriteError::Postgres(error),
