@@ -9,7 +9,6 @@ mod queue;
 mod remembered;
 mod transaction;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use sheaf_pg::{Connection, Disposition, PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, Catalogues};
 use sheaf_store::ledger::{Counts, LedgerEntry};
-use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
+use sheaf_store::partitions::Partition;
 use sheaf_store::rejections::{NewRejection, Reading};
 use sheaf_store::settings::Settings;
 use tokio::sync::oneshot;
@@ -26,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::partitions::partitions_with;
 use crate::plan::GroupEvent;
 use crate::request::{Precondition, WriteError};
 use queue::{Closer, End, Queue, Queued};
@@ -335,8 +335,11 @@ impl Lane {
                 }
                 return Err(self.failure(Arc::new(error)));
             }
-            Abort::Partitions(times) => match self.make_partitions(&times).await {
-                Ok(()) => PgError::unreadable("copying events", "a partition for their instants"),
+            Abort::Partitions(times) => match partitions_with(&self.writer, &times).await {
+                Ok(partitions) => {
+                    self.partitions = partitions;
+                    PgError::unreadable("copying events", "a partition for their instants")
+                }
                 Err(error) => return Err(self.failure(Arc::new(error))),
             },
             Abort::Stale => {
@@ -383,25 +386,5 @@ impl Lane {
             },
             _ => Failure::Final(WriteError::Postgres(error)),
         }
-    }
-
-    async fn make_partitions(&mut self, times: &BTreeSet<Timestamp>) -> Result<(), PgError> {
-        self.partitions = list_partitions(&self.writer).await?;
-        for time in times {
-            if self
-                .partitions
-                .iter()
-                .any(|partition| partition.holds(*time))
-            {
-                continue;
-            }
-            let partition = ensure_partition(&self.writer, *time).await?;
-            tracing::info!(
-                partition = partition.name,
-                "the history has a partition for an instant that lacked one"
-            );
-            self.partitions.push(partition);
-        }
-        Ok(())
     }
 }

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod instruments;
 mod lane;
 mod names;
+mod partitions;
 mod plan;
 mod promise;
 mod request;

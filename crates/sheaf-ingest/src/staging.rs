@@ -15,7 +15,7 @@ use sheaf_model::{BatchId, TenantId, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::ledger::LedgerEntry;
-use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
+use sheaf_store::partitions::Partition;
 use sheaf_store::rejections::NewRejection;
 use sheaf_store::settings::Settings;
 use sheaf_store::staging::{
@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use crate::instruments::{
     STAGING_LOSSES_TOTAL, STAGING_REFUSED_TOTAL, STAGING_TURNED_DURABLE_TOTAL,
 };
+use crate::partitions::partitions_with;
 use crate::plan::GroupEvent;
 use crate::request::WriteError;
 use memory::StagedMemory;
@@ -205,21 +206,16 @@ impl Inner {
 
     /// Makes the partitions that these instants lack, so that no flush has to.
     async fn ensure_partitions(&self, times: BTreeSet<Timestamp>) -> Result<(), PgError> {
-        let missing = |partitions: &[Partition]| -> Vec<Timestamp> {
-            let is_missing =
-                |time: &&Timestamp| !partitions.iter().any(|there| there.holds(**time));
-            times.iter().filter(is_missing).copied().collect()
+        let are_there = {
+            let known = locked(&self.partitions);
+            times
+                .iter()
+                .all(|time| known.iter().any(|there| there.holds(*time)))
         };
-        if missing(&locked(&self.partitions)).is_empty() {
-            return Ok(());
+        if !are_there {
+            let partitions = partitions_with(&self.writer, &times).await?;
+            *locked(&self.partitions) = partitions;
         }
-        let mut partitions = list_partitions(&self.writer).await?;
-        for time in missing(&partitions) {
-            if !partitions.iter().any(|there| there.holds(time)) {
-                partitions.push(ensure_partition(&self.writer, time).await?);
-            }
-        }
-        *locked(&self.partitions) = partitions;
         Ok(())
     }
 

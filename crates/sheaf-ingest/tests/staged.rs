@@ -5,7 +5,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use sheaf_ingest::{
@@ -14,7 +14,6 @@ use sheaf_ingest::{
 };
 use sheaf_model::{BatchId, Timestamp};
 use sheaf_pg::{Pool, Tls};
-use sheaf_store::invariants;
 use sheaf_store::settings::Settings;
 use sheaf_store::staging::StagedState;
 use sheaf_testkit::wait_until;
@@ -105,15 +104,6 @@ fn timeless(id: &str, value: usize) -> String {
     format!(r#"{{"type":"device","id":"{id}","attributes":{{"a":{value}}}}}"#)
 }
 
-async fn assert_consistent(world: &World) -> Result<()> {
-    let client = world.database.superuser().await?;
-    let check = invariants::check_documents(&client, i64::MAX).await?;
-    ensure!(check.documents > 0, "no document was compared");
-    assert_eq!(check.violations, []);
-    assert_eq!(invariants::check(&client).await?, []);
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lanes_and_flushes_write_the_same_entities_and_lose_nothing() -> Result<()> {
     let world = World::create(true).await?;
@@ -156,7 +146,7 @@ async fn lanes_and_flushes_write_the_same_entities_and_lose_nothing() -> Result<
     for server in servers {
         server.stop().await?;
     }
-    assert_consistent(&world).await
+    world.assert_consistent().await
 }
 
 #[tokio::test]
@@ -189,7 +179,7 @@ async fn a_flush_after_later_durable_events_stores_the_earlier_ones_behind_them(
     assert_eq!(world.text(stored).await?, "d0=4.0 d1=2.0 d2=2.0", "{claim}");
     let events = "SELECT count(*)::text FROM sheaf.entity_events WHERE seq = 0";
     assert_eq!(world.text(events).await?, "8");
-    assert_consistent(&world).await
+    world.assert_consistent().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,7 +209,7 @@ async fn the_same_key_staged_on_two_servers_at_once_is_stored_once() -> Result<(
     two.stop().await?;
     let events = "SELECT count(*)::text FROM sheaf.entity_events";
     assert_eq!(world.text(events).await?, "20");
-    assert_consistent(&world).await
+    world.assert_consistent().await
 }
 
 #[tokio::test]

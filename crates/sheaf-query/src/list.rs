@@ -7,9 +7,9 @@
 use sheaf_model::Name;
 use sheaf_pg::{Access, PgError};
 use sheaf_store::TenantScope;
-use sheaf_store::catalogue::Catalogue;
+use sheaf_store::catalogue::{Catalogue, read_version};
 use sheaf_store::documents::{StoredDocument, document_of};
-use sheaf_store::snapshot::{limit_time, read_catalogue_version, read_snapshot, snapshot_of};
+use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
 use tokio_postgres::Row;
 
 use crate::answer::{EntityAnswer, Page, Read};
@@ -215,7 +215,7 @@ impl Reader {
         catalogue: &Catalogue,
     ) -> Result<(), ReadError> {
         let tenant = scope.tenant();
-        let statement = read_catalogue_version(&tenant);
+        let statement = read_version(&tenant);
         let rows = scope.run_one(&self.app, Access::Read, statement).await?;
         let version: Option<i64> = rows.first().map(|row| row.get(0));
         if version == Some(catalogue.version()) {

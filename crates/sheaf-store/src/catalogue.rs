@@ -307,7 +307,7 @@ fn bytes_of(attribute: &Attribute) -> usize {
     size_of::<Attribute>() + SHARED_BYTES + text(&attribute.name) + texts
 }
 
-/// The statement that reads a catalogue's version, in the transaction of whoever remembers one.
+/// The statement that reads a catalogue's version, in the transaction of whoever remembers one; its row holds one bigint.
 pub fn read_version(tenant: &TenantId) -> Statement<'_> {
     let sql = include_str!("../sql/tenants/read_catalogue_version.sql");
     Statement::new(

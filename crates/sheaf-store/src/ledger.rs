@@ -429,9 +429,20 @@ pub async fn fetch_batch(
     rows.first().map(record_of).transpose()
 }
 
+/// What all parts of a request came to, with what was refused before them.
+pub(crate) fn counts_of(row: &Row) -> Counts {
+    Counts {
+        values: row.get("value_count"),
+        accepted: row.get("accepted"),
+        duplicates: row.get("duplicates"),
+        merged: row.get("merged"),
+        corrected: row.get("corrected"),
+        refused: i64::from(row.get::<_, i32>("refused")) + row.get::<_, i64>("refused_late"),
+    }
+}
+
 fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
     let outcome: &str = row.get("outcome");
-    let refused = i64::from(row.get::<_, i32>("refused")) + row.get::<_, i64>("refused_late");
     Ok(LedgerRecord {
         batch: BatchId(row.get("batch_id")),
         request_hash: row.get("request_hash"),
@@ -439,14 +450,7 @@ fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
             .ok_or_else(|| PgError::unreadable("reading the ledger", outcome))?,
         ack: row.get("ack"),
         events: i64::from(row.get::<_, i32>("events")),
-        counts: Counts {
-            values: row.get("value_count"),
-            accepted: row.get("accepted"),
-            duplicates: row.get("duplicates"),
-            merged: row.get("merged"),
-            corrected: row.get("corrected"),
-            refused,
-        },
+        counts: counts_of(row),
         received_at: row.get::<_, PgTime>("received_at").0,
         durable_at: row.get::<_, PgTime>("durable_at").0,
         refused_at_first: row.get("refused"),

@@ -1,6 +1,6 @@
 //! What the snapshot of a reader's transaction is, and how long its statements may run.
 
-use sheaf_model::{Position, TenantId, Timestamp};
+use sheaf_model::{Position, Timestamp};
 use sheaf_pg::{PgError, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -43,14 +43,5 @@ pub fn limit_time<'a>(time_max: &'a &'a str) -> Statement<'a> {
         "limiting the time of statements",
         include_str!("../sql/snapshot/limit_time.sql"),
         vec![(time_max, Type::TEXT)],
-    )
-}
-
-/// Reads the version of the tenant's catalogue; its row holds one bigint.
-pub fn read_catalogue_version(tenant: &TenantId) -> Statement<'_> {
-    Statement::new(
-        "reading a catalogue's version",
-        include_str!("../sql/tenants/read_catalogue_version.sql"),
-        vec![(&tenant.0, Type::INT8)],
     )
 }

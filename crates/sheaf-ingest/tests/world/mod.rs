@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use sheaf_ingest::{Ack, BodyFormat, IngestAnswer, IngestRequest, OnError, Writer};
 use sheaf_model::{AttributeType, Limits, Name, TenantId, Timestamp};
@@ -13,6 +13,7 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
     Catalogues, Description, NewAttribute, Temperature, declare_attribute,
 };
+use sheaf_store::invariants;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
 use sheaf_testkit::TestDatabase;
@@ -73,6 +74,16 @@ impl World {
     /// The writer of a second server on the same database.
     pub(crate) async fn another_writer(&self) -> Result<Writer> {
         writer_over(&self.database).await
+    }
+
+    /// Documents are the fold of their events, and no invariant has a counterexample.
+    pub(crate) async fn assert_consistent(&self) -> Result<()> {
+        let client = self.database.superuser().await?;
+        let check = invariants::check_documents(&client, i64::MAX).await?;
+        ensure!(check.documents > 0, "no document was compared");
+        assert_eq!(check.violations, []);
+        assert_eq!(invariants::check(&client).await?, []);
+        Ok(())
     }
 
     /// One text of the database, for what no interface shows.

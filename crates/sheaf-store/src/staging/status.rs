@@ -5,7 +5,7 @@ use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use crate::ledger::Counts;
+use crate::ledger::{Counts, counts_of};
 use crate::scope::TenantScope;
 
 /// What is true of a request that was acknowledged as staged.
@@ -74,21 +74,13 @@ pub async fn fetch_staged_status(
 
 fn status_of(row: &Row) -> Result<StagedStatus, PgError> {
     let state: &str = row.get("state");
-    let refused = i64::from(row.get::<_, i32>("refused")) + row.get::<_, i64>("refused_late");
     Ok(StagedStatus {
         state: StagedState::ALL
             .into_iter()
             .find(|known| known.as_str() == state)
             .ok_or_else(|| PgError::unreadable("reading the state of a batch", state))?,
         events: i64::from(row.get::<_, i32>("events")),
-        counts: Counts {
-            values: row.get("value_count"),
-            accepted: row.get("accepted"),
-            duplicates: row.get("duplicates"),
-            merged: row.get("merged"),
-            corrected: row.get("corrected"),
-            refused,
-        },
+        counts: counts_of(row),
         received_at: row.get::<_, PgTime>("received_at").0,
         durable_at: row
             .get::<_, Option<PgTime>>("durable_at")
