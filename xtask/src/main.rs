@@ -3,6 +3,7 @@
 //! random faults under load, from a seed that repeats them.
 #![allow(
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a command that reports to whoever started it"
 )]
 
@@ -11,9 +12,22 @@ mod sources;
 mod step;
 mod workspace;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Last, and short: what failed stands right above it, and a backtrace of this program tells nothing of it.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments
         .iter()
