@@ -51,7 +51,7 @@ COMMENT ON COLUMN sheaf.detached_partitions.closed_at IS 'When it was closed to 
 -- underneath.
 CREATE FUNCTION sheaf.list_attached_partitions()
     RETURNS TABLE (partition_name text, lower_bound timestamptz, upper_bound timestamptz, accepts_writes boolean)
-    LANGUAGE sql STABLE SET search_path = '' SET timezone = 'UTC' SET datestyle = 'ISO'
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
     AS $$
         SELECT c.relname::text,
             (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$FROM \('([^']+)'\)$r$))[1]::timestamptz,
@@ -64,7 +64,7 @@ COMMENT ON FUNCTION sheaf.list_attached_partitions() IS 'The partitions of entit
 
 CREATE OR REPLACE FUNCTION sheaf.list_event_partitions()
     RETURNS TABLE (partition_name text, lower_bound timestamptz, upper_bound timestamptz)
-    LANGUAGE sql STABLE SET search_path = '' SET timezone = 'UTC' SET datestyle = 'ISO'
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
     AS $$
         SELECT p.partition_name, p.lower_bound, p.upper_bound FROM sheaf.list_attached_partitions() p WHERE p.accepts_writes
     $$;
@@ -75,7 +75,7 @@ COMMENT ON VIEW sheaf.event_partitions IS 'The partitions of entity_events that 
 CREATE FUNCTION sheaf.measure_event_partitions()
     RETURNS TABLE (partition_name text, lower_bound timestamptz, upper_bound timestamptz, accepts_writes boolean,
         row_estimate bigint, heap_bytes bigint, index_bytes bigint, invalid_indexes bigint, vacuumed_at timestamptz)
-    LANGUAGE sql STABLE SET search_path = ''
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT p.partition_name, p.lower_bound, p.upper_bound, p.accepts_writes,
             CASE WHEN pg_relation_size(c.oid) = 0 THEN 0
@@ -88,23 +88,47 @@ CREATE FUNCTION sheaf.measure_event_partitions()
     $$;
 COMMENT ON FUNCTION sheaf.measure_event_partitions() IS 'The partitions of entity_events with their sizes; rows are an estimate, and null where there is none.';
 
--- Near now the interval that was decided; further away wider ones, because times are sparse there; a year beyond two
--- years. Wider ones also the more partitions are attached, since each costs every unpruned read two locks: an hour while
--- there are fewer than 64, six hours below 76, a day below 88, a week below 96, and then months, of which there are few.
+-- The rate decides as long as there is room for more partitions. How many there may be follows from what a read without
+-- bounds and a look for late events cost: each locks a partition and its three indexes, and sixteen at once shall fit in the
+-- server's table of locks; that makes 100 with its defaults. More than 400 are not planned in a bearable time, whatever
+-- the table holds. Near the bound new ones get wider: an hour only below 64 % of it, six hours below 76 %, a day below 88 %, a
+-- week below 96 %, and then months, of which there are few.
+CREATE FUNCTION sheaf.new_partition_interval()
+    RETURNS TABLE (decided_name text, bounded_name text, attached bigint, attached_max bigint)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT d.interval_name, s.interval_name, b.attached, b.attached_max
+        FROM (SELECT i.interval_name FROM sheaf.partition_intervals i ORDER BY i.decision DESC LIMIT 1) d
+        CROSS JOIN (
+            SELECT (SELECT count(*) FROM sheaf.list_attached_partitions()) AS attached,
+                least(400, greatest(100, current_setting('max_locks_per_transaction')::bigint
+                    * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+                    / (4 * 16))) AS attached_max
+        ) b
+        CROSS JOIN LATERAL (
+            SELECT n.interval_name
+            FROM (VALUES (1, 'hour', 64), (2, 'six_hours', 76), (3, 'day', 88), (4, 'week', 96), (5, 'month', NULL))
+                n (step, interval_name, below_percent)
+            WHERE n.step >= array_position(ARRAY['hour', 'six_hours', 'day', 'week', 'month'], d.interval_name)
+                AND (n.below_percent IS NULL OR b.attached * 100 < b.attached_max * n.below_percent)
+            ORDER BY n.step LIMIT 1
+        ) s
+    $$;
+COMMENT ON FUNCTION sheaf.new_partition_interval() IS 'The interval that was decided, the one that new partitions near now get, which is wider where too many are attached, and how many are and may be.';
+
+-- Near now the interval of new partitions; further away wider ones, because times are sparse there; a year beyond two years.
 -- Bounds are whole intervals in UTC, weeks from Monday, clipped by the neighbours. LIKE and ATTACH: CREATE .. PARTITION OF
 -- would make readers queue. LIKE copies the compression of the parent's columns, and no other storage setting is needed.
 CREATE OR REPLACE FUNCTION sheaf.ensure_event_partition(instant timestamptz)
     RETURNS TABLE (partition_name text, lower_bound timestamptz, upper_bound timestamptz)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET timezone = 'UTC' SET datestyle = 'ISO' SET lock_timeout = '2s'
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET lock_timeout = '2s'
     AS $$
     DECLARE
         names constant text[] := ARRAY['hour', 'six_hours', 'day', 'week', 'month', 'year'];
         spans constant interval[] := ARRAY['1 hour', '6 hours', '1 day', '7 days', '1 month', '1 year'];
         -- How far from now an instant may be for the interval: at most 16 hours of one, 16 days, and so on.
         reaches constant interval[] := ARRAY['16 hours', '4 days', '16 days', '112 days', '2 years'];
-        attached_max constant bigint[] := ARRAY[64, 76, 88, 96];
         there record;
-        attached bigint;
         step integer;
         wanted_from timestamptz;
         wanted_to timestamptz;
@@ -124,11 +148,8 @@ CREATE OR REPLACE FUNCTION sheaf.ensure_event_partition(instant timestamptz)
             RETURN QUERY SELECT there.partition_name, there.lower_bound, there.upper_bound;
             RETURN;
         END IF;
-        SELECT count(*) INTO attached FROM sheaf.list_attached_partitions() p;
-        SELECT array_position(names, i.interval_name) INTO step FROM sheaf.partition_intervals i ORDER BY i.decision DESC LIMIT 1;
-        WHILE step < 6 AND (instant NOT BETWEEN now() - reaches[step] AND now() + reaches[step]
-            OR attached >= attached_max[step])
-        LOOP
+        SELECT array_position(names, n.bounded_name) INTO step FROM sheaf.new_partition_interval() n;
+        WHILE step < 6 AND instant NOT BETWEEN now() - reaches[step] AND now() + reaches[step] LOOP
             step := step + 1;
         END LOOP;
         wanted_from := CASE WHEN names[step] IN ('week', 'month', 'year') THEN date_trunc(names[step], instant)
@@ -160,7 +181,7 @@ COMMENT ON FUNCTION sheaf.ensure_event_partition(timestamptz) IS 'The partition 
 -- remembers it is refused and does not write into a table that history no longer reads; detached, which waits for
 -- everybody who wrote; kept. Each step can be run again.
 CREATE FUNCTION sheaf.close_event_partition(closed_name text, new_closed_at timestamptz) RETURNS void
-    LANGUAGE plpgsql SET search_path = '' SET lock_timeout = '2s'
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
     AS $$
     BEGIN
         PERFORM pg_advisory_xact_lock(24239, -1);
@@ -175,7 +196,7 @@ COMMENT ON FUNCTION sheaf.close_event_partition(text, timestamptz) IS 'Closes a 
 
 -- Detached it is a table like others, and guarded like them.
 CREATE FUNCTION sheaf.guard_detached_partition(detached_name text) RETURNS void
-    LANGUAGE plpgsql SET search_path = '' SET lock_timeout = '2s'
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s'
     AS $$
     DECLARE
         described record;
@@ -199,7 +220,7 @@ CREATE FUNCTION sheaf.guard_detached_partition(detached_name text) RETURNS void
 COMMENT ON FUNCTION sheaf.guard_detached_partition(text) IS 'Gives a detached partition the policies and comments of a table of its own.';
 
 CREATE FUNCTION sheaf.attach_event_partition(attached_name text) RETURNS void
-    LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' SET datestyle = 'ISO' SET lock_timeout = '2s'
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO' SET lock_timeout = '2s'
     AS $$
     DECLARE
         kept record;
@@ -244,6 +265,6 @@ $compression$;
 ALTER INDEX sheaf.entity_jsonb_hot_attrs SET (gin_pending_list_limit = 256);
 ALTER INDEX sheaf.entity_jsonb_present SET (gin_pending_list_limit = 256);
 
-REVOKE ALL ON FUNCTION sheaf.list_attached_partitions(), sheaf.measure_event_partitions(),
+REVOKE ALL ON FUNCTION sheaf.list_attached_partitions(), sheaf.measure_event_partitions(), sheaf.new_partition_interval(),
     sheaf.close_event_partition(text, timestamptz), sheaf.guard_detached_partition(text), sheaf.attach_event_partition(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION sheaf.list_attached_partitions() TO sheaf_app, sheaf_writer;

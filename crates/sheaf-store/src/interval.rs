@@ -67,8 +67,14 @@ impl PartitionInterval {
 pub struct IntervalDecision {
     /// Its number.
     pub decision: i64,
-    /// The interval of new partitions.
+    /// The interval that was decided.
     pub interval: PartitionInterval,
+    /// The interval that new partitions near now get: a wider one where too many are attached.
+    pub bounded: PartitionInterval,
+    /// How many partitions are attached.
+    pub attached: i64,
+    /// How many the server has room for.
+    pub attached_max: i64,
     /// Why, for people.
     pub reason: String,
     /// When; absent for the interval that a database begins with.
@@ -92,7 +98,14 @@ pub struct NewInterval {
     pub memory_bytes: i64,
 }
 
-/// Reads what was decided last.
+impl IntervalDecision {
+    /// Whether the number of partitions decides on new ones, and not the rate.
+    pub fn is_bounded(&self) -> bool {
+        self.bounded != self.interval
+    }
+}
+
+/// Reads what was decided last, and what comes of it.
 pub async fn read_interval(upkeep: &Pool) -> Result<IntervalDecision, PgError> {
     const STEP: &str = "reading the interval of partitions";
     let sql = include_str!("../sql/partitions/read_interval.sql");
@@ -102,10 +115,16 @@ pub async fn read_interval(upkeep: &Pool) -> Result<IntervalDecision, PgError> {
     let row = rows[0]
         .first()
         .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
-    let name: &str = row.get("interval_name");
+    let interval = |column: &str| {
+        let name: &str = row.get(column);
+        PartitionInterval::parse(name).ok_or_else(|| PgError::unreadable(STEP, name))
+    };
     Ok(IntervalDecision {
         decision: row.get("decision"),
-        interval: PartitionInterval::parse(name).ok_or_else(|| PgError::unreadable(STEP, name))?,
+        interval: interval("interval_name")?,
+        bounded: interval("bounded_name")?,
+        attached: row.get("attached"),
+        attached_max: row.get("attached_max"),
         reason: row.get("reason"),
         decided_at: row
             .get::<_, Option<PgTime>>("decided_at")

@@ -94,7 +94,7 @@ pub const ALL: &[Invariant] = &[
     invariant!(
         Schema,
         "functions_are_closed",
-        "no function may be called by everybody, and none of the owner's uses the caller's search path"
+        "every function is the owner's, none may be called by everybody, and none looks for names where its caller puts some"
     ),
     invariant!(
         Rows,

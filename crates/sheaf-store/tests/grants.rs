@@ -4,8 +4,10 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sheaf_pg::{RoleFault, check_role};
+use sheaf_store::TenantScope;
+use sheaf_testkit::{Injected, TestDatabase};
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
@@ -67,6 +69,7 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
             "list_attached_partitions",
             "list_event_partitions",
             "list_tenants",
+            "staging_epoch",
             "update_tenant",
         ],
     ),
@@ -120,6 +123,7 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
             "list_attached_partitions",
             "list_event_partitions",
             "stage_flush",
+            "staging_epoch",
         ],
     ),
 ];
@@ -322,6 +326,150 @@ async fn no_role_can_become_another_or_make_anything_of_its_own() -> Result<()> 
         .await
         .expect_err("no way round");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    Ok(())
+}
+
+/// A trap in the temporary schema: types and tables named like those that the owner's functions use. Whoever looks one of
+/// the types up there calls the trap, which says whom it runs as.
+const TRAP: &str = r#"
+    CREATE FUNCTION pg_temp.trap(value anyelement) RETURNS boolean LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'the trap runs as %', current_user; END $$;
+    CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (pg_temp.trap(VALUE));
+    CREATE DOMAIN pg_temp.timestamptz AS pg_catalog.timestamptz CHECK (pg_temp.trap(VALUE));
+    CREATE DOMAIN pg_temp.jsonb AS pg_catalog.jsonb CHECK (pg_temp.trap(VALUE));
+    CREATE TEMP TABLE tenants AS SELECT 1 AS tenant_id, pg_catalog.name 'shadow' AS name;
+    CREATE TEMP TABLE api_keys (key_id pg_catalog.text);
+    CREATE TEMP TABLE pg_class AS SELECT * FROM pg_catalog.pg_class LIMIT 0;
+    CREATE TEMP TABLE pg_inherits AS SELECT * FROM pg_catalog.pg_inherits LIMIT 0;"#;
+
+/// What the server calls as each role, with an answer that does not depend on when.
+const CALLS: &[(&str, &str)] = &[
+    (
+        "sheaf_app",
+        "SELECT count(*) FROM sheaf.find_api_key((SELECT min(key_id) FROM sheaf.api_keys))",
+    ),
+    (
+        "sheaf_app",
+        "SELECT count(*) FROM sheaf.find_tenant('acme')",
+    ),
+    (
+        "sheaf_app",
+        "SELECT count(*) FROM sheaf.list_tenants('', 10)",
+    ),
+    (
+        "sheaf_app",
+        "SELECT count(sheaf.update_tenant(1, 'create', '1990-01-01Z', 1, NULL, '{}', -1))",
+    ),
+    (
+        "sheaf_app",
+        "SELECT count(sheaf.create_tenant('acme', 'create', '1990-01-01Z', 1, NULL, '{}', '2024-01-01Z'))",
+    ),
+    (
+        "sheaf_app",
+        "SELECT count(*) FROM sheaf.list_attached_partitions()",
+    ),
+    (
+        "sheaf_writer",
+        "SELECT count(*) FROM sheaf.ensure_event_partition('1995-05-05Z')",
+    ),
+    (
+        "sheaf_writer",
+        "SELECT count(*) FROM sheaf.list_event_partitions()",
+    ),
+    ("sheaf_writer", "SELECT count(*) FROM sheaf.stage_flush()"),
+];
+
+/// In a transaction that is rolled back, in a session of its own: plans are kept for one.
+async fn call(
+    world: &World,
+    scope: &TenantScope,
+    role: &str,
+    before: &str,
+    call: &str,
+) -> Result<i64, Error> {
+    let client = world.database.client(role).await.expect("it connects");
+    begin_as(&client, scope).await.expect("it begins");
+    client.batch_execute(before).await?;
+    Ok(client.query_one(call, &[]).await?.get(0))
+}
+
+#[tokio::test]
+async fn no_temporary_object_of_a_caller_stands_in_for_what_the_owners_functions_name() -> Result<()>
+{
+    let (world, ours, ..) = two_tenants().await?;
+    let admin = world.database.superuser().await?;
+    let name = world.database.name();
+    let trapped = Injected::new("trap in the temporary schema");
+    admin
+        .batch_execute(&format!("GRANT TEMPORARY ON DATABASE {name} TO PUBLIC"))
+        .await?;
+    for (role, statement) in CALLS {
+        let plain = call(&world, &ours, role, "", statement)
+            .await
+            .with_context(|| format!("{role}: {statement}"))?;
+        let answer = call(&world, &ours, role, TRAP, statement)
+            .await
+            .with_context(|| format!("{role}: {statement}, with the trap"))?;
+        assert_eq!(answer, plain, "{role}: {statement}");
+        trapped.count();
+    }
+    // With the path that was set before, the trap runs as the owner.
+    admin
+        .batch_execute(
+            "ALTER FUNCTION sheaf.list_attached_partitions() SET search_path = '';
+             ALTER FUNCTION sheaf.ensure_event_partition(timestamptz) SET search_path = ''",
+        )
+        .await?;
+    let (role, statement) = CALLS
+        .iter()
+        .find(|(_, statement)| statement.contains("ensure_event_partition"))
+        .context("it is listed")?;
+    let error = call(&world, &ours, role, TRAP, statement)
+        .await
+        .expect_err("the trap is met");
+    let said = error
+        .as_db_error()
+        .map(|answer| answer.message().to_owned());
+    assert_eq!(said.as_deref(), Some("the trap runs as sheaf_owner"));
+    trapped.require();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_migrated_database_lets_no_role_of_ours_make_temporary_objects() -> Result<()> {
+    // Rights on a database are its own, and no copy of a template has them.
+    let database = TestDatabase::create_empty().await?;
+    let mut admin = database.superuser().await?;
+    let temporary = |role: &str| {
+        format!("SELECT has_database_privilege('{role}', current_database(), 'TEMPORARY')")
+    };
+    sheaf_store::migrate::up_to(&mut admin, Some(6)).await?;
+    assert!(
+        admin
+            .query_one(&temporary("sheaf_app"), &[])
+            .await?
+            .get::<_, bool>(0)
+    );
+    sheaf_store::migrate::up(&mut admin).await?;
+    for role in ["sheaf_app", "sheaf_search", "sheaf_writer", "sheaf_cdc"] {
+        assert!(
+            !admin
+                .query_one(&temporary(role), &[])
+                .await?
+                .get::<_, bool>(0),
+            "{role}"
+        );
+        let client = database.client(role).await?;
+        let error = client
+            .batch_execute("CREATE TEMP TABLE own ()")
+            .await
+            .expect_err(role);
+        assert_eq!(
+            error.code(),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE),
+            "{role}"
+        );
+    }
     Ok(())
 }
 

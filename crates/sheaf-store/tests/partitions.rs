@@ -133,6 +133,50 @@ async fn a_partition_detached_under_a_running_server_takes_no_row_that_history_w
 }
 
 #[tokio::test]
+async fn what_was_detached_and_is_reported_again_is_stored_again_and_leaves_the_document_as_it_was()
+-> Result<()> {
+    let world = World::create().await?;
+    let scope = world.tenant("acme").await?;
+    let upkeep = world.pool("sheaf_upkeep", 2);
+    let lines = [
+        event("one", "2020-05-05T00:00:00Z", r#"{"a":1,"b":1}"#),
+        event("one", "2024-05-05T00:00:00Z", r#"{"a":2}"#),
+    ];
+    let keyed = || {
+        let mut request = world::request(&lines);
+        request.idempotency_key = Some("first".to_owned());
+        request
+    };
+    let writer = world.writer().await?;
+    assert_eq!(writer.ingest(&scope, keyed()).await?.counts.accepted, 2);
+    let document = "SELECT hashtextextended(format('%s %s %s', hot_attrs, cold_attrs, times), 0) FROM sheaf.entity_jsonb";
+    let before = world.count(document).await?;
+    let made = list_partitions(&upkeep).await?;
+    let name = &made[0].name;
+    maintenance::detach(&upkeep, name, PartitionState::Attached, Timestamp::now()).await?;
+
+    // The ledger remembers the request whatever became of its events.
+    let replayed = writer.ingest(&scope, keyed()).await?;
+    assert!(replayed.replayed);
+    // Another request with the same facts: the one in the history is a duplicate, the other is not there any more. A
+    // server that has run on and one that starts afterwards answer alike.
+    for (writer, expected) in [(writer, (1, 1)), (world.writer().await?, (0, 2))] {
+        let counts = ingest(&writer, &scope, &lines).await?.counts;
+        assert_eq!((counts.accepted, counts.duplicates), expected);
+        assert_eq!(world.count(document).await?, before, "the document");
+    }
+    let history = "SELECT count(*) FROM sheaf.entity_events";
+    assert_eq!(world.count(history).await?, 2);
+    let kept = format!("SELECT count(*) FROM sheaf.{name}");
+    assert_eq!(world.count(&kept).await?, 1);
+    // Its time has another partition by now, which was written to.
+    let refused = maintenance::attach(&upkeep, name, PartitionState::Detached).await;
+    assert!(refused.is_err(), "two partitions of one time");
+    assert_eq!(world.count(&kept).await?, 1, "nothing was changed");
+    Ok(())
+}
+
+#[tokio::test]
 async fn midnight_belongs_to_the_partition_that_it_begins() -> Result<()> {
     let world = World::create().await?;
     let scope = world.tenant("acme").await?;

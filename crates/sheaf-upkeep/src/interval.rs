@@ -2,7 +2,7 @@
 //! they shall fit in a stated share of the server's memory.
 //!
 //! Only partitions that are made from now on are meant; those that are there keep their bounds. How many may be attached
-//! is not decided here: the function that makes them widens the interval as their number grows.
+//! is not decided here: the function that makes them widens the interval near that bound, and a gauge says when it does.
 
 use metrics::{counter, gauge};
 use sheaf_model::Timestamp;
@@ -14,7 +14,9 @@ use sheaf_store::maintenance::{MeasuredPartition, measure_partitions};
 
 /// How wide new partitions are.
 const INTERVAL_SECONDS: &str = "sheaf_partition_interval_seconds";
-/// How often that was changed by this server.
+/// Whether too many partitions are attached for the interval that the rate asks for: 1, else 0.
+const INTERVAL_BOUNDED: &str = "sheaf_partition_interval_bounded";
+/// How often the interval that the rate asks for was changed by this server.
 pub const INTERVAL_CHANGES_TOTAL: &str = "sheaf_partition_interval_changes_total";
 /// How many partitions the history has.
 const PARTITIONS_ATTACHED: &str = "sheaf_partitions_attached";
@@ -133,7 +135,7 @@ pub fn measure(partitions: &[MeasuredPartition], now: Timestamp) -> Option<Measu
 }
 
 /// Measures, decides and records. `memory_percent` is the share of the server's shared memory that the indexes of the newest
-/// partition may take. Gives back the interval of new partitions.
+/// partition may take. Gives back the interval of new partitions, as the number of them lets it be.
 pub async fn reconcile_interval(
     upkeep: &Pool,
     memory_percent: u32,
@@ -144,7 +146,7 @@ pub async fn reconcile_interval(
     let memory_bytes = seen.shared_bytes / 100 * i64::from(memory_percent);
     let measured = measure(&partitions, now);
     let decision = decide(measured, memory_bytes, seen.interval, seen.decided_at, now);
-    let interval = match (decision, measured) {
+    let is_recorded = match (decision, measured) {
         (Decision::Change { to, reason }, Some(measured)) => {
             let new = NewInterval {
                 interval: to,
@@ -155,10 +157,14 @@ pub async fn reconcile_interval(
             };
             record(upkeep, &seen, &new, now).await?
         }
-        (Decision::Keep | Decision::Change { .. }, _) => seen.interval,
+        (Decision::Keep | Decision::Change { .. }, _) => false,
     };
-    tell(&partitions, interval, now);
-    Ok(interval)
+    let current = match is_recorded {
+        true => read_interval(upkeep).await?,
+        false => seen,
+    };
+    tell(&partitions, &current, now);
+    Ok(current.bounded)
 }
 
 async fn record(
@@ -166,23 +172,24 @@ async fn record(
     seen: &IntervalDecision,
     new: &NewInterval,
     now: Timestamp,
-) -> Result<PartitionInterval, PgError> {
+) -> Result<bool, PgError> {
     if !decide_interval(upkeep, seen, new, now).await? {
         // Another server has decided since; its decision is seen in the next round.
-        return Ok(seen.interval);
+        return Ok(false);
     }
     counter!(INTERVAL_CHANGES_TOTAL).increment(1);
     tracing::info!(
         from = seen.interval.as_str(),
         to = new.interval.as_str(),
         reason = new.reason,
-        "new partitions get another interval"
+        "the rate asks for another interval of partitions"
     );
-    Ok(new.interval)
+    Ok(true)
 }
 
-fn tell(partitions: &[MeasuredPartition], interval: PartitionInterval, now: Timestamp) {
-    gauge!(INTERVAL_SECONDS).set(as_float(interval.micros_max()) / 1e6);
+fn tell(partitions: &[MeasuredPartition], current: &IntervalDecision, now: Timestamp) {
+    gauge!(INTERVAL_SECONDS).set(as_float(current.bounded.micros_max()) / 1e6);
+    gauge!(INTERVAL_BOUNDED).set(f64::from(u8::from(current.is_bounded())));
     gauge!(PARTITIONS_ATTACHED).set(partitions.len() as f64);
     let newest = partitions
         .iter()

@@ -134,7 +134,8 @@ async fn the_further_a_time_is_from_now_the_wider_its_partition() -> Result<()> 
 }
 
 #[tokio::test]
-async fn about_a_hundred_partitions_are_attached_however_many_hours_are_written() -> Result<()> {
+async fn a_bounded_number_is_attached_however_many_hours_are_written_and_that_it_decides_is_told()
+-> Result<()> {
     let database = TestDatabase::create().await?;
     let upkeep = pool(&database, "sheaf_upkeep");
     set_interval(&upkeep, PartitionInterval::Hour).await?;
@@ -149,18 +150,27 @@ async fn about_a_hundred_partitions_are_attached_however_many_hours_are_written(
                 begun.saturating_add_micros((hour + 1) * HOUR_MICROS),
             );
             sql.push_str(&format!(
-                "CREATE TABLE sheaf.entity_events_{hour} PARTITION OF sheaf.entity_events FOR VALUES FROM ('{from}') TO ('{to}');"
+                "CREATE TABLE sheaf.entity_events_h{hour} PARTITION OF sheaf.entity_events FOR VALUES FROM ('{from}') TO ('{to}');"
             ));
         }
         client.batch_execute(&sql).await
     };
     let now = Timestamp::now();
-    let mut made = 0;
+    let (mut made, mut hand_made) = (0, 0);
     let mut needed = now;
-    for (attached, hours) in [(0, 1), (64, 6), (76, 24), (88, 7 * 24), (96, 31 * 24)] {
+    let attached_max = read_interval(&upkeep).await?.attached_max;
+    assert!((100..=400).contains(&attached_max), "{attached_max}");
+    for (percent, hours) in [(0, 1), (64, 6), (76, 24), (88, 7 * 24), (96, 31 * 24)] {
+        let attached = (attached_max * percent + 99) / 100;
         let missing = attached - made;
-        make(made, missing).await?;
+        make(hand_made, missing).await?;
         made += missing;
+        hand_made += missing;
+        let told = read_interval(&upkeep).await?;
+        assert_eq!(told.attached, attached);
+        assert_eq!(told.interval, PartitionInterval::Hour);
+        assert_eq!(told.bounded.micros_max(), hours * HOUR_MICROS);
+        assert_eq!(told.is_bounded(), percent > 0);
         let partition = ensure_partition(&upkeep, needed).await?;
         let span = (partition.upper.as_micros() - partition.lower.as_micros()) / HOUR_MICROS;
         assert!(span <= hours, "{attached} attached: {partition:?}");
@@ -184,7 +194,18 @@ async fn about_a_hundred_partitions_are_attached_however_many_hours_are_written(
             partitions += 1;
         }
     }
-    assert!(partitions <= 115, "{partitions}");
+    let most = usize::try_from(attached_max)? + 15;
+    assert!(partitions <= most, "{partitions}");
+    // The rate decides again once there is room.
+    for from in (0..hand_made).step_by(50) {
+        let last = hand_made.min(from + 50);
+        let drops: String = (from..last)
+            .map(|hour| format!("DROP TABLE sheaf.entity_events_h{hour};"))
+            .collect();
+        client.batch_execute(&drops).await?;
+    }
+    let told = read_interval(&upkeep).await?;
+    assert_eq!(told.bounded, PartitionInterval::Hour, "{told:?}");
     Ok(())
 }
 
@@ -282,7 +303,7 @@ async fn a_rate_that_outgrows_the_memory_narrows_new_partitions_and_says_why() -
         6 * HOUR_MICROS
     );
     assert_eq!(reconcile_interval(&upkeep, 1, now).await?, narrower);
-    assert_eq!(read_interval(&upkeep).await?, decided);
+    assert_eq!(read_interval(&upkeep).await?.decision, decided.decision);
     // With all of the memory a month would fit; not before the interval has lasted once.
     assert_eq!(reconcile_interval(&upkeep, 90, now).await?, narrower);
     let later = now.saturating_add_micros(6 * HOUR_MICROS);

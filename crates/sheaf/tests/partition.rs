@@ -148,3 +148,41 @@ async fn doctor_tells_of_a_partition_that_is_needed_soon_and_of_a_broken_index()
     assert!(detail.contains("sheaf partition reindex"), "{detail}");
     Ok(())
 }
+
+#[tokio::test]
+async fn doctor_and_the_list_tell_when_the_number_of_partitions_decides_and_not_the_rate()
+-> Result<()> {
+    let configured = Configured::new("partition-bound").await?;
+    let admin = configured.database.superuser().await?;
+    admin
+        .batch_execute(
+            "INSERT INTO sheaf.partition_intervals (decision, interval_name, reason) VALUES (2, 'hour', 'the test says so');
+             SELECT sheaf.ensure_event_partition(now() + n * interval '1 hour') FROM generate_series(0, 24) n",
+        )
+        .await?;
+    let (status, detail) = configured.doctor("partitions")?;
+    assert_eq!(status, "ok", "{detail}");
+    admin
+        .batch_execute(
+            "DO $$ BEGIN
+                 FOR year IN 1000..1000 + (SELECT attached_max * 64 / 100 FROM sheaf.new_partition_interval()) LOOP
+                     EXECUTE format('CREATE TABLE sheaf.year_%s PARTITION OF sheaf.entity_events
+                         FOR VALUES FROM (%L) TO (%L)', year, year || '-01-01Z', year + 1 || '-01-01Z');
+                     EXECUTE format('GRANT INSERT ON sheaf.year_%s TO sheaf_writer', year);
+                 END LOOP;
+             END $$",
+        )
+        .await?;
+    let (status, detail) = configured.doctor("partitions")?;
+    assert_eq!(status, "fail", "{detail}");
+    assert!(
+        detail.contains("hold a six_hours each where the rate asks for a hour"),
+        "{detail}"
+    );
+    let listed = configured.done(&["partition", "list", "--json"])?;
+    assert_eq!(
+        (&listed["interval"], &listed["asked_by_rate"]),
+        (&"six_hours".into(), &"hour".into())
+    );
+    Ok(())
+}

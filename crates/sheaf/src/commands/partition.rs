@@ -51,7 +51,7 @@ pub(super) async fn run(command: PartitionCommand) -> Result<()> {
 
 /// Whether the history has partitions for what comes next, and all of them usable, in words.
 pub(super) async fn check(upkeep: &Pool, now: Timestamp) -> Result<String> {
-    let interval = read_interval(upkeep).await?.interval;
+    let decided = read_interval(upkeep).await?;
     let measured = measure_partitions(upkeep).await?;
     let detached = list_detached(upkeep).await?.len();
     if let Some(broken) = measured.iter().find(|one| one.invalid_indexes > 0) {
@@ -65,12 +65,19 @@ pub(super) async fn check(upkeep: &Pool, now: Timestamp) -> Result<String> {
     let open = measured.into_iter().filter(|one| one.accepts_writes);
     let open: Vec<_> = open.map(|one| one.partition).collect();
     let reached = sheaf_upkeep::reach(&open, now);
-    if reached < now.saturating_add_micros(sheaf_upkeep::alarm_micros(interval)) {
+    if reached < now.saturating_add_micros(sheaf_upkeep::alarm_micros(decided.bounded)) {
         bail!(
             "there is none for {reached}; a running server makes them ahead, and a write the one that it lacks"
         );
     }
-    let interval = interval.as_str();
+    let (interval, asked) = (decided.bounded.as_str(), decided.interval.as_str());
+    if decided.is_bounded() {
+        let most = decided.attached_max;
+        bail!(
+            "{attached} of at most {most} are attached, so that new ones hold a {interval} each where the rate asks for a {asked}: \
+             detach old ones with sheaf partition detach; up to 400, a larger max_locks_per_transaction allows more"
+        );
+    }
     Ok(format!(
         "{attached} attached without a gap until {reached}, new ones hold a {interval} each, {detached} detached"
     ))
@@ -149,7 +156,9 @@ async fn list(upkeep: &Pool, as_json: bool) -> Result<()> {
     let detached: Vec<&DetachedPartition> = detached.iter().filter(is_out).collect();
     if as_json {
         let answer = json!({
-            "interval": interval.interval.as_str(),
+            "interval": interval.bounded.as_str(),
+            "asked_by_rate": interval.interval.as_str(),
+            "attached_max": interval.attached_max,
             "reason": interval.reason,
             "decided_at": interval.decided_at,
             "partitions": partitions.iter().map(described).collect::<Vec<Value>>(),
@@ -164,7 +173,8 @@ async fn list(upkeep: &Pool, as_json: bool) -> Result<()> {
         return Ok(say(&answer.to_string())?);
     }
     say(&format!(
-        "new partitions hold a {}: {}",
+        "new partitions hold a {}, the rate asks for a {}: {}",
+        interval.bounded.as_str(),
         interval.interval.as_str(),
         interval.reason
     ))?;
