@@ -19,11 +19,13 @@ ALTER TABLE sheaf.ingest_requests ADD CONSTRAINT ingest_requests_outcome
     CHECK (outcome IN ('stored', 'stored_in_parts', 'all_refused', 'batch_refused')) NOT VALID;
 COMMENT ON COLUMN sheaf.ingest_requests.outcome IS 'Stored at least in part; stored in parts: the same, once parts have written its buckets; or nothing stored because every event, or by on_error=reject any, was bad.';
 
-ALTER TABLE sheaf.ingest_parts ADD COLUMN buckets integer[];
+ALTER TABLE sheaf.ingest_parts ADD COLUMN buckets integer[], ADD COLUMN written_at timestamptz;
 ALTER TABLE sheaf.ingest_parts DROP CONSTRAINT ingest_parts_request;
 COMMENT ON TABLE sheaf.ingest_parts IS 'What each part of a request came to. The answer is composed from these.';
 COMMENT ON COLUMN sheaf.ingest_parts.bucket IS 'The lowest bucket of the entities in this part.';
 COMMENT ON COLUMN sheaf.ingest_parts.buckets IS 'The buckets of the entities in this part, ascending. Null: the one bucket.';
+
+COMMENT ON COLUMN sheaf.ingest_parts.written_at IS 'When it was written, by the database''s clock; its commit followed. Null: with its request.';
 
 -- Requests past the horizon are found by their time, which grows with the heap.
 CREATE INDEX ingest_requests_received_at ON sheaf.ingest_requests USING brin (received_at);

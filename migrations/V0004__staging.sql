@@ -6,7 +6,8 @@
 -- Runs beside servers of the versions before: they stage nothing and leave these objects alone. A flush tells lanes that
 --   remember documents that somebody else wrote, in bucket_writers; older ones read documents under the buckets' locks.
 
--- What is true of the UNLOGGED rows between two recoveries is an epoch. Recovery empties the canary with them.
+-- What is true of the UNLOGGED rows between two recoveries is an epoch. Recovery empties the canary with them, and a dump
+-- takes it to another cluster, where neither numbers of transactions nor places in the log mean what they did.
 CREATE TABLE sheaf.staging_epochs (
     epoch bigint NOT NULL,
     began_at timestamptz NOT NULL,
@@ -24,6 +25,7 @@ INSERT INTO sheaf.staging_epochs (epoch, began_at, confirmed_at) VALUES (1, now(
 CREATE UNLOGGED TABLE sheaf.staging_canary (
     only_row boolean PRIMARY KEY DEFAULT true,
     epoch bigint NOT NULL,
+    system_identifier bigint NOT NULL,
     seen_at timestamptz,
     seen_snapshot pg_snapshot,
     seen_lsn pg_lsn,
@@ -32,10 +34,19 @@ CREATE UNLOGGED TABLE sheaf.staging_canary (
 COMMENT ON TABLE sheaf.staging_canary IS 'One row that is lost with everything that is staged: while it is there, they are.';
 COMMENT ON COLUMN sheaf.staging_canary.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN sheaf.staging_canary.epoch IS 'The epoch that it stands for.';
+COMMENT ON COLUMN sheaf.staging_canary.system_identifier IS 'The cluster in which the epoch began. In another one it has ended.';
 COMMENT ON COLUMN sheaf.staging_canary.seen_at IS 'When seen_snapshot was taken.';
 COMMENT ON COLUMN sheaf.staging_canary.seen_snapshot IS 'Transactions that had committed by then.';
 COMMENT ON COLUMN sheaf.staging_canary.seen_lsn IS 'Once the log is on disk up to here, so are they. Of no use after a recovery, and lost in it.';
-INSERT INTO sheaf.staging_canary (epoch) VALUES (1);
+INSERT INTO sheaf.staging_canary (epoch, system_identifier) SELECT 1, s.system_identifier FROM pg_control_system() s;
+
+CREATE FUNCTION sheaf.staging_epoch() RETURNS bigint
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT c.epoch FROM sheaf.staging_canary c
+        WHERE c.system_identifier = (SELECT s.system_identifier FROM pg_control_system() s)
+    $$;
+COMMENT ON FUNCTION sheaf.staging_epoch() IS 'The epoch now; null where everything that was staged is lost and nobody has said so yet.';
 
 -- No key and no sequence of its own means anything later: recovery empties the table and would begin again at 1.
 CREATE UNLOGGED TABLE sheaf.entity_values_ingest (
@@ -83,6 +94,8 @@ CREATE TABLE sheaf.staged_batches (
     buckets integer[] NOT NULL,
     received_at timestamptz NOT NULL,
     staged_at timestamptz NOT NULL,
+    flush_failures integer NOT NULL DEFAULT 0,
+    flush_after timestamptz,
     CONSTRAINT staged_batches_pkey PRIMARY KEY (tenant_id, batch_id),
     CONSTRAINT staged_batches_tenant FOREIGN KEY (tenant_id) REFERENCES sheaf.tenants (tenant_id),
     CONSTRAINT staged_batches_status CHECK (status IN ('staged', 'lost'))
@@ -105,15 +118,22 @@ COMMENT ON COLUMN sheaf.staged_batches.value_count IS 'How many values they name
 COMMENT ON COLUMN sheaf.staged_batches.buckets IS 'The buckets of its entities, ascending.';
 COMMENT ON COLUMN sheaf.staged_batches.received_at IS 'When the request arrived.';
 COMMENT ON COLUMN sheaf.staged_batches.staged_at IS 'When it was staged, by the database''s clock.';
+COMMENT ON COLUMN sheaf.staged_batches.flush_failures IS 'How many flushes that it was part of have failed by what they flushed.';
+COMMENT ON COLUMN sheaf.staged_batches.flush_after IS 'No flush takes it before; null where none has failed.';
 
 ALTER TABLE sheaf.ingest_requests ADD COLUMN flush_xid xid8;
 COMMENT ON COLUMN sheaf.ingest_requests.flush_xid IS 'The flush that stored a staged request: it is durable once a confirmed snapshot shows this transaction.';
+ALTER TABLE sheaf.ingest_requests ADD COLUMN flush_epoch bigint;
+COMMENT ON COLUMN sheaf.ingest_requests.flush_epoch IS 'The epoch of that flush: whatever of it a later epoch finds, a recovery or a restore has kept.';
 ALTER TABLE sheaf.ingest_requests ADD COLUMN staged_values bigint;
 COMMENT ON COLUMN sheaf.ingest_requests.staged_values IS 'How many values a staged request was answered to hold, before its flush.';
 ALTER TABLE sheaf.rejections ADD COLUMN refused_in_flush boolean;
 COMMENT ON COLUMN sheaf.rejections.refused_in_flush IS 'True: its request was answered as staged before this was refused, so that no answer lists it. Null: the answer does.';
 ALTER TABLE sheaf.ingest_requests DROP CONSTRAINT ingest_requests_ack;
 ALTER TABLE sheaf.ingest_requests ADD CONSTRAINT ingest_requests_ack CHECK (ack IN ('durable', 'replicated', 'staged')) NOT VALID;
+
+-- Functions of one expression have no search path of their own, since PostgreSQL would call them instead of writing them out
+-- in the statement. Only the owner may call them, which is who calls the others.
 
 -- Cells of a part of a document that are newer than a floor. A cell without a time of its own has the newest event's.
 CREATE FUNCTION sheaf.cells_after(part jsonb, times jsonb, newest_micros bigint, floor_micros bigint) RETURNS jsonb
@@ -135,12 +155,12 @@ CREATE FUNCTION sheaf.append_staged(of_tenant bigint, of_entity bigint, document
         document_floor timestamptz, held jsonb, events sheaf.entity_values_ingest[], flushed_at timestamptz)
     RETURNS TABLE (batch_id uuid, ordinal integer, bucket integer, ingested_at timestamptz, outcome text, value_count integer,
         observed_at timestamptz, seq smallint, op "char", attrs jsonb, code text, field bigint, reason text)
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         document_bytes_max constant integer := 16 * 1024 * 1024;
         seq_end constant integer := 16384;
-        event sheaf.entity_values_ingest;
+        event record;
         stored record;
         tag bigint;
         place integer;
@@ -149,28 +169,73 @@ CREATE FUNCTION sheaf.append_staged(of_tenant bigint, of_entity bigint, document
         newest timestamptz := document_newest;
         -- The newest row is a replace or delete, so that the series has to be named again.
         emptied boolean := coalesce(document_floor = document_newest, false);
-        -- The instants so far, and by their place: what their rows fold to, whether one replaced, the last row (no seq
-        -- where there is none), and the tags beside the id of this flush's lines.
-        instants timestamptz[] := '{}';
-        cells jsonb[] := '{}';
-        replaced boolean[] := '{}';
-        last_seq integer[] := '{}';
-        last_op "char"[] := '{}';
-        last_attrs jsonb[] := '{}';
-        beside_cells jsonb[] := '{}';
+        -- An instant has a place, so that no event looks through those before it: times that are given theirs in order, the
+        -- others further ones. One that a flush gives can meet a given one, which is looked for among those ahead.
+        places integer;
+        places_behind integer;
+        ahead timestamptz[];
+        next_ahead integer := 1;
+        -- By place: what the rows of the instant fold to, whether one replaced, the last row (no seq where there is none),
+        -- and the tags beside the id of this flush's lines. As long as they will be, since growing copies them.
+        is_seen boolean[] := array_fill(NULL::boolean, ARRAY[cardinality(events)]);
+        all_cells jsonb[] := array_fill(NULL::jsonb, ARRAY[cardinality(events)]);
+        all_replaced boolean[] := is_seen;
+        all_last_seq integer[] := array_fill(NULL::integer, ARRAY[cardinality(events)]);
+        all_last_op "char"[] := array_fill(NULL::"char", ARRAY[cardinality(events)]);
+        all_last_attrs jsonb[] := all_cells;
+        all_beside jsonb[] := all_cells;
+        -- The same of the event's instant. An element is changed in place only where no array is read for it.
+        cells jsonb;
+        replaced boolean;
+        last_seq integer;
+        last_op "char";
+        last_attrs jsonb;
+        beside_cells jsonb;
+        -- How many bytes the document takes as text, and each of its values: the whole of it is written out once.
+        held_bytes bigint;
+        held_lengths jsonb;
+        growth bigint;
+        grown jsonb;
     BEGIN
-        FOREACH event IN ARRAY events LOOP
+        SELECT count(*), count(*) FILTER (WHERE t.observed_at < flushed_at),
+                array_agg(t.observed_at ORDER BY t.observed_at) FILTER (WHERE t.observed_at >= flushed_at)
+            INTO places, places_behind, ahead
+            FROM (SELECT DISTINCT e.observed_at FROM unnest(events) e WHERE e.observed_at IS NOT NULL) t;
+        IF held IS NOT NULL THEN
+            -- Each takes two quotes, a colon, a comma and two spaces beside its name and value.
+            SELECT coalesce(sum(octet_length(c.key) + 6 + octet_length(c.value::text)), 0),
+                    coalesce(jsonb_object_agg(c.key, octet_length(c.value::text)), '{}')
+                INTO held_bytes, held_lengths FROM jsonb_each(held) c;
+        END IF;
+        FOR event IN
+            SELECT e.*, CASE WHEN e.observed_at IS NOT NULL THEN dense_rank() OVER (ORDER BY e.observed_at) END AS given_place
+            FROM unnest(events) e ORDER BY e.batch_id, e.ordinal
+        LOOP
             batch_id := event.batch_id; ordinal := event.ordinal; bucket := event.bucket; ingested_at := event.ingested_at;
             op := event.op; attrs := event.attrs; value_count := event.value_count;
             seq := NULL; code := NULL; field := NULL; reason := NULL;
             observed_at := coalesce(event.observed_at, greatest(flushed_at, newest_seen + interval '1 microsecond'));
             newest_seen := greatest(newest_seen, observed_at);
 
-            place := array_position(instants, observed_at);
+            place := event.given_place;
             IF place IS NULL THEN
-                place := cardinality(instants) + 1;
-                instants[place] := observed_at;
-                cells[place] := '{}'; replaced[place] := false; last_seq[place] := NULL;
+                -- Each such time is later than the one before it.
+                WHILE ahead[next_ahead] < observed_at LOOP
+                    next_ahead := next_ahead + 1;
+                END LOOP;
+                IF ahead[next_ahead] = observed_at THEN
+                    place := places_behind + next_ahead;
+                ELSE
+                    places := places + 1;
+                    place := places;
+                END IF;
+            END IF;
+            IF is_seen[place] THEN
+                cells := all_cells[place]; replaced := all_replaced[place]; beside_cells := all_beside[place];
+                last_seq := all_last_seq[place]; last_op := all_last_op[place]; last_attrs := all_last_attrs[place];
+            ELSE
+                cells := '{}'; replaced := false; beside_cells := NULL;
+                last_seq := NULL; last_op := NULL; last_attrs := NULL;
                 -- What is newer than the newest event cannot be stored yet.
                 IF observed_at <= document_newest THEN
                     FOR stored IN SELECT e.seq, e.op, e.attrs FROM sheaf.entity_events e
@@ -178,29 +243,32 @@ CREATE FUNCTION sheaf.append_staged(of_tenant bigint, of_entity bigint, document
                         ORDER BY e.seq
                     LOOP
                         IF stored.op IN ('r', 'd') THEN
-                            replaced[place] := true; cells[place] := '{}';
+                            replaced := true; cells := '{}';
                         END IF;
-                        cells[place] := cells[place] || stored.attrs;
-                        last_seq[place] := stored.seq; last_op[place] := stored.op; last_attrs[place] := stored.attrs;
+                        cells := cells || stored.attrs;
+                        last_seq := stored.seq; last_op := stored.op; last_attrs := stored.attrs;
                     END LOOP;
                 END IF;
+                is_seen[place] := true;
+                all_cells[place] := cells; all_replaced[place] := replaced;
+                all_last_seq[place] := last_seq; all_last_op[place] := last_op; all_last_attrs[place] := last_attrs;
             END IF;
 
             IF event.series IS NOT NULL AND (newest IS NULL OR observed_at <= newest OR emptied)
-                AND (last_seq[place] IS NULL OR replaced[place]) THEN
+                AND (last_seq IS NULL OR replaced) THEN
                 attrs := event.series || attrs;
                 SELECT count(*) INTO value_count FROM jsonb_object_keys(attrs);
             END IF;
             IF event.beside IS NOT NULL THEN
-                IF last_seq[place] IS NOT NULL THEN
+                IF last_seq IS NOT NULL THEN
                     -- A tag that another line of this flush has beside the id and this one lacks, or one that differs.
-                    SELECT k.key::bigint INTO field FROM jsonb_object_keys(beside_cells[place]) AS k (key)
+                    SELECT k.key::bigint INTO field FROM jsonb_object_keys(beside_cells) AS k (key)
                         WHERE k.key::bigint <> ALL (event.beside) ORDER BY 1 LIMIT 1;
                     IF field IS NULL THEN
                         FOREACH tag IN ARRAY event.beside LOOP
-                            IF attrs ? tag::text AND (NOT cells[place] ? tag::text
-                                OR attrs -> tag::text <> cells[place] -> tag::text
-                                    AND 'null' NOT IN (attrs -> tag::text, cells[place] -> tag::text)) THEN
+                            IF attrs ? tag::text AND (NOT cells ? tag::text
+                                OR attrs -> tag::text <> cells -> tag::text
+                                    AND 'null' NOT IN (attrs -> tag::text, cells -> tag::text)) THEN
                                 field := tag;
                                 EXIT;
                             END IF;
@@ -213,31 +281,37 @@ CREATE FUNCTION sheaf.append_staged(of_tenant bigint, of_entity bigint, document
                         CONTINUE;
                     END IF;
                 END IF;
-                beside_cells[place] := (SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}')
+                beside_cells := (SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}')
                     FROM jsonb_each(attrs) c WHERE c.key::bigint = ANY (event.beside));
+                all_beside[place] := beside_cells;
             END IF;
 
             IF held IS NOT NULL THEN
-                IF octet_length((held || attrs)::text) > greatest(document_bytes_max, octet_length(held::text)) THEN
+                SELECT coalesce(sum(CASE WHEN held_lengths ? c.key THEN c.bytes - (held_lengths ->> c.key)::bigint
+                            ELSE octet_length(c.key) + 6 + c.bytes END), 0), coalesce(jsonb_object_agg(c.key, c.bytes), '{}')
+                    INTO growth, grown
+                    FROM (SELECT a.key, octet_length(a.value::text) AS bytes FROM jsonb_each(attrs) a OFFSET 0) c;
+                IF growth > 0 AND held_bytes + growth > document_bytes_max THEN
                     outcome := 'refused'; code := 'quota_exceeded';
                     reason := format('the document of an entity has at most %s bytes', document_bytes_max);
                     RETURN NEXT;
                     CONTINUE;
                 END IF;
-                held := held || attrs;
+                held_bytes := held_bytes + growth;
+                held_lengths := held_lengths || grown;
             END IF;
 
-            seq := coalesce(last_seq[place] + 1, 0);
-            IF last_seq[place] IS NULL THEN
+            seq := coalesce(last_seq + 1, 0);
+            IF last_seq IS NULL THEN
                 outcome := 'accepted';
             ELSIF op IN ('r', 'd') THEN
-                outcome := CASE WHEN last_op[place] = op AND last_attrs[place] = attrs THEN 'duplicate' ELSE 'corrected' END;
+                outcome := CASE WHEN last_op = op AND last_attrs = attrs THEN 'duplicate' ELSE 'corrected' END;
             ELSE
                 SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}') INTO attrs FROM jsonb_each(attrs) c
-                    WHERE (cells[place] -> c.key) IS DISTINCT FROM c.value;
+                    WHERE (cells -> c.key) IS DISTINCT FROM c.value;
                 IF attrs = '{}' THEN
                     outcome := 'duplicate';
-                ELSIF EXISTS (SELECT FROM jsonb_object_keys(attrs) k (key) WHERE cells[place] ? k.key) THEN
+                ELSIF EXISTS (SELECT FROM jsonb_object_keys(attrs) k (key) WHERE cells ? k.key) THEN
                     outcome := 'corrected'; op := 'c';
                 ELSE
                     outcome := 'merged'; op := 'p';
@@ -260,10 +334,11 @@ CREATE FUNCTION sheaf.append_staged(of_tenant bigint, of_entity bigint, document
                 emptied := op IN ('r', 'd');
             END IF;
             IF op IN ('r', 'd') THEN
-                replaced[place] := true; cells[place] := '{}';
+                replaced := true; cells := '{}';
             END IF;
-            cells[place] := cells[place] || attrs;
-            last_seq[place] := seq; last_op[place] := op; last_attrs[place] := attrs;
+            cells := cells || attrs;
+            all_cells[place] := cells; all_replaced[place] := replaced;
+            all_last_seq[place] := seq; all_last_op[place] := op; all_last_attrs[place] := attrs;
             RETURN NEXT;
         END LOOP;
     END
@@ -273,7 +348,7 @@ COMMENT ON FUNCTION sheaf.append_staged(bigint, bigint, timestamptz, timestamptz
 
 -- Which parts of documents values belong in. While attributes move, theirs are put in place with every write.
 CREATE FUNCTION sheaf.temperatures_of(of_tenant bigint, OUT hot jsonb, OUT warming text[], OUT cooling text[])
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT coalesce(jsonb_object_agg(a.attribute_id, true) FILTER (WHERE a.temperature IN ('hot', 'warming')), '{}'),
             array_agg(a.attribute_id::text) FILTER (WHERE a.temperature = 'warming'),
@@ -284,7 +359,7 @@ COMMENT ON FUNCTION sheaf.temperatures_of(bigint) IS 'The attributes of a tenant
 
 -- A number of the form of the servers' own: milliseconds first, so that later refusals sort later.
 CREATE FUNCTION sheaf.next_rejection_id() RETURNS uuid
-    LANGUAGE sql VOLATILE
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT (left(t.millis, 8) || '-' || right(t.millis, 4) || '-7' || substr(gen_random_uuid()::text, 16))::uuid
         FROM (SELECT lpad(to_hex(sheaf.micros_of(clock_timestamp()) / 1000), 12, '0') AS millis) t
@@ -295,7 +370,7 @@ COMMENT ON FUNCTION sheaf.next_rejection_id() IS 'A number for a refusal; later 
 CREATE FUNCTION sheaf.describe_refused(of_tenant bigint, of_batch uuid, of_index integer, of_entity bigint,
         of_time timestamptz, of_attrs jsonb, OUT ordinal integer, OUT entity_type text, OUT raw bytea, OUT format text,
         OUT "precision" text, OUT id_tags jsonb)
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         external_id text;
@@ -323,20 +398,52 @@ CREATE FUNCTION sheaf.describe_refused(of_tenant bigint, of_batch uuid, of_index
 COMMENT ON FUNCTION sheaf.describe_refused(bigint, uuid, integer, bigint, timestamptz, jsonb)
     IS 'What is kept of a staged event that is refused in the flush.';
 
+CREATE FUNCTION sheaf.refuse_staged(refused sheaf.entity_values_ingest[], of_reason text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    BEGIN
+        INSERT INTO sheaf.rejections (tenant_id, rejection_id, batch_id, event_index, ordinal, entity_type, code, reason, raw,
+            received_at, format, "precision", id_tags, refused_in_flush)
+        SELECT e.tenant_id, sheaf.next_rejection_id(), e.batch_id, e.ordinal, k.ordinal, k.entity_type, 'schema_violation',
+            of_reason, k.raw, e.ingested_at, k.format, k.precision, k.id_tags, true
+        FROM (SELECT u.* FROM unnest(refused) u ORDER BY u.batch_id, u.ordinal) e
+        CROSS JOIN LATERAL sheaf.describe_refused(e.tenant_id, e.batch_id, e.ordinal, e.entity_id, e.observed_at, e.attrs) k;
+        INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, value_count, accepted, duplicates, merged, corrected, refused)
+        SELECT e.tenant_id, q.request_key, e.bucket, 0, 0, 0, 0, 0, e.refused
+        FROM (SELECT u.tenant_id, u.batch_id, u.bucket, count(*) AS refused FROM unnest(refused) u GROUP BY 1, 2, 3) e
+        CROSS JOIN LATERAL (SELECT i.request_key FROM sheaf.ingest_requests i
+            WHERE i.tenant_id = e.tenant_id AND i.batch_id = e.batch_id OFFSET 0) q
+        ON CONFLICT (tenant_id, request_key, bucket) DO UPDATE SET refused = ingest_parts.refused + excluded.refused;
+    END
+    $$;
+COMMENT ON FUNCTION sheaf.refuse_staged(sheaf.entity_values_ingest[], text) IS 'Keeps staged events as refusals, and counts them.';
+
 -- The move of a batch's events into history and documents, in one statement. Under the buckets' locks.
 CREATE FUNCTION sheaf.flush_events(batches uuid[], ordinal_from integer, ordinal_to integer, flushed_at timestamptz,
         OUT events bigint, OUT duplicates bigint, OUT merged bigint, OUT corrected bigint)
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
+    DECLARE
+        closed tstzmultirange;
+        closed_to sheaf.entity_values_ingest[];
     BEGIN
         -- Its owner could write into a partition that is being taken out, which servers may not.
-        IF EXISTS (SELECT FROM sheaf.detached_partitions) AND EXISTS (
-            SELECT FROM sheaf.list_attached_partitions() p JOIN sheaf.entity_values_ingest i
-                ON i.batch_id = ANY (batches) AND i.ordinal >= ordinal_from AND i.ordinal < ordinal_to
-                    AND i.observed_at >= p.lower_bound AND i.observed_at < p.upper_bound
-            WHERE NOT p.accepts_writes)
-        THEN
-            RAISE 'a period is closed to writes' USING ERRCODE = 'check_violation', CONSTRAINT = 'period_is_open';
+        IF EXISTS (SELECT FROM sheaf.detached_partitions) THEN
+            SELECT range_agg(tstzrange(p.lower_bound, p.upper_bound)) INTO closed
+                FROM sheaf.list_attached_partitions() p WHERE NOT p.accepts_writes;
+        END IF;
+        IF closed IS NOT NULL THEN
+            WITH gone AS (
+                DELETE FROM sheaf.entity_values_ingest i
+                WHERE i.batch_id = ANY (batches) AND i.ordinal >= ordinal_from AND i.ordinal < ordinal_to
+                    AND closed @> coalesce(i.observed_at, greatest(flushed_at, (SELECT j.newest + interval '1 microsecond'
+                        FROM sheaf.entity_jsonb j WHERE j.tenant_id = i.tenant_id AND j.entity_id = i.entity_id)))
+                RETURNING i AS event
+            )
+            SELECT array_agg(g.event) INTO closed_to FROM gone g;
+        END IF;
+        IF closed_to IS NOT NULL THEN
+            PERFORM sheaf.refuse_staged(closed_to, 'the period of the event is closed to writes');
         END IF;
         WITH staged AS (
             DELETE FROM sheaf.entity_values_ingest i
@@ -561,29 +668,48 @@ CREATE FUNCTION sheaf.flush_events(batches uuid[], ordinal_from integer, ordinal
             count(*) FILTER (WHERE r.outcome = 'corrected')
         INTO events, duplicates, merged, corrected
         FROM decided r;
+        events := events + coalesce(cardinality(closed_to), 0);
     END
     $$;
 COMMENT ON FUNCTION sheaf.flush_events(uuid[], integer, integer, timestamptz)
     IS 'Moves staged events of some batches, of a range of places in them, into history, documents and ledger.';
 
+-- Who is to blame for what a flush failed with. The event: what the database refuses to store, and whatever it says of an
+-- event again and again. The batch: what may come from too much of it at once, or from damage; it waits, and the others go
+-- on. The database: what concerns every flush, or will be over soon; nothing is decided by it.
+CREATE FUNCTION sheaf.blame_of_flush_fault(fault text, is_apart boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE
+            WHEN left(fault, 2) IN ('22', '23', '54') THEN 'event'
+            WHEN fault IN ('53200', '57014', 'XX001', 'XX002') THEN 'batch'
+            WHEN left(fault, 2) IN ('08', '25', '40', '53', '57', '58') OR fault = '55P03' THEN 'database'
+            WHEN is_apart THEN 'event'
+            ELSE 'batch'
+        END
+    $$;
+COMMENT ON FUNCTION sheaf.blame_of_flush_fault(text, boolean) IS 'Whether an event, a batch or the database is to blame for the SQLSTATE that a flush failed with; is_apart: the batch is flushed by itself, since flushes with it have failed before.';
+
 -- An event that PostgreSQL itself refuses is found by halves, kept as a refusal, and leaves the others alone.
-CREATE FUNCTION sheaf.flush_apart(batch uuid, ordinal_from integer, ordinal_to integer, flushed_at timestamptz,
+CREATE FUNCTION sheaf.flush_apart(batch uuid, ordinal_from integer, ordinal_to integer, flushed_at timestamptz, is_apart boolean,
         OUT events bigint, OUT duplicates bigint, OUT merged bigint, OUT corrected bigint)
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         part record;
-        poison record;
+        poison sheaf.entity_values_ingest;
         middle integer;
         fault text;
-        constraint_found text;
     BEGIN
         BEGIN
             SELECT * INTO events, duplicates, merged, corrected
                 FROM sheaf.flush_events(ARRAY[batch], ordinal_from, ordinal_to, flushed_at);
             RETURN;
-        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
-            GET STACKED DIAGNOSTICS fault = RETURNED_SQLSTATE, constraint_found = CONSTRAINT_NAME;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS fault = RETURNED_SQLSTATE;
+            IF sheaf.blame_of_flush_fault(fault, is_apart) <> 'event' THEN
+                RAISE;
+            END IF;
         END;
         SELECT count(*) AS staged, min(i.ordinal) AS first, max(i.ordinal) AS last INTO part FROM sheaf.entity_values_ingest i
             WHERE i.batch_id = batch AND i.ordinal >= ordinal_from AND i.ordinal < ordinal_to;
@@ -591,43 +717,32 @@ CREATE FUNCTION sheaf.flush_apart(batch uuid, ordinal_from integer, ordinal_to i
             middle := part.first + (part.last - part.first + 1) / 2;
             SELECT sum(h.events), sum(h.duplicates), sum(h.merged), sum(h.corrected) INTO events, duplicates, merged, corrected
                 FROM (VALUES (part.first, middle), (middle, part.last + 1)) AS v (first, after)
-                CROSS JOIN LATERAL sheaf.flush_apart(batch, v.first, v.after, flushed_at) h;
+                CROSS JOIN LATERAL sheaf.flush_apart(batch, v.first, v.after, flushed_at, is_apart) h;
             RETURN;
         END IF;
         events := 1; duplicates := 0; merged := 0; corrected := 0;
         DELETE FROM sheaf.entity_values_ingest i WHERE i.batch_id = batch AND i.ordinal >= ordinal_from AND i.ordinal < ordinal_to
             RETURNING i.* INTO poison;
-        INSERT INTO sheaf.rejections (tenant_id, rejection_id, batch_id, event_index, ordinal, entity_type, code, reason, raw,
-            received_at, format, "precision", id_tags, refused_in_flush)
-        SELECT q.tenant_id, sheaf.next_rejection_id(), batch, poison.ordinal, k.ordinal, k.entity_type, 'schema_violation',
-            CASE WHEN constraint_found = 'period_is_open' THEN 'the period of the event is closed to writes'
-                ELSE format('the database refused to store the event (%s)', fault) END, k.raw, poison.ingested_at, k.format, k.precision, k.id_tags, true
-        FROM sheaf.ingest_requests q
-        CROSS JOIN LATERAL sheaf.describe_refused(q.tenant_id, batch, poison.ordinal, poison.entity_id, poison.observed_at, poison.attrs) k
-        WHERE q.tenant_id = poison.tenant_id AND q.batch_id = batch;
-        INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, value_count, accepted, duplicates, merged, corrected, refused)
-        SELECT q.tenant_id, q.request_key, poison.bucket, 0, 0, 0, 0, 0, 1
-        FROM sheaf.ingest_requests q WHERE q.tenant_id = poison.tenant_id AND q.batch_id = batch
-        ON CONFLICT (tenant_id, request_key, bucket) DO UPDATE SET refused = ingest_parts.refused + 1;
+        PERFORM sheaf.refuse_staged(ARRAY[poison], format('the database refused to store the event (%s)', fault));
     END
     $$;
-COMMENT ON FUNCTION sheaf.flush_apart(uuid, integer, integer, timestamptz)
+COMMENT ON FUNCTION sheaf.flush_apart(uuid, integer, integer, timestamptz, boolean)
     IS 'Moves what can be moved of a batch; an event that cannot is kept as a refusal.';
 
 -- Whether everything that was staged is lost. If so, the batches say so and an epoch begins, in the caller's transaction.
 CREATE FUNCTION sheaf.detect_staging_loss(OUT epoch bigint, OUT batches_lost bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = ''
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     BEGIN
         batches_lost := 0;
-        SELECT c.epoch INTO epoch FROM sheaf.staging_canary c;
-        IF FOUND THEN
+        epoch := sheaf.staging_epoch();
+        IF epoch IS NOT NULL THEN
             RETURN;
         END IF;
         -- One finder at a time over all servers; the second finds what the first has begun.
         PERFORM pg_advisory_xact_lock(24239, -4);
-        SELECT c.epoch INTO epoch FROM sheaf.staging_canary c;
-        IF FOUND THEN
+        epoch := sheaf.staging_epoch();
+        IF epoch IS NOT NULL THEN
             RETURN;
         END IF;
         -- No flush has been since the recovery, so that those which are there come from the disk.
@@ -636,23 +751,27 @@ CREATE FUNCTION sheaf.detect_staging_loss(OUT epoch bigint, OUT batches_lost big
             RETURNING staging_epochs.epoch INTO epoch;
         UPDATE sheaf.staged_batches b SET status = 'lost' WHERE b.status = 'staged';
         GET DIAGNOSTICS batches_lost = ROW_COUNT;
-        -- What is left of rows has no canary: there is none but by somebody's hand.
+        -- What is left of rows and canary comes from another cluster, or from somebody's hand. Where those rows were staged
+        -- they are flushed.
         TRUNCATE sheaf.entity_values_ingest;
-        INSERT INTO sheaf.staging_canary (epoch) VALUES (detect_staging_loss.epoch);
+        DELETE FROM sheaf.staging_canary;
+        INSERT INTO sheaf.staging_canary (epoch, system_identifier)
+            SELECT detect_staging_loss.epoch, s.system_identifier FROM pg_control_system() s;
     END
     $$;
-COMMENT ON FUNCTION sheaf.detect_staging_loss() IS 'The epoch now; where a recovery has emptied the staging table, a new one, and how many batches are lost.';
+COMMENT ON FUNCTION sheaf.detect_staging_loss() IS 'The epoch now; where a recovery has emptied the staging table, or a dump was restored into another cluster, a new one, and how many batches are lost.';
 
 -- A commit that did not wait for the disk is there once the log is there up to a place after it. What is seen now is
 -- confirmed by a later call; what is seen lies in the canary, so that no recovery or other timeline is mistaken for it.
 CREATE FUNCTION sheaf.confirm_staging(OUT seen_at timestamptz, OUT confirmed_at timestamptz)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = ''
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         canary record;
     BEGIN
         -- Of several that confirm at once, one does.
-        SELECT c.epoch, c.seen_at, c.seen_snapshot, c.seen_lsn INTO canary FROM sheaf.staging_canary c FOR UPDATE SKIP LOCKED;
+        SELECT c.epoch, c.seen_at, c.seen_snapshot, c.seen_lsn INTO canary FROM sheaf.staging_canary c
+            WHERE c.epoch = (SELECT sheaf.staging_epoch()) FOR UPDATE SKIP LOCKED;
         IF FOUND AND canary.seen_lsn <= pg_current_wal_flush_lsn() THEN
             UPDATE sheaf.staging_epochs e SET confirmed_at = canary.seen_at, confirmed_snapshot = canary.seen_snapshot
                 WHERE e.epoch = canary.epoch AND e.confirmed_at < canary.seen_at;
@@ -663,33 +782,120 @@ CREATE FUNCTION sheaf.confirm_staging(OUT seen_at timestamptz, OUT confirmed_at 
             UPDATE sheaf.staging_canary c SET seen_at = clock_timestamp(), seen_snapshot = pg_current_snapshot(),
                 seen_lsn = pg_current_wal_insert_lsn();
         END IF;
-        SELECT c.seen_at INTO seen_at FROM sheaf.staging_canary c;
+        SELECT c.seen_at INTO seen_at FROM sheaf.staging_canary c WHERE c.epoch = (SELECT sheaf.staging_epoch());
         SELECT e.confirmed_at INTO confirmed_at FROM sheaf.staging_epochs e ORDER BY e.epoch DESC LIMIT 1;
     END
     $$;
 COMMENT ON FUNCTION sheaf.confirm_staging() IS 'Confirms what was seen to have committed before, once it is on disk, and looks again. All before confirmed_at is durable.';
 
+-- What a flush has chosen, with its ledger; whole, or it fails. Under the buckets' locks.
+CREATE FUNCTION sheaf.move_staged(taken_tenants bigint[], taken_batches uuid[], taken_events bigint, is_apart boolean,
+        OUT batches bigint, OUT events bigint, OUT duplicates bigint, OUT merged bigint, OUT corrected bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        flushed_at constant timestamptz := clock_timestamp();
+        attempt integer := 0;
+        is_moved boolean := false;
+        batch record;
+        part record;
+    BEGIN
+        batches := cardinality(taken_batches); events := 0; duplicates := 0; merged := 0; corrected := 0;
+        -- A key that another request has taken meanwhile leaves the batch its own number.
+        INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events, refused,
+            received_at, durable_at, flush_xid, flush_epoch, staged_values)
+        SELECT b.tenant_id, b.request_key, b.batch_id, b.request_hash, 'stored', 'staged', b.events, b.refused,
+            b.received_at, flushed_at, pg_current_xact_id(), b.epoch, b.value_count
+        FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
+        CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
+        ORDER BY b.tenant_id, b.request_key
+        ON CONFLICT (tenant_id, request_key) DO NOTHING;
+        INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events, refused,
+            received_at, durable_at, flush_xid, flush_epoch, staged_values)
+        SELECT b.tenant_id, b.batch_id::text, b.batch_id, '', 'stored', 'staged', b.events, b.refused,
+            b.received_at, flushed_at, pg_current_xact_id(), b.epoch, b.value_count
+        FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
+        CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
+        ON CONFLICT DO NOTHING;
+        WHILE NOT is_moved AND NOT is_apart AND attempt < 2 LOOP
+            attempt := attempt + 1;
+            BEGIN
+                SELECT f.events, f.duplicates, f.merged, f.corrected INTO events, duplicates, merged, corrected
+                    FROM sheaf.flush_events(taken_batches, 0, 2147483647, flushed_at) f;
+                is_moved := events = taken_events;
+                IF NOT is_moved THEN
+                    RAISE 'rows of staged batches are missing' USING ERRCODE = 'data_exception';
+                END IF;
+            EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+                events := 0; duplicates := 0; merged := 0; corrected := 0;
+                -- Staging makes the partitions that it needs; one may have gone since, or a time be the flush's own.
+                IF attempt = 1 THEN
+                    PERFORM sheaf.ensure_staged_partitions(taken_batches, flushed_at);
+                END IF;
+            END;
+        END LOOP;
+        IF is_apart THEN
+            PERFORM sheaf.ensure_staged_partitions(taken_batches, flushed_at);
+        END IF;
+        IF NOT is_moved THEN
+            FOR batch IN SELECT b.tenant_id, b.batch_id, b.staged_events, b.request_key
+                FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
+                CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
+                ORDER BY b.batch_id
+            LOOP
+                -- Less than was staged is not the batch: somebody has removed rows.
+                IF batch.staged_events <> (SELECT count(*) FROM sheaf.entity_values_ingest i WHERE i.batch_id = batch.batch_id) THEN
+                    DELETE FROM sheaf.entity_values_ingest i WHERE i.batch_id = batch.batch_id;
+                    DELETE FROM sheaf.ingest_requests q WHERE q.tenant_id = batch.tenant_id AND q.batch_id = batch.batch_id;
+                    UPDATE sheaf.staged_batches s SET status = 'lost' WHERE s.tenant_id = batch.tenant_id AND s.batch_id = batch.batch_id;
+                    batches := batches - 1;
+                    CONTINUE;
+                END IF;
+                SELECT f.events, f.duplicates, f.merged, f.corrected INTO part
+                    FROM sheaf.flush_apart(batch.batch_id, 0, 2147483647, flushed_at, is_apart) f;
+                events := events + part.events; duplicates := duplicates + part.duplicates;
+                merged := merged + part.merged; corrected := corrected + part.corrected;
+            END LOOP;
+        END IF;
+        DELETE FROM sheaf.staged_batches s USING unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
+            WHERE s.tenant_id = t.tenant_id AND s.batch_id = ANY (taken_batches) AND s.batch_id = t.batch_id AND s.status = 'staged';
+    END
+    $$;
+COMMENT ON FUNCTION sheaf.move_staged(bigint[], uuid[], bigint, boolean) IS 'Moves staged batches into history, documents and ledger; is_apart: event by event where it must be, since flushes with them have failed before.';
+
 CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         OUT batches bigint, OUT events bigint, OUT duplicates bigint, OUT merged bigint, OUT corrected bigint)
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET plan_cache_mode = force_generic_plan
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
     SET enable_nestloop = off SET enable_seqscan = off SET jit = off
     AS $$
     DECLARE
         staged_bytes_max constant bigint := 128 * 1024 * 1024;
+        -- So often a flush fails together with what it chose before each batch is flushed by itself. As in the backlog.
+        failures_together_max constant integer := 3;
+        -- Of batches that are flushed by themselves, which may be a statement an event.
+        events_apart_max constant integer := 1000;
         waiting CURSOR FOR
-            SELECT b.tenant_id, b.batch_id, b.staged_events, b.buckets FROM sheaf.staged_batches b
-            WHERE b.status = 'staged' ORDER BY b.staged_at, b.batch_id FOR UPDATE SKIP LOCKED;
+            SELECT b.tenant_id, b.batch_id, b.staged_events, b.buckets, least(b.flush_failures, failures_together_max) AS failures
+            FROM sheaf.staged_batches b
+            WHERE b.status = 'staged' AND (b.flush_after IS NULL OR b.flush_after <= clock_timestamp())
+            ORDER BY b.staged_at, b.batch_id FOR UPDATE SKIP LOCKED;
         batch record;
         taken_batches uuid[] := '{}';
         taken_tenants bigint[] := '{}';
+        taken_counts bigint[] := '{}';
         taken_events bigint := 0;
+        taken_max bigint := events_max;
+        taken_failures integer;
         touched_buckets integer[] := '{}';
-        flushed_at timestamptz;
+        is_apart boolean;
         is_alone boolean := false;
         lock_timeout_before constant text := current_setting('lock_timeout');
-        attempt integer := 0;
-        is_moved boolean := false;
-        part record;
+        moved record;
+        fault text;
+        described text;
+        -- What the next step moves: everything, or one batch.
+        step_from integer := 1;
+        step_to integer;
     BEGIN
         batches := 0; events := 0; duplicates := 0; merged := 0; corrected := 0;
         IF current_setting('transaction_isolation') <> 'read committed' THEN
@@ -703,6 +909,8 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
                 SET LOCAL lock_timeout = '100ms';
                 LOCK TABLE sheaf.entity_values_ingest IN ACCESS EXCLUSIVE MODE;
                 is_alone := true;
+                -- It takes what has gathered, because only an empty table can be emptied.
+                taken_max := greatest(events_max, 200000);
             EXCEPTION WHEN lock_not_available THEN
                 NULL;
             END;
@@ -710,19 +918,24 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         END IF;
         LOCK TABLE sheaf.entity_values_ingest IN ROW EXCLUSIVE MODE;
         -- Who chooses first has its buckets first: of two batches of one entity, the one that was staged first is flushed
-        -- first. Let go of as soon as the buckets are held, and whatever happens before.
+        -- first, but for those that made a flush fail. Let go of as soon as the buckets are held, and whatever happens before.
         PERFORM pg_advisory_lock(24239, -5);
         BEGIN
             OPEN waiting;
             LOOP
-                -- Alone, it takes what has gathered, because only an empty table can be emptied.
-                EXIT WHEN batches > 0 AND taken_events >= CASE WHEN is_alone THEN greatest(events_max, 200000) ELSE events_max END;
+                EXIT WHEN taken_events >= taken_max AND cardinality(taken_batches) > 0;
                 FETCH waiting INTO batch;
                 EXIT WHEN NOT FOUND;
-                batches := batches + 1;
+                -- Those that have failed are not mixed with those that have not.
+                taken_failures := coalesce(taken_failures, batch.failures);
+                EXIT WHEN batch.failures <> taken_failures;
+                IF taken_failures = failures_together_max THEN
+                    taken_max := events_apart_max;
+                END IF;
                 taken_events := taken_events + batch.staged_events;
                 taken_batches := taken_batches || batch.batch_id;
                 taken_tenants := taken_tenants || batch.tenant_id;
+                taken_counts := taken_counts || batch.staged_events::bigint;
                 touched_buckets := touched_buckets || batch.buckets;
             END LOOP;
             CLOSE waiting;
@@ -734,94 +947,62 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
             RAISE;
         END;
         PERFORM pg_advisory_unlock(24239, -5);
-        IF batches > 0 THEN
-            flushed_at := clock_timestamp();
-            -- A key that another request has taken meanwhile leaves the batch its own number.
-            INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events, refused,
-                received_at, durable_at, flush_xid, staged_values)
-            SELECT b.tenant_id, b.request_key, b.batch_id, b.request_hash, 'stored', 'staged', b.events, b.refused,
-                b.received_at, flushed_at, pg_current_xact_id(), b.value_count
-            FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
-            CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
-            ORDER BY b.tenant_id, b.request_key
-            ON CONFLICT (tenant_id, request_key) DO NOTHING;
-            INSERT INTO sheaf.ingest_requests (tenant_id, request_key, batch_id, request_hash, outcome, ack, events, refused,
-                received_at, durable_at, flush_xid, staged_values)
-            SELECT b.tenant_id, b.batch_id::text, b.batch_id, '', 'stored', 'staged', b.events, b.refused,
-                b.received_at, flushed_at, pg_current_xact_id(), b.value_count
-            FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
-            CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
-            ON CONFLICT DO NOTHING;
-            WHILE NOT is_moved AND attempt < 2 LOOP
-                attempt := attempt + 1;
-                BEGIN
-                    SELECT f.events, f.duplicates, f.merged, f.corrected INTO events, duplicates, merged, corrected
-                        FROM sheaf.flush_events(taken_batches, 0, 2147483647, flushed_at) f;
-                    is_moved := events = taken_events;
-                    IF NOT is_moved THEN
-                        RAISE 'rows of staged batches are missing' USING ERRCODE = 'data_exception';
-                    END IF;
-                EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
-                    events := 0; duplicates := 0; merged := 0; corrected := 0;
-                    -- Staging makes the partitions that it needs; one may have gone since, or a time be the flush's own.
-                    IF attempt = 1 THEN
-                        PERFORM sheaf.ensure_staged_partitions(taken_batches, flushed_at);
-                    END IF;
-                END;
-            END LOOP;
-            IF NOT is_moved THEN
-                FOR batch IN SELECT b.tenant_id, b.batch_id, b.staged_events, b.request_key
-                    FROM unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
-                    CROSS JOIN LATERAL (SELECT s.* FROM sheaf.staged_batches s WHERE s.tenant_id = t.tenant_id AND s.batch_id = t.batch_id OFFSET 0) b
-                    ORDER BY b.batch_id
-                LOOP
-                    -- Less than was staged is not the batch: somebody has removed rows.
-                    IF batch.staged_events <> (SELECT count(*) FROM sheaf.entity_values_ingest i WHERE i.batch_id = batch.batch_id) THEN
-                        DELETE FROM sheaf.entity_values_ingest i WHERE i.batch_id = batch.batch_id;
-                        DELETE FROM sheaf.ingest_requests q WHERE q.tenant_id = batch.tenant_id AND q.batch_id = batch.batch_id;
-                        UPDATE sheaf.staged_batches s SET status = 'lost' WHERE s.tenant_id = batch.tenant_id AND s.batch_id = batch.batch_id;
-                        batches := batches - 1;
-                        CONTINUE;
-                    END IF;
-                    SELECT f.events, f.duplicates, f.merged, f.corrected INTO part
-                        FROM sheaf.flush_apart(batch.batch_id, 0, 2147483647, flushed_at) f;
-                    events := events + part.events; duplicates := duplicates + part.duplicates;
-                    merged := merged + part.merged; corrected := corrected + part.corrected;
-                END LOOP;
-            END IF;
-            DELETE FROM sheaf.staged_batches s USING unnest(taken_tenants, taken_batches) AS t (tenant_id, batch_id)
-                WHERE s.tenant_id = t.tenant_id AND s.batch_id = ANY (taken_batches) AND s.batch_id = t.batch_id AND s.status = 'staged';
-            -- Lanes that remember documents of these buckets read them again.
-            UPDATE sheaf.bucket_writers w SET written_by = NULL
-                WHERE w.bucket = ANY (touched_buckets) AND w.written_by IS NOT NULL;
-        END IF;
+        is_apart := taken_failures = failures_together_max;
+        WHILE step_from <= cardinality(taken_batches) LOOP
+            step_to := CASE WHEN is_apart THEN step_from ELSE cardinality(taken_batches) END;
+            BEGIN
+                SELECT m.batches, m.events, m.duplicates, m.merged, m.corrected INTO moved
+                    FROM sheaf.move_staged(taken_tenants[step_from:step_to], taken_batches[step_from:step_to],
+                        CASE WHEN is_apart THEN taken_counts[step_from] ELSE taken_events END, is_apart) m;
+                batches := batches + moved.batches; events := events + moved.events;
+                duplicates := duplicates + moved.duplicates; merged := merged + moved.merged;
+                corrected := corrected + moved.corrected;
+            EXCEPTION WHEN OTHERS OR query_canceled THEN
+                GET STACKED DIAGNOSTICS fault = RETURNED_SQLSTATE, described = MESSAGE_TEXT;
+                IF sheaf.blame_of_flush_fault(fault, is_apart) = 'database' THEN
+                    RAISE;
+                END IF;
+                RAISE WARNING 'a flush of % staged batches failed and is put off: %', step_to - step_from + 1, described
+                    USING ERRCODE = fault, DETAIL = format('The first is %s.', taken_batches[step_from]);
+                UPDATE sheaf.staged_batches s SET flush_failures = s.flush_failures + 1,
+                        flush_after = clock_timestamp() + least(interval '250 ms' * 2 ^ least(s.flush_failures, 20), interval '5 minutes')
+                    FROM unnest(taken_tenants[step_from:step_to], taken_batches[step_from:step_to]) AS t (tenant_id, batch_id)
+                    WHERE s.tenant_id = t.tenant_id AND s.batch_id = ANY (taken_batches[step_from:step_to]) AND s.batch_id = t.batch_id;
+                -- The time of the statement is spent, or its memory: the others wait for the next flush.
+                EXIT WHEN fault IN ('57014', '53200');
+            END;
+            step_from := step_to + 1;
+        END LOOP;
+        -- Lanes that remember documents of these buckets read them again.
+        UPDATE sheaf.bucket_writers w SET written_by = NULL
+            WHERE w.bucket = ANY (touched_buckets) AND w.written_by IS NOT NULL;
         IF is_alone AND NOT EXISTS (SELECT FROM sheaf.staged_batches s WHERE s.status = 'staged') THEN
             TRUNCATE sheaf.entity_values_ingest;
         END IF;
     END
     $$;
-COMMENT ON FUNCTION sheaf.stage_flush(integer) IS 'Moves staged batches into history and documents, the oldest first: whole batches, also past events_max. Several run side by side. Its caller decides whether the commit waits for the disk.';
+COMMENT ON FUNCTION sheaf.stage_flush(integer) IS 'Moves staged batches into history and documents, the oldest first: whole batches, also past events_max. Several run side by side. A batch that makes flushes fail is put aside. Its caller decides whether the commit waits for the disk.';
 
 -- The partitions that staged events lack. After the buckets' locks, and no further one is taken after it.
 CREATE FUNCTION sheaf.ensure_staged_partitions(batches uuid[], flushed_at timestamptz) RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         instant timestamptz;
     BEGIN
-        FOR instant IN
-            SELECT DISTINCT t.observed_at
+        LOOP
+            WITH attached AS MATERIALIZED (
+                SELECT p.lower_bound, p.upper_bound FROM sheaf.list_attached_partitions() p
+            )
+            SELECT min(t.observed_at) INTO instant
             FROM (
                 SELECT coalesce(i.observed_at, greatest(flushed_at, (SELECT j.newest + interval '1 microsecond'
                     FROM sheaf.entity_jsonb j WHERE j.tenant_id = i.tenant_id AND j.entity_id = i.entity_id))) AS observed_at
                 FROM sheaf.entity_values_ingest i WHERE i.batch_id = ANY (batches)
             ) t
             -- One that is closed to writes is there; its events are refused.
-            WHERE NOT EXISTS (SELECT FROM sheaf.list_attached_partitions() p
-                WHERE p.lower_bound <= t.observed_at AND t.observed_at < p.upper_bound)
-            ORDER BY 1
-        LOOP
-            -- Finds what an earlier round has made.
+            WHERE NOT EXISTS (SELECT FROM attached a WHERE a.lower_bound <= t.observed_at AND t.observed_at < a.upper_bound);
+            EXIT WHEN instant IS NULL;
             PERFORM sheaf.ensure_event_partition(instant);
         END LOOP;
     END
@@ -830,7 +1011,7 @@ COMMENT ON FUNCTION sheaf.ensure_staged_partitions(uuid[], timestamptz) IS 'Make
 
 -- Documents anew from the whole history. The version moves, since readers may have seen another document.
 CREATE FUNCTION sheaf.upsert_hot_attrs(of_tenant bigint, entity_ids bigint[]) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_nestloop = off SET enable_seqscan = off SET jit = off
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_seqscan = off SET jit = off
     AS $$
     DECLARE
         touched_buckets integer[];
@@ -900,4 +1081,5 @@ GRANT INSERT ON sheaf.entity_values_ingest TO sheaf_writer;
 GRANT SELECT, INSERT ON sheaf.staged_batches TO sheaf_writer;
 GRANT SELECT ON sheaf.staging_epochs, sheaf.staging_canary TO sheaf_writer, sheaf_app;
 GRANT SELECT ON sheaf.staged_batches TO sheaf_app;
+GRANT EXECUTE ON FUNCTION sheaf.staging_epoch() TO sheaf_writer, sheaf_app;
 GRANT EXECUTE ON FUNCTION sheaf.stage_flush(integer), sheaf.detect_staging_loss(), sheaf.confirm_staging() TO sheaf_writer;

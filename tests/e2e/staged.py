@@ -20,12 +20,14 @@ from support.database import wait_until  # noqa: E402
 from support.faults import Faults, seeded  # noqa: E402
 from support.instants import SECOND, micros_of, text_of  # noqa: E402
 from support.journal import Journal  # noqa: E402
+from support.proxy import CUT, HOLD, Proxy  # noqa: E402
 from support.world import World  # noqa: E402
 
 WORLD = None
 ROUNDS = 2
 BATCHES = 50
 EVENTS = 3
+FLUSHES = 5
 BEGIN = micros_of("2024-05-01T00:00:00Z")
 STOP_WITHIN_SECONDS = 30
 BUCKETS = "sheaf.settings s, generate_series(0, s.bucket_count - 1) AS b (bucket)"
@@ -311,6 +313,80 @@ class Restarts(Staged):
         server.start()
         self.assertEqual(stager.settle(("durable",)), {"durable": BATCHES})
         self.assertEqual(stager.check(), BATCHES * EVENTS)
+
+
+class LostFlushes(Staged):
+    """A flush has committed, and who asked for it does not know."""
+
+    def setUp(self):
+        self.proxy = Proxy(WORLD.postgres.port)
+        self.addCleanup(self.proxy.close)
+        # One that flushes: the next commit of a flush is that of the batches, and not of another that found nothing.
+        settings = {"staging": {"age_max": "1h", "flushers": 1}}
+        self.server = WORLD.plan(self.proxy.port, settings=settings).start()
+
+    def lose_the_answer(self, action, stager):
+        """Batches whose flush has committed, and whose answer is lost. How many."""
+        self.assertEqual(stager.send("durable"), 200)
+        with held():
+            for _ in range(BATCHES):
+                self.assertEqual(stager.send("staged"), 202)
+            now = WORLD.postgres.value("SELECT clock_timestamp()")
+            sql = "pg_stat_activity WHERE usename = 'sheaf_writer' AND wait_event = 'advisory' AND query LIKE '%stage_flush%'"
+            sql += f" AND query_start > '{now}'"
+            wait_until(lambda: WORLD.postgres.count(sql) == 1, "a flush has chosen all of them")
+            self.assertEqual(waiting(), BATCHES)
+            self.proxy.arm(action, "sheaf_writer", statement=b"stage_flush")
+        wait_until(lambda: self.proxy.fired, "the flush has committed")
+        self.assertEqual(waiting(), 0, "the flush has committed")
+        return self.proxy.fired
+
+    def assert_once(self, stager, allowed=("durable",), sent_durably=1):
+        """Each batch is what its status says: nothing is there of a lost one, and no event of a durable one twice."""
+        found = stager.settle(allowed)
+        self.assertEqual(stager.check(), (found.get("durable", 0) + sent_durably) * EVENTS)
+        wait_until(lambda: waiting() == 0, "nothing waits")
+        return found
+
+    def test_a_flush_whose_commit_is_done_and_whose_answer_is_cut_off_is_done_once(self):
+        stager = Stager(self, self.server, "cut")
+        with Faults("connection cut between the commit of a flush and its answer") as faults:
+            for _ in range(FLUSHES):
+                for _ in range(self.lose_the_answer(CUT, stager)):
+                    faults.inject()
+        found = self.assert_once(stager, sent_durably=FLUSHES)
+        self.assertEqual(found["durable"], FLUSHES * BATCHES)
+
+    def test_a_server_that_is_killed_between_the_commit_of_a_flush_and_its_answer_leaves_it_done_once(self):
+        stager = Stager(self, self.server, "unknowing")
+        with Faults("kill -9 of the server between the commit of a flush and its answer") as faults:
+            for _ in range(self.lose_the_answer(HOLD, stager)):
+                faults.inject()
+            self.server.kill()
+            self.proxy.cut()
+            self.proxy.heal()
+            self.server.start()
+            self.assertEqual(self.assert_once(stager), {"durable": BATCHES})
+
+    def test_postgresql_that_crashes_between_the_commit_of_a_flush_and_its_answer_has_all_of_it_or_says_it_is_lost(self):
+        with Faults("crash of PostgreSQL between the commit of a flush and its answer") as faults:
+            for name, is_on_disk in (("gone", False), ("kept", True)):
+                stager = Stager(self, self.server, name)
+                self.lose_the_answer(HOLD, stager)
+                if is_on_disk:
+                    # A commit that waits for the disk waits for what was committed before it.
+                    WORLD.postgres.rows("CREATE TABLE public.written_behind_it ()")
+                WORLD.postgres.crash()
+                faults.inject()
+                self.proxy.cut()
+                self.proxy.heal()
+                WORLD.postgres.start()
+                found = self.assert_once(stager, ("durable",) if is_on_disk else ("durable", "lost"))
+                self.assertEqual(len(found), 1, "the flush was one transaction")
+                print(f"after the crash: {found}")
+                wait_until(lambda stager=stager: stager.send("staged") == 202, "staging goes on")
+                stager.settle(("durable",))
+                stager.check()
 
 
 class Stuck(Staged):

@@ -3,6 +3,7 @@
 //! The age of what waits is bounded: when the flushes are behind, requests are refused or take the durable way. A loss is
 //! looked for at the start and ever after; every batch that it took is told to be lost.
 
+mod known;
 mod memory;
 mod policy;
 mod worker;
@@ -15,7 +16,6 @@ use sheaf_model::{BatchId, TenantId, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::ledger::LedgerEntry;
-use sheaf_store::partitions::Partition;
 use sheaf_store::rejections::NewRejection;
 use sheaf_store::settings::Settings;
 use sheaf_store::staging::{
@@ -31,6 +31,7 @@ use crate::instruments::{
 use crate::partitions::partitions_with;
 use crate::plan::GroupEvent;
 use crate::request::WriteError;
+use known::KnownPartitions;
 use memory::StagedMemory;
 use policy::BacklogView;
 
@@ -73,8 +74,10 @@ struct Inner {
     writer: Pool,
     settings: Arc<Settings>,
     options: StagingOptions,
-    partitions: Mutex<Vec<Partition>>,
+    partitions: Mutex<KnownPartitions>,
     backlog: Mutex<BacklogView>,
+    /// How many batches were put aside when somebody last looked.
+    put_aside: Mutex<i64>,
     memory: Mutex<StagedMemory>,
     /// The last epoch that this server has seen; 0 before the first.
     epoch: Mutex<i64>,
@@ -119,6 +122,7 @@ impl Staging {
                 options,
                 partitions: Mutex::default(),
                 backlog: Mutex::new(BacklogView::empty(Instant::now())),
+                put_aside: Mutex::default(),
                 memory: Mutex::default(),
                 epoch: Mutex::default(),
                 staged: Notify::new(),
@@ -167,6 +171,7 @@ impl Staging {
                     return Ok(StagedAnswer::Staged { values });
                 }
                 StageOutcome::AlreadyThere => return Ok(StagedAnswer::AlreadyThere),
+                StageOutcome::OtherLineage => return Err(WriteError::OtherLineage),
                 StageOutcome::LossUnnoticed => inner.notice_loss().await?,
             }
         }
@@ -204,17 +209,12 @@ impl Inner {
         copy
     }
 
-    /// Makes the partitions that these instants lack, so that no flush has to.
+    /// Makes the partitions that these instants lack, so that no flush has to; an error where one is closed to writes.
     async fn ensure_partitions(&self, times: BTreeSet<Timestamp>) -> Result<(), PgError> {
-        let are_there = {
-            let known = locked(&self.partitions);
-            times
-                .iter()
-                .all(|time| known.iter().any(|there| there.holds(*time)))
-        };
-        if !are_there {
+        if !locked(&self.partitions).hold(&times, Instant::now()) {
+            let read_at = Instant::now();
             let partitions = partitions_with(&self.writer, &times).await?;
-            *locked(&self.partitions) = partitions;
+            *locked(&self.partitions) = KnownPartitions::read(partitions, read_at);
         }
         Ok(())
     }

@@ -1,5 +1,10 @@
 //! Staged requests beside durable ones: everything is there once, and the documents are the fold.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a fault that was injected is told to whoever runs the test"
+)]
+
 mod world;
 
 use std::sync::Arc;
@@ -9,8 +14,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use sheaf_ingest::{
-    Ack, BodyFormat, IngestAnswer, IngestRequest, OnError, Staging, StagingOptions, WriteError,
-    Writer,
+    Ack, BodyFormat, IngestAnswer, IngestRequest, OnError, Staging, StagingOptions, StagingPolicy,
+    WriteError, Writer,
 };
 use sheaf_model::{BatchId, Timestamp};
 use sheaf_pg::{Pool, Tls};
@@ -33,13 +38,17 @@ struct Server {
 
 impl Server {
     async fn start(world: &World, flush_every: Duration) -> Result<Server> {
-        let config = world.database.config("sheaf_writer");
-        let settings = Arc::new(Settings::read(&world.app).await?);
         let options = StagingOptions {
             flush_every,
             age_max: Duration::from_secs(3600),
             ..StagingOptions::default()
         };
+        Server::start_with(world, options).await
+    }
+
+    async fn start_with(world: &World, options: StagingOptions) -> Result<Server> {
+        let config = world.database.config("sheaf_writer");
+        let settings = Arc::new(Settings::read(&world.app).await?);
         let (stop, stopped) = watch::channel(false);
         let pool = Pool::new(&config, options.flushers + 3, &Tls::none());
         let (staging, tasks) = Staging::start(pool, settings, options, &stopped);
@@ -54,6 +63,17 @@ impl Server {
     /// One that flushes at its end and, once it has seen that nothing is there, not before.
     async fn start_lazy(world: &World) -> Result<Server> {
         Server::start(world, WITHIN * 60).await
+    }
+
+    /// One that flushes as late, and stores durably whatever is to be staged while anything waits.
+    async fn start_impatient(world: &World) -> Result<Server> {
+        let options = StagingOptions {
+            flush_every: WITHIN * 60,
+            age_max: Duration::ZERO,
+            policy: StagingPolicy::TurnDurable,
+            ..StagingOptions::default()
+        };
+        Server::start_with(world, options).await
     }
 
     async fn ingest(
@@ -200,7 +220,7 @@ async fn the_same_key_staged_on_two_servers_at_once_is_stored_once() -> Result<(
         assert!(first.replayed != second.replayed, "one of them was first");
         let mut again = one.ingest(&world, Ack::Staged, Some(&key), body()).await?;
         assert!(again.replayed);
-        again.replayed = first.replayed;
+        (again.replayed, again.written) = (first.replayed, first.written);
         assert_eq!(again, first, "before and after its flush");
         let durable = two.ingest(&world, Ack::Durable, Some(&key), body()).await;
         assert!(matches!(durable, Err(WriteError::KeyReused)), "{durable:?}");
@@ -209,6 +229,64 @@ async fn the_same_key_staged_on_two_servers_at_once_is_stored_once() -> Result<(
     two.stop().await?;
     let events = "SELECT count(*)::text FROM sheaf.entity_events";
     assert_eq!(world.text(events).await?, "20");
+    world.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_key_staged_on_one_server_and_turned_durable_on_another_is_stored_once()
+-> Result<()> {
+    let world = World::create(true).await?;
+    let (stages, turns) = (
+        Server::start_lazy(&world).await?,
+        Server::start_impatient(&world).await?,
+    );
+    let staged = Ack::Staged;
+    stages
+        .ingest(&world, staged, None, timeless("old", 0))
+        .await?;
+    wait_until("a request is turned durable", WITHIN, async || {
+        let answer = turns.ingest(&world, staged, None, timeless("old", 1)).await;
+        answer.is_ok_and(|answer| answer.position.is_some())
+    })
+    .await;
+    // Each way is stopped just before it takes the key, and the other one finds it on its way.
+    for (table, ack) in [("ingest_requests", "durable"), ("staged_batches", "staged")] {
+        let client = world.database.superuser().await?;
+        let lock = format!("BEGIN; LOCK TABLE sheaf.{table} IN SHARE MODE");
+        client.batch_execute(&lock).await?;
+        let waiting = async |count: &str| {
+            let sql = "SELECT count(*)::text FROM pg_locks WHERE NOT granted
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            let found = world.text(sql).await;
+            found.is_ok_and(|found| found == count)
+        };
+        let (first, second) = if ack == "durable" {
+            (&turns, &stages)
+        } else {
+            (&stages, &turns)
+        };
+        let body = || timeless("d0", 1);
+        let release = async {
+            wait_until("both wait", WITHIN, async || waiting("2").await).await;
+            client.batch_execute("COMMIT").await
+        };
+        let behind = async {
+            wait_until("the first waits", WITHIN, async || waiting("1").await).await;
+            second.ingest(&world, staged, Some(table), body()).await
+        };
+        let ahead = first.ingest(&world, staged, Some(table), body());
+        let (ahead, behind, released) = futures::join!(ahead, behind, release);
+        released?;
+        let (ahead, behind) = (ahead?, behind?);
+        assert_eq!((ahead.batch, ahead.ack.as_str()), (behind.batch, ack));
+        assert_eq!(behind.ack, ahead.ack, "one answer");
+        println!("injected same_key_{ack}: 1");
+    }
+    stages.stop().await?;
+    turns.stop().await?;
+    let events = "SELECT count(*)::text FROM sheaf.entity_events JOIN sheaf.entities USING (tenant_id, entity_id)
+        WHERE external_id = 'd0'";
+    assert_eq!(world.text(events).await?, "2", "each key once");
     world.assert_consistent().await
 }
 

@@ -15,7 +15,8 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use crate::ledger::LedgerEntry;
+use crate::ledger::{LedgerEntry, lock_key};
+use crate::lineage::fetch_lineage;
 use crate::rejections::{NewRejection, insert_rejections};
 use crate::scope::TenantScope;
 
@@ -59,6 +60,8 @@ pub enum StageOutcome {
     Staged(StagedBatch),
     /// Its key was taken before: a retry.
     AlreadyThere,
+    /// Its entities were numbered on another lineage.
+    OtherLineage,
     /// What was staged before is lost and nobody has said so yet: [`detect_loss`], and then again.
     LossUnnoticed,
 }
@@ -125,12 +128,23 @@ async fn stage_on(
         (&entry.request_key, Type::TEXT),
     ];
     // All of it leaves in one go.
-    let (begun, registered, in_ledger) = join!(
+    let (begun, lineage, locked, registered, in_ledger) = join!(
         client.batch_execute(BEGIN),
+        fetch_lineage(client),
+        async {
+            if entry.has_key() {
+                lock_key(client, entry).await?;
+            }
+            Ok::<(), PgError>(())
+        },
         client.query_typed(include_str!("../sql/staging/register_batch.sql"), &register),
         client.query_typed(include_str!("../sql/staging/is_in_ledger.sql"), &key),
     );
     begun.map_err(PgError::statement("beginning to stage a batch"))?;
+    if entry.is_of_other(lineage?) {
+        return Ok(StageOutcome::OtherLineage);
+    }
+    locked?;
     let registered = registered.map_err(PgError::statement(REGISTERING))?;
     let in_ledger = in_ledger.map_err(PgError::statement("looking for a key in the ledger"))?;
     let row = one(&registered, REGISTERING)?;
@@ -210,7 +224,9 @@ pub struct Backlog {
     pub batches: i64,
     /// How many events.
     pub events: i64,
-    /// For how long the oldest has waited; 0 if there is none.
+    /// How many of the batches are flushed by themselves, because flushes with them have failed.
+    pub put_aside: i64,
+    /// For how long the oldest of the others has waited, or of all, if many are put aside; 0 if there is none.
     pub oldest_seconds: f64,
 }
 
@@ -223,12 +239,13 @@ pub async fn read_backlog(writer: &Pool) -> Result<Backlog, PgError> {
     Ok(Backlog {
         batches: row.get("batches"),
         events: row.get("events"),
+        put_aside: row.get("put_aside"),
         oldest_seconds: row.get("oldest_seconds"),
     })
 }
 
-/// The epoch of what is staged. Where a recovery has emptied the staging table, a new one: the batches of the one before
-/// are lost from here on.
+/// The epoch of what is staged. Where a recovery has emptied the staging table, or a dump was restored into another cluster,
+/// a new one: the batches of the one before are lost from here on.
 pub async fn detect_loss(writer: &Pool) -> Result<StagingEpoch, PgError> {
     const STEP: &str = "looking for a loss of what was staged";
     let sql = include_str!("../sql/staging/detect_loss.sql");

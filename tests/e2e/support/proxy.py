@@ -44,13 +44,18 @@ class Proxy:
         started.set()
         self.loop.run_forever()
         server.close()
+        # What was accepted last starts its own tasks while others end.
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self.loop.close()
 
-    def arm(self, action, user=None, times=1, skip=0):
+    def arm(self, action, user=None, times=1, skip=0, statement=b""):
         """At the next commits of this user, but for the first so many: cut the connection, or hold back all that comes down
-        from then on."""
+        from then on. Of commits that were sent with a statement, if one is given."""
         self.fired = 0
-        self.armed = Trap(action, user, times, skip)
+        self.armed = Trap(action, user, times, skip, statement)
 
     def disarm(self):
         self.armed = None
@@ -78,14 +83,7 @@ class Proxy:
 
     def close(self):
         self.cut()
-
-        def end():
-            for task in asyncio.all_tasks(self.loop):
-                task.cancel()
-            # After the round in which the tasks take notice.
-            self.loop.call_later(0.05, self.loop.stop)
-
-        self.loop.call_soon_threadsafe(end)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
 
     async def _accept(self, reader, writer):
@@ -113,6 +111,7 @@ class Trap:
     user: str | None
     times: int
     skip: int
+    statement: bytes
 
 
 class Pair:
@@ -125,6 +124,8 @@ class Pair:
         self.user = None
         self.held = False
         self.rest = b""
+        # What went up last.
+        self.asked = b""
 
     async def run(self):
         up = asyncio.ensure_future(self.pump(self.client_reader, self.server, self.going_up))
@@ -156,6 +157,7 @@ class Pair:
     def going_up(self, chunk):
         if self.user is None:
             self.user = user_of(chunk)
+        self.asked = chunk
         return b"" if self.proxy.swallow_up else chunk
 
     def coming_down(self, chunk):
@@ -163,7 +165,7 @@ class Pair:
         if self.held:
             return b""
         trap = self.proxy.armed
-        if place is not None and trap and trap.user in (None, self.user):
+        if place is not None and trap and trap.user in (None, self.user) and trap.statement in self.asked:
             if trap.skip > 0:
                 trap.skip -= 1
                 return chunk

@@ -2,9 +2,11 @@
 
 use sheaf_model::{Attrs, EntityId, Event, Name, Op, Tags};
 use sheaf_pg::Tls;
-use sheaf_store::ledger::Outcome;
+use sheaf_pg::cluster::Cluster;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
-use sheaf_testkit::{Injected, TestDatabase, wait_until};
+use sheaf_testkit::{Injected, TestCluster, TestDatabase, TestStandby, wait_until};
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
@@ -23,6 +25,10 @@ struct World {
 impl World {
     async fn start(policy: StagingPolicy) -> World {
         let database = TestDatabase::create().await.expect("a database");
+        World::start_in(database, policy).await
+    }
+
+    async fn start_in(database: TestDatabase, policy: StagingPolicy) -> World {
         let app = Pool::new(&database.config("sheaf_app"), 2, &Tls::none());
         let writer = Pool::new(&database.config("sheaf_writer"), 6, &Tls::none());
         let name = Name::parse("acme").expect("a name");
@@ -72,17 +78,8 @@ impl World {
             .settings
             .bucket(self.scope.tenant(), self.entity);
         let entry = LedgerEntry {
-            tenant: self.scope.tenant(),
-            request_key: batch.to_string(),
-            batch,
-            request_hash: Vec::new(),
-            outcome: Outcome::Stored,
-            ack: "staged",
-            events: 1,
-            refused: 0,
-            received_at: now,
-            durable_at: now,
             buckets: vec![bucket],
+            ..LedgerEntry::new(self.scope.tenant(), batch, "staged", 1, now)
         };
         let answer = self.staging.stage(&self.scope, &entry, &events, &[]).await;
         (batch, answer)
@@ -201,4 +198,136 @@ async fn a_batch_that_a_loss_took_with_its_registration_is_told_to_be_lost() {
     .await;
     assert_eq!(world.rows().await, 1);
     lost.require();
+}
+
+#[tokio::test]
+async fn a_partition_that_is_closed_and_opened_again_is_seen_without_a_restart() {
+    let closed = Injected::new("partition closed while its events are staged");
+    let world = World::start(StagingPolicy::Refuse).await;
+    assert!(world.stage().await.1.is_ok());
+    let upkeep = world.database.client("sheaf_upkeep").await;
+    let upkeep = upkeep.expect("a connection");
+    let now = "partition_name FROM sheaf.list_attached_partitions() WHERE lower_bound <= now() AND now() < upper_bound";
+    let close = format!("SELECT sheaf.close_event_partition(partition_name, now()), {now}");
+    upkeep.batch_execute(&close).await.expect("it is closed");
+    closed.count();
+    let mut between = Vec::new();
+    wait_until("nothing more is staged into it", WITHIN, async || {
+        let (batch, answer) = world.stage().await;
+        between.push(batch);
+        matches!(answer, Err(WriteError::Postgres(_)))
+    })
+    .await;
+    let refused = between.pop();
+    let attach = format!("SELECT sheaf.attach_event_partition(partition_name), {now}");
+    upkeep.batch_execute(&attach).await.expect("it is open");
+    let (after, answer) = world.stage().await;
+    assert!(answer.is_ok(), "{answer:?}");
+    for batch in between.into_iter().chain([after]) {
+        wait_until(
+            "what was staged is flushed, or refused",
+            WITHIN,
+            async || world.state(batch).await == Some(StagedState::Durable),
+        )
+        .await;
+    }
+    assert_eq!(world.state(refused.expect("the last")).await, None);
+    closed.require();
+}
+
+/// Counts what we log as a warning or an error on this thread, which all tasks of a test run on.
+struct Warnings(Arc<AtomicU64>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN && metadata.target().starts_with("sheaf_ingest")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn after_a_failover_what_was_staged_is_lost_and_the_workers_go_on_without_a_storm_of_errors()
+{
+    let failed_over = Injected::new("failover under a server that stages");
+    let warnings = Arc::new(AtomicU64::new(0));
+    let _counted = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+    let cluster = TestCluster::private_durable().await.expect("a primary");
+    let database = TestDatabase::create_in(&cluster).await.expect("a database");
+    let world = World::start_in(database, StagingPolicy::Refuse).await;
+    let standby = TestStandby::follow(&cluster, "second").await;
+    let standby = standby.expect("a standby");
+    let (before, answer) = world.stage().await;
+    assert!(answer.is_ok(), "{answer:?}");
+    wait_until("the first is durable", WITHIN, async || {
+        world.state(before).await == Some(StagedState::Durable)
+    })
+    .await;
+    let follower = standby.superuser(world.database.name()).await;
+    let follower = follower.expect("a connection");
+    wait_until("the standby has the first", WITHIN, async || {
+        let rows = follower.query_one("SELECT count(*) FROM sheaf.entity_events", &[]);
+        rows.await.is_ok_and(|row| row.get::<_, i64>(0) == 1)
+    })
+    .await;
+    let holder = world.database.superuser().await.expect("a connection");
+    holder
+        .batch_execute("SELECT pg_advisory_lock(24239, b) FROM generate_series(0, 63) b")
+        .await
+        .expect("the locks");
+    let (waiting, answer) = world.stage().await;
+    assert!(answer.is_ok(), "{answer:?}");
+    assert_eq!(world.state(waiting).await, Some(StagedState::Staged));
+    let began_at = Instant::now();
+    cluster.cluster().kill9().await.expect("the primary dies");
+    assert!(world.stage().await.1.is_err(), "there is no primary");
+    standby.promote().await.expect("the standby is promoted");
+    // Whoever asks for the primary is led to the standby.
+    let socket = |of: &Cluster| of.socket_dir().join(format!(".s.PGSQL.{}", of.port()));
+    std::fs::remove_file(socket(cluster.cluster())).expect("the socket of the primary");
+    std::os::unix::fs::symlink(socket(standby.cluster()), socket(cluster.cluster()))
+        .expect("a way to the standby");
+    failed_over.count();
+    wait_until("the batch is told to be lost", WITHIN, async || {
+        world.state(waiting).await == Some(StagedState::Lost)
+    })
+    .await;
+    let mut after = waiting;
+    wait_until("staging goes on", WITHIN, async || {
+        let (batch, answer) = world.stage().await;
+        after = batch;
+        answer.is_ok()
+    })
+    .await;
+    wait_until("what is staged then is durable", WITHIN, async || {
+        world.state(after).await == Some(StagedState::Durable)
+    })
+    .await;
+    let (warned, seconds) = (
+        warnings.load(Ordering::Relaxed),
+        began_at.elapsed().as_secs(),
+    );
+    // Three workers, each of which waits a second after a failure; and the loss itself.
+    assert!(
+        warned <= 3 * (seconds + 2) + 1,
+        "{warned} warnings in {seconds} s"
+    );
+    assert_eq!(world.state(before).await, Some(StagedState::Durable));
+    assert_eq!(world.state(waiting).await, Some(StagedState::Lost));
+    assert_eq!(world.rows().await, 2);
+    failed_over.require();
 }

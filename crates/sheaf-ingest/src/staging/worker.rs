@@ -136,6 +136,13 @@ async fn look(staging: &Staging, confirms: bool) -> Result<bool, PgError> {
     let oldest = Duration::try_from_secs_f64(backlog.oldest_seconds).unwrap_or_default();
     locked(&inner.backlog).measure((backlog.batches > 0).then_some(oldest), begun_at);
     metrics::gauge!(STAGING_OLDEST_SECONDS).set(backlog.oldest_seconds);
+    let put_aside = std::mem::replace(&mut *locked(&inner.put_aside), backlog.put_aside);
+    if backlog.put_aside > put_aside {
+        tracing::warn!(
+            batches = backlog.put_aside,
+            "flushes with some staged batches fail, and they are tried by themselves; the log of postgresql says why"
+        );
+    }
     let events = u32::try_from(backlog.events).unwrap_or(u32::MAX);
     metrics::gauge!(STAGING_EVENTS).set(f64::from(events));
     let is_active = {

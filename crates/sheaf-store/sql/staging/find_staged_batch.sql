@@ -1,18 +1,18 @@
--- Purpose: what is true of a request that was staged, in one snapshot: staged, durable, lost; or unknown, where the id is
---   of a time whose registrations a recovery may have taken back. No row for an id that was never staged.
+-- Purpose: what is true of a request that was staged, in one snapshot: staged, durable, lost; or unknown, where nothing is
+--   known of an id of a time whose registrations a recovery may have taken back. No row for any other id that nothing is
+--   known of: it was never staged, or it is forgotten. So is an unknown one, if it is older than the horizon.
 -- Parameters: tenant_id, batch_id. Index: ingest_requests_batch_id_key, staged_batches_pkey. Locks: none.
 WITH flushed AS (
     SELECT q.request_key, q.events, q.refused, q.received_at, q.durable_at, q.staged_values, q.ack,
-        -- Seen by a snapshot that is known to be on disk. Or a recovery has been, and no flush since: what is there comes
-        -- from the disk. Or its number is not given yet: restored. None of them is ever taken back.
+        -- Seen by a snapshot that is known to be on disk. Or a loss has been since its flush, found or not: what is there
+        -- all the same comes from the disk, or from a dump. None of them is ever taken back.
         coalesce(pg_visible_in_snapshot(q.flush_xid, (SELECT e.confirmed_snapshot FROM sheaf.staging_epochs e
                 WHERE e.confirmed_snapshot IS NOT NULL ORDER BY e.epoch DESC LIMIT 1)), false)
-            OR NOT EXISTS (SELECT FROM sheaf.staging_canary)
-            OR q.flush_xid >= pg_snapshot_xmax(pg_current_snapshot()) AS is_durable
+            OR q.flush_epoch IS DISTINCT FROM (SELECT sheaf.staging_epoch()) AS is_durable
     FROM sheaf.ingest_requests q WHERE q.tenant_id = $1 AND q.batch_id = $2
 ), waiting AS (
     SELECT b.events, b.refused, b.received_at, b.value_count,
-        b.status = 'staged' AND b.epoch = (SELECT c.epoch FROM sheaf.staging_canary c) AS is_there
+        b.status = 'staged' AND b.epoch IS NOT DISTINCT FROM (SELECT sheaf.staging_epoch()) AS is_there
     FROM sheaf.staged_batches b WHERE b.tenant_id = $1 AND b.batch_id = $2
 )
 SELECT CASE WHEN f.is_durable THEN 'durable' ELSE 'staged' END AS state, f.events, f.refused, f.received_at,
@@ -39,9 +39,9 @@ FROM (
 WHERE NOT EXISTS (SELECT FROM flushed) AND NOT EXISTS (SELECT FROM waiting)
     AND EXISTS (
         SELECT FROM sheaf.staging_epochs e LEFT JOIN sheaf.staging_epochs n ON n.epoch = e.epoch + 1
-        -- A request waits, is decoded and typed before it is staged, and clocks differ. An epoch whose canary is gone has
-        -- ended, too.
+        -- A request waits, is decoded and typed before it is staged, and clocks differ. An epoch whose end nobody has
+        -- noticed has ended, too.
         WHERE i.made_at BETWEEN e.confirmed_at - interval '1 minute'
-            AND coalesce(n.began_at, (SELECT clock_timestamp() WHERE NOT EXISTS (SELECT FROM sheaf.staging_canary)))
+            AND coalesce(n.began_at, (SELECT clock_timestamp() WHERE sheaf.staging_epoch() IS NULL))
                 + interval '1 minute'
     )

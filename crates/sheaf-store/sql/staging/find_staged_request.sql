@@ -3,4 +3,4 @@
 SELECT b.batch_id, b.request_hash, b.events, b.refused, b.value_count
 FROM sheaf.staged_batches b
 WHERE b.tenant_id = $1 AND b.request_key = $2 AND b.status = 'staged'
-    AND b.epoch = (SELECT c.epoch FROM sheaf.staging_canary c)
+    AND b.epoch = (SELECT sheaf.staging_epoch())

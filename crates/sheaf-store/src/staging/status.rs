@@ -18,7 +18,7 @@ pub enum StagedState {
     /// A recovery of PostgreSQL took it before its flush was on disk. Nothing of it is stored.
     Lost,
     /// The database does not know the id, which is of a time whose registrations a recovery may have taken. Nothing of it
-    /// is stored.
+    /// is stored, unless it is older than the horizon of the ledger: what that has forgotten may have been durable.
     Unknown,
 }
 
