@@ -1,5 +1,7 @@
 """What one tenant may take: rates, attributes, the size of an entity, connections. Past it, it is told; others are served."""
 
+import contextlib
+import http.client
 import json
 import os
 import sys
@@ -86,8 +88,9 @@ class Rates(unittest.TestCase):
     def setUpClass(cls):
         limits = f"[limits]\nvalues_per_second = {VALUES_PER_SECOND}\n"
         own = '[tenants.free.limits]\nvalues_per_second = 100000000\n[tenants."few at once".limits]\nrequests_concurrent = 1\n'
+        own += "[tenants.spent.limits]\nvalues_per_second = 1\n"
         cls.server = Serving(SERVER, limits + own)
-        cls.keys = {name: SERVER.create_tenant(name) for name in ("bound", "free", "few at once")}
+        cls.keys = {name: SERVER.create_tenant(name) for name in ("bound", "free", "few at once", "spent")}
 
     @classmethod
     def tearDownClass(cls):
@@ -121,7 +124,22 @@ class Rates(unittest.TestCase):
         self.assertIn(self.edit("bound", 0), (200, 201))
         metrics = self.server.call("GET", "/metrics", key=self.server.admin_key)[2]
         self.assertIn('sheaf_throttled_requests_total{reason="values"}', metrics)
-        self.assertNotIn("bound", metrics, "no label names a tenant")
+        self.assertNotIn('"bound"', metrics, "no label names a tenant")
+
+    def test_the_sender_of_a_large_body_past_the_rate_sees_why_it_is_refused(self):
+        event = {"type": "spent", "id": "a", "attributes": {f"a{n}": n for n in range(500)}}
+        status, answer = self.server.send("POST", "/v1/ingest", [event], key=self.keys["spent"])
+        self.assertEqual((status, answer["values"]), (200, 500))
+        headers = {"Authorization": f"Bearer {self.keys['spent']}", "Content-Type": "application/x-ndjson"}
+        with Faults("large body past the rate") as faults:
+            for mib in (3, 8, 32):
+                connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+                with self.subTest(mib=mib), contextlib.closing(connection):
+                    # It sends all of the body before it looks for an answer.
+                    connection.request("POST", "/v1/ingest", b" " * (mib << 20), headers)
+                    answer = connection.getresponse()
+                    self.assertEqual((answer.status, json.loads(answer.read())["code"]), (429, "rate_limited"))
+                    faults.inject()
 
     def test_requests_at_once_are_bounded(self):
         with Faults("request beside another") as faults, Flood(self.server, self.keys["few at once"], events=5) as flood:

@@ -12,7 +12,7 @@ mod transaction;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sheaf_model::{Position, Timestamp};
+use sheaf_model::{Lineage, Position, Timestamp};
 use sheaf_pg::{Connection, Disposition, PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, Catalogues};
@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::partitions::partitions_with;
 use crate::plan::GroupEvent;
 use crate::request::{Precondition, WriteError};
-use queue::{Closer, End, Queue, Queued};
+use queue::{End, Queue, Queued};
 use remembered::RememberedDocuments;
 use transaction::Abort;
 
@@ -36,6 +36,7 @@ use transaction::Abort;
 #[derive(Clone)]
 pub(crate) struct Request {
     pub(crate) scope: TenantScope,
+    /// What its events were typed with. The numbers of its entities were learned on the same lineage.
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) entry: LedgerEntry,
     /// Where each event came from, in order of index, for refusals that only the plan can decide.
@@ -79,6 +80,15 @@ pub(crate) struct Part {
     pub(crate) kind: PartKind,
     /// What it comes to if a commit that was not answered came through.
     pub(crate) prepared: Option<StoredPart>,
+}
+
+impl Part {
+    /// The outcome of a part that the ledger has.
+    fn already_there(&self) -> PartOutcome {
+        // With a key, another server may have written it, under another batch.
+        let prepared = self.prepared.clone();
+        PartOutcome::AlreadyThere(prepared.filter(|_| !self.request.has_key()))
+    }
 }
 
 /// What a part demands of its group.
@@ -139,7 +149,14 @@ type PartResult = Result<PartOutcome, WriteError>;
 /// The ways into the lanes. When it is dropped, they end with what they have queued.
 pub(crate) struct Lanes {
     queues: Vec<Arc<Queue>>,
-    _closers: Vec<Closer>,
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        for queue in &self.queues {
+            queue.close();
+        }
+    }
 }
 
 impl Lanes {
@@ -158,6 +175,7 @@ impl Lanes {
                 settings: Arc::clone(settings),
                 catalogues: Arc::clone(catalogues),
                 partitions: Vec::new(),
+                lineage: None,
                 identity: Uuid::now_v7(),
                 documents: RememberedDocuments::new(
                     settings.bucket_count,
@@ -166,12 +184,7 @@ impl Lanes {
             };
             tasks.push(tokio::spawn(lane.run(Arc::clone(queue))));
         }
-        let closers = queues.iter().map(Closer::of).collect();
-        let lanes = Lanes {
-            queues,
-            _closers: closers,
-        };
-        (lanes, tasks)
+        (Lanes { queues }, tasks)
     }
 
     /// How many there are.
@@ -198,6 +211,9 @@ const DOCUMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one group may run again: for partitions that it lacks, or after a conflict. More than ever needed; a bound,
 /// so that nothing spins.
 const RUNS_MAX: u32 = 8;
+/// How long parts of a group that failed begin again, each alone: two that wait for a lock in vain. Longer keeps what is
+/// behind them waiting; shorter lets one part fail others.
+const APART_MAX: Duration = Duration::from_secs(30);
 /// How long a group is tried again while PostgreSQL cannot be reached. A restart takes about a second; longer, and the
 /// client's own time runs out.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(4);
@@ -213,6 +229,8 @@ struct Lane {
     writer: Pool,
     settings: Arc<Settings>,
     catalogues: Arc<Catalogues>,
+    /// What the last transaction was of; what is remembered was learned on it.
+    lineage: Option<Lineage>,
     partitions: Vec<Partition>,
     /// Under which name it writes buckets; another one after a commit whose end it does not know.
     identity: Uuid,
@@ -229,7 +247,7 @@ enum Failure {
 
 impl Lane {
     async fn run(mut self, queue: Arc<Queue>) {
-        let _end = End::of(&queue);
+        let _end = End(Arc::clone(&queue));
         while let Some(group) = queue.next_group().await {
             let (mut parts, mut replies) = (Vec::new(), Vec::new());
             for queued in group {
@@ -244,10 +262,15 @@ impl Lane {
                     }
                 }
                 // One by one, so that no request fails its neighbours.
-                Err(error) if parts.len() > 1 && !error.is_temporary() => {
+                Err(error) if parts.len() > 1 && error.may_be_of_one_part() => {
                     tracing::info!(%error, parts = parts.len(), "a group runs again part by part");
+                    let begun = Instant::now();
                     for (part, reply) in parts.into_iter().zip(replies) {
-                        let outcome = self.commit(&mut [part]).await;
+                        let outcome = if begun.elapsed() < APART_MAX {
+                            self.commit(&mut [part]).await
+                        } else {
+                            Err(error.for_another())
+                        };
                         let only = |mut outcomes: Vec<PartResult>| outcomes.remove(0);
                         let _ = reply.send(outcome.and_then(only));
                     }
@@ -342,6 +365,16 @@ impl Lane {
                 }
                 Err(error) => return Err(self.failure(Arc::new(error))),
             },
+            Abort::OtherLineage { was_there } => {
+                let outcome = |(place, part): (usize, &Part)| {
+                    if was_there.contains(&place) {
+                        Ok(part.already_there())
+                    } else {
+                        Err(WriteError::OtherLineage)
+                    }
+                };
+                return Ok(group.iter().enumerate().map(outcome).collect());
+            }
             Abort::Stale => {
                 self.documents.clear();
                 PgError::unreadable("writing documents", "the version that was merged into")

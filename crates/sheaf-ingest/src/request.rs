@@ -99,6 +99,9 @@ pub struct IngestAnswer {
     pub position: Option<Position>,
     /// Whether this is the first answer once more.
     pub replayed: bool,
+    /// Values that this call itself has stored, and events that it has refused: what its sender is charged. A retry that
+    /// is answered with the first answer has written what was missing.
+    pub written: i64,
 }
 
 /// What must hold for an edit to be made.
@@ -185,6 +188,9 @@ pub enum WriteError {
     /// The queue is full.
     #[error("the write queue is full")]
     Overloaded,
+    /// The database has begun another lineage again and again while the request was read for the one before.
+    #[error("the database continues another history than the one that the request was read for")]
+    OtherLineage,
     /// The writer has stopped.
     #[error("the writer has stopped")]
     Stopped,
@@ -219,27 +225,29 @@ impl WriteError {
         }
     }
 
-    /// Whether the same request may succeed later, unchanged.
-    pub fn is_temporary(&self) -> bool {
+    /// Whether it may be one part's doing that a group of them ended so, and the others succeed without it. A database that
+    /// is away, or a lane that cannot go on, ends each alike.
+    pub(crate) fn may_be_of_one_part(&self) -> bool {
         match self {
-            WriteError::Overloaded
-            | WriteError::Stopped
-            | WriteError::InProgress
-            | WriteError::NoStandby
-            | WriteError::NoStaging
-            | WriteError::NotReplicated(_) => true,
-            WriteError::Postgres(error) => matches!(
-                error.disposition(),
-                Disposition::Unavailable
-                    | Disposition::Retry
-                    | Disposition::StorageFull
-                    | Disposition::TimedOut
-            ),
+            WriteError::Postgres(error) => match error.disposition() {
+                Disposition::StorageFull
+                | Disposition::TimedOut
+                | Disposition::Conflict
+                | Disposition::Stop => true,
+                Disposition::Unavailable | Disposition::Retry => false,
+            },
             WriteError::Body(_)
             | WriteError::Edit(_)
             | WriteError::Precondition
             | WriteError::NotFound
-            | WriteError::KeyReused => false,
+            | WriteError::KeyReused => true,
+            WriteError::InProgress
+            | WriteError::Overloaded
+            | WriteError::OtherLineage
+            | WriteError::Stopped
+            | WriteError::NoStandby
+            | WriteError::NoStaging
+            | WriteError::NotReplicated(_) => false,
         }
     }
 }

@@ -166,7 +166,8 @@ struct Pass<'r, 'd> {
     hot_count: usize,
     /// Attributes in the order in which the last event named them: the next names mostly the same.
     recent: Vec<&'r Arc<Attribute>>,
-    /// What the tags of each series are, so that they are typed once; the series is held so that no other takes its place.
+    /// What the tags of each series are that further events have, so that they are typed once; the series is held so that
+    /// no other takes its place.
     series: HashMap<*const RawTags<'d>, (Rc<RawTags<'d>>, Arc<Attrs>)>,
 }
 
@@ -208,6 +209,7 @@ impl<'r, 'd> Pass<'r, 'd> {
             reading: reading.clone(),
             rest: None,
         };
+        let known_series = self.known_series(&raw.tags);
         let out_of_range = raw
             .observed_at
             .and_then(|time| time_refusal(time, self.rules.catalogue, self.rules.now));
@@ -234,8 +236,7 @@ impl<'r, 'd> Pass<'r, 'd> {
             self.typed.refused_events += 1;
             return;
         }
-        let series = Rc::as_ptr(&raw.tags);
-        let known_series = self.series.get(&series).map(|(_, attrs)| Arc::clone(attrs));
+        let is_known = known_series.is_some();
         let refusals_before = self.typed.refusals.len();
         let mut tags_of = |tags: &[RawTag<'_>]| {
             let mut typed = Vec::with_capacity(tags.len());
@@ -270,9 +271,11 @@ impl<'r, 'd> Pass<'r, 'd> {
         // A tag that is refused is refused with each line.
         if let Tags::Series(attrs) = &tags
             && self.typed.refusals.len() == refusals_before
+            && !is_known
+            && Rc::strong_count(&raw.tags) > 1
         {
-            let held = || (Rc::clone(&raw.tags), Arc::clone(attrs));
-            self.series.entry(series).or_insert_with(held);
+            let held = (Rc::clone(&raw.tags), Arc::clone(attrs));
+            self.series.insert(Rc::as_ptr(&raw.tags), held);
         }
         self.typed.events.push(TypedEvent {
             index: raw.index,
@@ -286,6 +289,19 @@ impl<'r, 'd> Pass<'r, 'd> {
                 tags,
             },
         });
+    }
+
+    /// What the tags of an event's series are, if an earlier event had it. Forgotten with its last event, so that what is
+    /// held is no more than what the body's reader knew at one time.
+    fn known_series(&mut self, tags: &Rc<RawTags<'d>>) -> Option<Arc<Attrs>> {
+        let series = Rc::as_ptr(tags);
+        let known = self.series.get(&series)?;
+        let attrs = Arc::clone(&known.1);
+        // The event's and the one held here.
+        if Rc::strong_count(tags) == 2 {
+            self.series.remove(&series);
+        }
+        Some(attrs)
     }
 
     /// The typed cell; absent if its attribute has to be created first, or if it removes what was never there. `place` is

@@ -70,7 +70,9 @@ async fn the_parts_of_a_request_are_written_by_several_lanes_and_answered_as_one
     assert!(again.replayed);
     // Only an answer to line protocol quotes it.
     again.first_bad_line = None;
+    assert_eq!(again.written, 0, "a repetition costs nothing");
     (again.replayed, again.position) = (false, answer.position);
+    again.written = answer.written;
     assert_eq!(again, answer);
     world.assert_consistent().await
 }
@@ -131,7 +133,10 @@ async fn a_retry_writes_the_parts_that_are_missing_and_no_others() -> Result<()>
         .writer
         .ingest(&world.scope, request(body, Some("k")))
         .await?;
+    let claim = "what it has written costs, and no more";
+    assert_eq!(again.written, 2 * i64::from(accepted), "{claim}");
     (again.replayed, again.position) = (false, first.position);
+    again.written = first.written;
     assert_eq!(again, first, "the answer is composed from all parts");
     assert_eq!(
         world

@@ -4,6 +4,7 @@ mod world;
 
 use anyhow::Result;
 use sheaf_ingest::{BodyFormat, decode::Precision};
+use sheaf_store::ledger::Outcome;
 
 use world::World;
 
@@ -44,6 +45,8 @@ async fn a_later_line_that_lacks_a_tag_is_another_series() -> Result<()> {
     let other = world
         .ingest(by_host(), &["cpu,host=a m=2i 1357020000"])
         .await?;
+    let claim = "a request of which the stored rows refuse everything has stored nothing";
+    assert_eq!(other.outcome, Outcome::AllRefused, "{claim}");
     assert_eq!(
         (
             other.rejected[0].code.as_str(),

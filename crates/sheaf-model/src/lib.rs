@@ -25,7 +25,7 @@ pub use fold::{Document, merge, merge_rows};
 pub use id::{AttributeId, BatchId, EntityId, IdFault, KeyId, RejectionId, TenantId, crockford};
 pub use json::{JsonFault, JsonText, object_members, string_text};
 pub use limits::Limits;
-pub use lsn::{Lsn, Position};
+pub use lsn::{Lineage, Lsn, Position};
 pub use name::{ExternalIdFault, Name, NameFault, external_id, is_reserved};
 pub use refusal::{Refusal, RefusalCode};
 pub use time::{Timestamp, TimestampFault};

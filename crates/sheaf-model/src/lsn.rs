@@ -41,6 +41,26 @@ pub struct Position {
     pub lsn: Lsn,
 }
 
+impl Position {
+    /// The lineage that it is a position of.
+    pub fn lineage(&self) -> Lineage {
+        Lineage {
+            system_id: self.system_id,
+            timeline: self.timeline,
+        }
+    }
+}
+
+/// Which of its possible histories a database continues. A failover or a restore that lost commits begins another one, and
+/// what was learned from the lost ones may be said of something else there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lineage {
+    /// The cluster's system identifier.
+    pub system_id: u64,
+    /// The timeline, one more at each promotion.
+    pub timeline: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sheaf_model::Position;
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, Catalogues};
@@ -10,6 +11,15 @@ use crate::error::ReadError;
 
 /// How often a read is tried. Each further time needs another change of the catalogue within a millisecond or so.
 const ATTEMPTS_MAX: u32 = 4;
+
+/// Fails where what was read is of another lineage than the catalogue: its numbers may be of other attributes.
+pub(crate) fn check_lineage(catalogue: &Catalogue, read: Position) -> Result<(), ReadError> {
+    if catalogue.lineage() == Some(read.lineage()) {
+        Ok(())
+    } else {
+        Err(ReadError::CatalogueChanged)
+    }
+}
 
 /// One attempt after another at a read.
 pub(crate) struct Attempt<'a> {

@@ -11,7 +11,7 @@ use sheaf_store::documents::{StoredDocument, document_of, read_entity};
 use sheaf_store::snapshot::{read_snapshot, snapshot_of};
 
 use crate::answer::{EntityAnswer, Read};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, check_lineage};
 use crate::consistency::{Freshness, ReadOptions};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
@@ -67,7 +67,9 @@ impl Reader {
             read_snapshot(),
         ];
         let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = Freshness::of_primary(&snapshot_of(&rows[1], &self.settings)?, options)?;
+        let snapshot = snapshot_of(&rows[1], &self.settings)?;
+        check_lineage(catalogue, snapshot.position)?;
+        let freshness = Freshness::of_primary(&snapshot, options)?;
         let stored = match rows[0].first() {
             Some(row) => Some(document_of(row, catalogue)?),
             None => None,

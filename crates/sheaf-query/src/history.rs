@@ -13,7 +13,7 @@ use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
 use tokio_postgres::Row;
 
 use crate::answer::{Page, Read};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, check_lineage};
 use crate::consistency::{Freshness, ReadOptions};
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
@@ -148,7 +148,9 @@ impl Reader {
         ];
         let rows = scope.run(&self.app, Access::Read, &statements).await?;
         // The first step's snapshot is the oldest, and what it lacks the page may lack.
-        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
+        let snapshot = snapshot_of(&rows[2], &self.settings)?;
+        check_lineage(catalogue, snapshot.position)?;
+        let freshness = Freshness::of_primary(&snapshot, options)?;
         if rows[1].is_empty() {
             let value = None;
             return Ok(Read { value, freshness });

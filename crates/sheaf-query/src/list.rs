@@ -217,8 +217,7 @@ impl Reader {
         let tenant = scope.tenant();
         let statement = read_version(&tenant);
         let rows = scope.run_one(&self.app, Access::Read, statement).await?;
-        let version: Option<i64> = rows.first().map(|row| row.get(0));
-        if version == Some(catalogue.version()) {
+        if catalogue.is_current(&rows)? {
             Ok(())
         } else {
             Err(ReadError::CatalogueChanged)

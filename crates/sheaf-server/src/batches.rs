@@ -60,13 +60,11 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(outcome: Outcome, events: i64, counts: &Counts, is_whole: bool) -> Standing {
-        let stored = counts.accepted + counts.duplicates + counts.merged + counts.corrected;
+    /// `outcome` is the one that it came to, where it is whole.
+    fn of(outcome: Outcome, is_whole: bool) -> Standing {
         match outcome {
             Outcome::AllRefused | Outcome::BatchRefused => Standing::Refused,
             Outcome::Stored if !is_whole => Standing::Unknown,
-            // The outcome is recorded before the events meet what is stored, where all that are left may yet be refused.
-            Outcome::Stored if events > 0 && stored == 0 => Standing::Refused,
             Outcome::Stored => Standing::Durable,
         }
     }
@@ -75,7 +73,8 @@ impl Standing {
         match status.state {
             StagedState::Staged => Standing::Staged,
             StagedState::Durable => {
-                Standing::of(Outcome::Stored, status.events, &status.counts, true)
+                let outcome = Outcome::Stored.settled(status.events, &status.counts);
+                Standing::of(outcome, true)
             }
             StagedState::Lost => Standing::Lost,
             StagedState::Unknown => Standing::Unknown,
@@ -96,7 +95,7 @@ impl Standing {
 impl BatchBody {
     fn of_record(record: LedgerRecord) -> (Standing, BatchBody) {
         let is_whole = record.missing.is_empty();
-        let standing = Standing::of(record.outcome, record.events, &record.counts, is_whole);
+        let standing = Standing::of(record.outcome, is_whole);
         let body = BatchBody {
             ack: record.ack,
             durable_at: Some(record.durable_at),
@@ -212,7 +211,8 @@ mod tests {
             (Outcome::AllRefused, 2, 0, true, "refused"),
             (Outcome::BatchRefused, 2, 0, true, "refused"),
         ] {
-            let standing = Standing::of(outcome, events, &counts(events, accepted), is_whole);
+            let outcome = outcome.settled(events, &counts(events, accepted));
+            let standing = Standing::of(outcome, is_whole);
             assert_eq!(standing.as_str(), status, "{outcome:?} {events} {accepted}");
         }
     }

@@ -198,13 +198,11 @@ pub(crate) fn respond(headers: HeaderMap, outcome: Outcome, body: IngestBody) ->
     (headers, problem).into_response()
 }
 
-/// Counts what a request came to against the tenant's rate. A refused event costs as much as one value, and a first
-/// answer that is given once more costs nothing.
+/// Counts what a request has written against the tenant's rate. A refused event costs as much as one value, and a first
+/// answer that is given once more costs what was missing of it: mostly nothing.
 pub(crate) fn charge(permit: &Permit, answer: &IngestAnswer) {
-    if !answer.replayed {
-        let values = answer.counts.values.saturating_add(answer.counts.refused);
-        permit.charge_values(u64::try_from(values).unwrap_or(0), Instant::now());
-    }
+    let values = u64::try_from(answer.written).unwrap_or(0);
+    permit.charge_values(values, Instant::now());
 }
 
 /// The headers of an answer to events.

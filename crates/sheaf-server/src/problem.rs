@@ -248,6 +248,9 @@ impl From<WriteError> for Problem {
                 "the first request with this idempotency key is still running",
             ),
             WriteError::Overloaded => Problem::new(Code::Overloaded, "the write queue is full"),
+            WriteError::OtherLineage => {
+                Problem::new(Code::Overloaded, "the database is failing over")
+            }
             WriteError::Stopped => Problem::new(Code::Overloaded, "the server is shutting down"),
             WriteError::NoStandby => Problem::parameter(
                 Code::AckUnavailable,

@@ -1,7 +1,7 @@
 //! Bodies on their way in: one that comes too slowly is cut off, and what a handler leaves unread is dealt with.
 //!
-//! In HTTP/1.1 the next request comes behind the unread remainder: a small one is read and thrown away, and past that the
-//! answer says that the connection ends. A client would otherwise learn it only from its next request, which fails.
+//! In HTTP/1.1 the next request comes behind the unread remainder: it is read and thrown away, within bounds, and past them
+//! the answer says that the connection ends. A client would otherwise learn it only from its next request, which fails.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -15,15 +15,19 @@ use axum::extract::Request;
 use axum::http::header;
 use bytes::Bytes;
 use futures::Stream;
+use sheaf_model::Limits;
 use tokio::time::{Instant, Sleep};
 
 use crate::state::BodyPace;
 
-/// Bytes that are read only to be thrown away: the usual batch. A client that is still sending when the connection closes
-/// may never see why it was refused; of a larger body, it may not.
-const BYTES_MAX: usize = 2 * 1024 * 1024;
-/// How long such bytes may take to arrive, and so how much later a refusal may be.
-const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Bytes that are read only to be thrown away: as many as a body may have. A client that is still sending when the
+/// connection closes may never see why it was refused, and most send all of a body before they look.
+const BYTES_MAX: usize = Limits::DEFAULT.body_bytes_max;
+/// How long such bytes may take to arrive, and so how much later a refusal may be. Longer lets refused clients hold
+/// connections; shorter leaves those on slow lines without the reason.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long none of them may come: who has stopped sending waits for the answer.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The end of a body that its handler may not read.
 pub(crate) struct Remainder {
@@ -117,7 +121,11 @@ impl Remainder {
         }
         let drained = async {
             let mut bytes = 0;
-            while let Some(Ok(chunk)) = poll_fn(|context| poll(&self.body, context)).await {
+            loop {
+                let next = poll_fn(|context| poll(&self.body, context));
+                let Ok(Some(Ok(chunk))) = tokio::time::timeout(PAUSE_MAX, next).await else {
+                    break;
+                };
                 bytes += chunk.len();
                 if bytes > BYTES_MAX {
                     return false;

@@ -259,9 +259,12 @@ impl Task {
         let entities = [("thing", name.as_str())];
         create_entities(app, scope, &entities, now).await?;
         let found = fetch_entities(app, scope, &entities).await?;
-        ensure!(found[0].is_some(), "{name} is found");
+        ensure!(found.numbers[0].is_some(), "{name} is found");
         let found = fetch_entities(app, &self.theirs.scope, &entities).await?;
-        ensure!(found[0].is_none(), "{name} is not found by another tenant");
+        ensure!(
+            found.numbers[0].is_none(),
+            "{name} is not found by another tenant"
+        );
         Ok(())
     }
 

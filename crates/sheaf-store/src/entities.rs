@@ -2,21 +2,32 @@
 
 use std::collections::HashMap;
 
-use sheaf_model::{EntityId, Timestamp};
+use sheaf_model::{EntityId, Lineage, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use crate::lineage::{lineage_of, read_lineage};
 use crate::scope::TenantScope;
 
 /// An entity's name: its type and its id within the type.
 pub type EntityName<'a> = (&'a str, &'a str);
+
+/// Numbers of entities, and the lineage that they are true on: another one may have given them to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityNumbers {
+    /// None on a standby.
+    pub lineage: Option<Lineage>,
+    /// In the order of their names.
+    pub numbers: Vec<Option<EntityId>>,
+}
 
 /// The numbers of these entities, in their order; absent where a name was never seen.
 pub async fn fetch_entities(
     app: &Pool,
     scope: &TenantScope,
     names: &[EntityName<'_>],
-) -> Result<Vec<Option<EntityId>>, PgError> {
+) -> Result<EntityNumbers, PgError> {
     let tenant = scope.tenant().0;
     let (types, ids): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
     let statement = Statement::new(
@@ -28,16 +39,16 @@ pub async fn fetch_entities(
             (&ids, Type::TEXT_ARRAY),
         ],
     );
-    let rows = scope.run_one(app, Access::Read, statement).await?;
-    let mut found = vec![None; names.len()];
+    let (rows, lineage) = run(app, scope, Access::Read, statement).await?;
+    let mut numbers = vec![None; names.len()];
     for row in rows {
         // `WITH ORDINALITY` counts from 1.
         let place = usize::try_from(row.get::<_, i64>("place") - 1).unwrap_or(usize::MAX);
-        if let Some(slot) = found.get_mut(place) {
+        if let Some(slot) = numbers.get_mut(place) {
             *slot = Some(EntityId(row.get("entity_id")));
         }
     }
-    Ok(found)
+    Ok(EntityNumbers { lineage, numbers })
 }
 
 /// Creates the names that are not there yet, and gives their numbers in the order of `names`; absent for those that are
@@ -47,7 +58,7 @@ pub async fn create_entities(
     scope: &TenantScope,
     names: &[EntityName<'_>],
     created_at: Timestamp,
-) -> Result<Vec<Option<EntityId>>, PgError> {
+) -> Result<EntityNumbers, PgError> {
     let tenant = scope.tenant().0;
     let (types, ids): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
     let created_at = PgTime(created_at);
@@ -61,11 +72,25 @@ pub async fn create_entities(
             (&created_at, Type::TIMESTAMPTZ),
         ],
     );
-    let rows = scope.run_one(app, Access::Write, statement).await?;
+    let (rows, lineage) = run(app, scope, Access::Write, statement).await?;
     let created: HashMap<EntityName<'_>, EntityId> = rows
         .iter()
         .map(|row| ((row.get(0), row.get(1)), EntityId(row.get(2))))
         .collect();
     let number = |name: &EntityName<'_>| created.get(name).copied();
-    Ok(names.iter().map(number).collect())
+    let numbers = names.iter().map(number).collect();
+    Ok(EntityNumbers { lineage, numbers })
+}
+
+/// Runs a statement, and tells the lineage of its transaction.
+async fn run(
+    app: &Pool,
+    scope: &TenantScope,
+    access: Access,
+    statement: Statement<'_>,
+) -> Result<(Vec<Row>, Option<Lineage>), PgError> {
+    let mut rows = scope.run(app, access, &[statement, read_lineage()]).await?;
+    let read = rows.pop().unwrap_or_default();
+    let lineage = read.first().map(lineage_of).transpose()?.flatten();
+    Ok((rows.pop().unwrap_or_default(), lineage))
 }

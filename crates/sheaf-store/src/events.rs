@@ -1,4 +1,4 @@
-//! The history: rows appended by COPY straight into their partition, and rows read back.
+//! The history: rows appended straight into their partition, and rows read back.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
@@ -85,9 +85,95 @@ pub fn history_of(row: &Row, catalogue: &Catalogue) -> Result<HistoryRow, Stored
     })
 }
 
-/// Rows on their way into one partition, in COPY's binary form.
+/// Rows on their way into one partition.
 ///
 /// The tenant of each row comes from the request's key alone, through this encoder: partitions have no policy.
+pub trait EventRows: Default {
+    /// Adds a row. Rows come sorted by tenant, entity and time, so that one entity's lie together.
+    fn push(
+        &mut self,
+        tenant: TenantId,
+        entity: EntityId,
+        row: &StoredRow,
+        batch: BatchId,
+        ingested_at: Timestamp,
+    );
+}
+
+const INSERTING: &str = "inserting events into their partition";
+
+/// A few rows, for one INSERT: it leaves in one message, and so together with other statements, where COPY waits for
+/// PostgreSQL to ask for the rows.
+#[derive(Debug, Default)]
+pub struct EventColumns {
+    tenants: Vec<i64>,
+    entities: Vec<i64>,
+    times: Vec<PgTime>,
+    seqs: Vec<i16>,
+    ops: Vec<i8>,
+    batches: Vec<uuid::Uuid>,
+    ingested_at: Vec<PgTime>,
+    attrs: Vec<String>,
+}
+
+impl EventRows for EventColumns {
+    fn push(
+        &mut self,
+        tenant: TenantId,
+        entity: EntityId,
+        row: &StoredRow,
+        batch: BatchId,
+        ingested_at: Timestamp,
+    ) {
+        let mut attrs = String::new();
+        write_attrs(&row.attrs, &mut attrs);
+        self.tenants.push(tenant.0);
+        self.entities.push(entity.0);
+        self.times.push(PgTime(row.observed_at));
+        self.seqs.push(row.seq);
+        self.ops.push(row.op.letter());
+        self.batches.push(batch.0);
+        self.ingested_at.push(PgTime(ingested_at));
+        self.attrs.push(attrs);
+    }
+}
+
+impl EventColumns {
+    /// Inserts the rows into the partition, in the writer's transaction.
+    pub async fn insert(&self, client: &Client, partition: &str) -> Result<(), PgError> {
+        let sql = format!(
+            "INSERT INTO sheaf.{} (tenant_id, entity_id, observed_at, seq, op, batch_id, ingested_at, attrs) \
+             SELECT tenant_id, entity_id, observed_at, seq, op, batch_id, ingested_at, attrs::jsonb \
+             FROM unnest($1::bigint[], $2::bigint[], $3::timestamptz[], $4::smallint[], $5::\"char\"[], $6::uuid[], \
+               $7::timestamptz[], $8::text[]) \
+               AS e (tenant_id, entity_id, observed_at, seq, op, batch_id, ingested_at, attrs)",
+            quoted(partition)
+        );
+        let inserted = client
+            .execute_typed(
+                &sql,
+                &[
+                    (&self.tenants, Type::INT8_ARRAY),
+                    (&self.entities, Type::INT8_ARRAY),
+                    (&self.times, Type::TIMESTAMPTZ_ARRAY),
+                    (&self.seqs, Type::INT2_ARRAY),
+                    (&self.ops, Type::CHAR_ARRAY),
+                    (&self.batches, Type::UUID_ARRAY),
+                    (&self.ingested_at, Type::TIMESTAMPTZ_ARRAY),
+                    (&self.attrs, Type::TEXT_ARRAY),
+                ],
+            )
+            .await
+            .map_err(PgError::statement(INSERTING))?;
+        if usize::try_from(inserted) != Ok(self.tenants.len()) {
+            let told = format!("{inserted} of {} rows", self.tenants.len());
+            return Err(PgError::unreadable(INSERTING, told));
+        }
+        Ok(())
+    }
+}
+
+/// Many rows, in COPY's binary form.
 #[derive(Debug)]
 pub struct EventCopy {
     buffer: BytesMut,
@@ -114,9 +200,8 @@ impl Default for EventCopy {
     }
 }
 
-impl EventCopy {
-    /// Adds a row. Rows come sorted by tenant, entity and time, so that one entity's lie together.
-    pub fn push(
+impl EventRows for EventCopy {
+    fn push(
         &mut self,
         tenant: TenantId,
         entity: EntityId,
@@ -146,7 +231,9 @@ impl EventCopy {
             self.chunks.push(self.buffer.split().freeze());
         }
     }
+}
 
+impl EventCopy {
     /// Sends the rows into the partition, in the writer's transaction.
     pub async fn send(mut self, client: &Client, partition: &str) -> Result<(), PgError> {
         let step = PgError::statement("copying events into their partition");

@@ -1,18 +1,23 @@
 //! The ledger of write requests: opened by the first, found by every retry; their parts; and the buckets' locks and last
 //! writers.
 
+mod earlier;
+
 use std::collections::{HashMap, HashSet};
 
 use futures::join;
-use sheaf_model::{BatchId, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, Unfinished};
-use tokio_postgres::types::Type;
+use sheaf_model::{BatchId, Lineage, TenantId, Timestamp};
+use sheaf_pg::{PgError, PgTime, Pool, Unfinished};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
+use crate::lineage::fetch_lineage;
 use crate::rejections::{NewRejection, insert_rejections};
 use crate::scope::TenantScope;
-use crate::staging::StagedRequest;
+
+pub(crate) use earlier::counts_of;
+pub use earlier::{EarlierRequest, LedgerRecord, fetch_batch, fetch_request};
 
 /// What became of a request as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,16 @@ impl Outcome {
             Outcome::Stored => "stored",
             Outcome::AllRefused => "all_refused",
             Outcome::BatchRefused => "batch_refused",
+        }
+    }
+
+    /// What became of a request whose parts came to `counts`: it was recorded before its events met what is stored, where
+    /// all that were left may have been refused.
+    pub fn settled(self, events: i64, counts: &Counts) -> Outcome {
+        let stored = counts.accepted + counts.duplicates + counts.merged + counts.corrected;
+        match self {
+            Outcome::Stored if events > 0 && stored == 0 => Outcome::AllRefused,
+            Outcome::Stored | Outcome::AllRefused | Outcome::BatchRefused => self,
         }
     }
 
@@ -69,10 +84,57 @@ pub struct LedgerEntry {
     pub refused: i32,
     /// When it arrived.
     pub received_at: Timestamp,
-    /// When it is written.
-    pub durable_at: Timestamp,
     /// The buckets of its events, ascending: it is stored when parts have written all of them.
     pub buckets: Vec<i32>,
+    /// The lineage that the numbers of its entities, and so its buckets, were learned on: on another nothing is opened or
+    /// staged with them. Absent where it names no entity.
+    pub lineage: Option<Lineage>,
+}
+
+/// What opening a request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It has its place.
+    Opened,
+    /// The place was taken before, in the ledger or by one that is staged.
+    Taken,
+    /// Its buckets mean nothing on the lineage that would be written.
+    OtherLineage,
+}
+
+impl LedgerEntry {
+    /// A request that no retry can name, all of whose events are to be stored in no bucket yet.
+    pub fn new(
+        tenant: TenantId,
+        batch: BatchId,
+        ack: &'static str,
+        events: usize,
+        received_at: Timestamp,
+    ) -> LedgerEntry {
+        LedgerEntry {
+            tenant,
+            request_key: batch.to_string(),
+            batch,
+            request_hash: Vec::new(),
+            outcome: Outcome::Stored,
+            ack,
+            events: i32::try_from(events).unwrap_or(i32::MAX),
+            refused: 0,
+            received_at,
+            buckets: Vec::new(),
+            lineage: None,
+        }
+    }
+
+    /// Whether it was numbered on another lineage than this one.
+    pub(crate) fn is_of_other(&self, lineage: Option<Lineage>) -> bool {
+        self.lineage.is_some() && self.lineage != lineage
+    }
+
+    /// Whether a retry can name it.
+    pub fn has_key(&self) -> bool {
+        !self.request_hash.is_empty()
+    }
 }
 
 /// What one part of a request came to.
@@ -114,33 +176,6 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// A request found in the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LedgerRecord {
-    /// Its number.
-    pub batch: BatchId,
-    /// What was asked.
-    pub request_hash: Vec<u8>,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// What the answer promised.
-    pub ack: String,
-    /// How many events it held.
-    pub events: i64,
-    /// The sum of its parts; `refused` counts all refused events.
-    pub counts: Counts,
-    /// When it arrived.
-    pub received_at: Timestamp,
-    /// When it was written.
-    pub durable_at: Timestamp,
-    /// How many of its events were refused before anything was written.
-    pub refused_at_first: i32,
-    /// The buckets of its events; none where its parts came with it.
-    pub buckets: Vec<i32>,
-    /// The buckets that no part has written yet: empty once it is stored.
-    pub missing: Vec<i32>,
-}
-
 /// Takes the locks of these buckets, given in ascending order, until the transaction ends.
 pub async fn lock_buckets(client: &Client, buckets: &[i32]) -> Result<(), PgError> {
     client
@@ -179,7 +214,6 @@ async fn open(
     let events: Vec<i32> = column(entries, |entry| entry.events);
     let refused: Vec<i32> = column(entries, |entry| entry.refused);
     let received: Vec<PgTime> = column(entries, |entry| PgTime(entry.received_at));
-    let durable: Vec<PgTime> = column(entries, |entry| PgTime(entry.durable_at));
     let buckets: Vec<String> = column(entries, |entry| array(&entry.buckets));
     let rows = client
         .query_typed(
@@ -194,7 +228,6 @@ async fn open(
                 (&events, Type::INT4_ARRAY),
                 (&refused, Type::INT4_ARRAY),
                 (&received, Type::TIMESTAMPTZ_ARRAY),
-                (&durable, Type::TIMESTAMPTZ_ARRAY),
                 (&buckets, Type::TEXT_ARRAY),
             ],
         )
@@ -203,13 +236,13 @@ async fn open(
     Ok(rows.iter().map(key_of).collect())
 }
 
-/// Takes a request's place in a transaction of its own. False where it was taken before.
+/// Takes a request's place in a transaction of its own.
 pub async fn open_request(
     writer: &Pool,
     scope: &TenantScope,
     entry: &LedgerEntry,
     rejections: &[NewRejection],
-) -> Result<bool, PgError> {
+) -> Result<Opening, PgError> {
     // Who asks for this may be gone before it ends.
     let client = Unfinished::new(writer.get().await?);
     // Waited for: a part that runs again after a crash must find its request, or a retry would open another one.
@@ -221,12 +254,16 @@ pub async fn open_request(
     } else {
         STORED_IN_PARTS
     }];
-    let (begun, opened) = join!(
+    let (begun, lineage, is_free) = join!(
         client.batch_execute(begin),
-        open(&client, &entries, &outcomes)
+        fetch_lineage(&client),
+        has_free_key(&client, entry)
     );
     begun.map_err(PgError::statement("beginning to open a request"))?;
-    let is_new = !opened?.is_empty();
+    if entry.is_of_other(lineage?) {
+        return Ok(Opening::OtherLineage);
+    }
+    let is_new = is_free? && !open(&client, &entries, &outcomes).await?.is_empty();
     if is_new {
         let (batch, received_at) = (entry.batch, entry.received_at);
         insert_rejections(&client, scope, batch, received_at, rejections).await?;
@@ -234,7 +271,43 @@ pub async fn open_request(
     let committed = client.batch_execute("COMMIT").await;
     committed.map_err(PgError::statement("committing a request's place"))?;
     client.rest();
-    Ok(is_new)
+    Ok(if is_new {
+        Opening::Opened
+    } else {
+        Opening::Taken
+    })
+}
+
+/// Whether no request with this key is staged, and none will be before the transaction ends.
+async fn has_free_key(client: &Client, entry: &LedgerEntry) -> Result<bool, PgError> {
+    if !entry.has_key() {
+        return Ok(true);
+    }
+    let sql = include_str!("../sql/staging/find_staged_request.sql");
+    let params: [(&(dyn ToSql + Sync), Type); 2] = [
+        (&entry.tenant.0, Type::INT8),
+        (&entry.request_key, Type::TEXT),
+    ];
+    let (locked, staged) = join!(lock_key(client, entry), client.query_typed(sql, &params));
+    locked?;
+    let staged = staged.map_err(PgError::statement("looking for a key among what is staged"))?;
+    Ok(staged.is_empty())
+}
+
+/// Waits until nobody else stages or opens a request with this key, and keeps them from it until the transaction ends. A
+/// key that is staged and one that is in the ledger are rows of two tables, which no constraint holds together.
+pub(crate) async fn lock_key(client: &Client, entry: &LedgerEntry) -> Result<(), PgError> {
+    client
+        .query_typed(
+            include_str!("../sql/ledger/lock_request_key.sql"),
+            &[
+                (&entry.tenant.0, Type::INT8),
+                (&entry.request_key, Type::TEXT),
+            ],
+        )
+        .await
+        .map_err(PgError::statement("locking a request's key"))
+        .map(drop)
 }
 
 /// Buckets of requests that have been written, in the transaction that holds the buckets' locks.
@@ -343,120 +416,4 @@ fn column<'a, T, C>(rows: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
 fn array(numbers: &[i32]) -> String {
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("{{{}}}", numbers.join(","))
-}
-
-/// A request that came before, as its retry finds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EarlierRequest {
-    /// It is in the ledger, at least in part.
-    Stored(LedgerRecord),
-    /// It was acknowledged as staged, whether or not it is flushed by now.
-    Staged(StagedRequest),
-}
-
-impl EarlierRequest {
-    /// What was asked.
-    pub fn request_hash(&self) -> &[u8] {
-        match self {
-            EarlierRequest::Stored(record) => &record.request_hash,
-            EarlierRequest::Staged(staged) => &staged.request_hash,
-        }
-    }
-}
-
-/// The request with this key, in the ledger or staged. One snapshot for both, between which a flush moves it.
-pub async fn fetch_request(
-    app: &Pool,
-    scope: &TenantScope,
-    request_key: &str,
-) -> Result<Option<EarlierRequest>, PgError> {
-    let tenant = scope.tenant().0;
-    let params = || -> Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> {
-        vec![(&tenant, Type::INT8), (&request_key, Type::TEXT)]
-    };
-    let statements = [
-        Statement::new(
-            "finding a request",
-            include_str!("../sql/ledger/find_request.sql"),
-            params(),
-        ),
-        Statement::new(
-            "finding a staged request",
-            include_str!("../sql/staging/find_staged_request.sql"),
-            params(),
-        ),
-    ];
-    let rows = scope.run(app, Access::Read, &statements).await?;
-    let Some(row) = rows[0].first() else {
-        let staged = rows[1]
-            .first()
-            .map(|row| staged_of(row, row.get("value_count")));
-        return Ok(staged.map(EarlierRequest::Staged));
-    };
-    Ok(Some(match row.get::<_, Option<i64>>("staged_values") {
-        Some(values) => EarlierRequest::Staged(staged_of(row, values)),
-        None => EarlierRequest::Stored(record_of(row)?),
-    }))
-}
-
-fn staged_of(row: &Row, values: i64) -> StagedRequest {
-    StagedRequest {
-        batch: BatchId(row.get("batch_id")),
-        request_hash: row.get("request_hash"),
-        events: i64::from(row.get::<_, i32>("events")),
-        refused: i64::from(row.get::<_, i32>("refused")),
-        values,
-    }
-}
-
-/// The request with this batch id.
-pub async fn fetch_batch(
-    app: &Pool,
-    scope: &TenantScope,
-    batch: BatchId,
-) -> Result<Option<LedgerRecord>, PgError> {
-    let tenant = scope.tenant().0;
-    let sql = include_str!("../sql/ledger/find_batch.sql");
-    let params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> =
-        vec![(&tenant, Type::INT8), (&batch.0, Type::UUID)];
-    let rows = scope
-        .run_one(
-            app,
-            Access::Read,
-            Statement::new("finding a batch", sql, params),
-        )
-        .await?;
-    rows.first().map(record_of).transpose()
-}
-
-/// What all parts of a request came to, with what was refused before them.
-pub(crate) fn counts_of(row: &Row) -> Counts {
-    Counts {
-        values: row.get("value_count"),
-        accepted: row.get("accepted"),
-        duplicates: row.get("duplicates"),
-        merged: row.get("merged"),
-        corrected: row.get("corrected"),
-        refused: i64::from(row.get::<_, i32>("refused")) + row.get::<_, i64>("refused_late"),
-    }
-}
-
-fn record_of(row: &Row) -> Result<LedgerRecord, PgError> {
-    let outcome: &str = row.get("outcome");
-    Ok(LedgerRecord {
-        batch: BatchId(row.get("batch_id")),
-        request_hash: row.get("request_hash"),
-        outcome: Outcome::parse(outcome)
-            .ok_or_else(|| PgError::unreadable("reading the ledger", outcome))?,
-        ack: row.get("ack"),
-        events: i64::from(row.get::<_, i32>("events")),
-        counts: counts_of(row),
-        received_at: row.get::<_, PgTime>("received_at").0,
-        durable_at: row.get::<_, PgTime>("durable_at").0,
-        refused_at_first: row.get("refused"),
-        buckets: row
-            .get::<_, Option<Vec<i32>>>("buckets")
-            .unwrap_or_default(),
-        missing: row.get("missing"),
-    })
 }

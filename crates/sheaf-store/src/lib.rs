@@ -14,6 +14,7 @@ pub mod interval;
 pub mod invariants;
 pub mod keys;
 pub mod ledger;
+pub mod lineage;
 pub mod maintenance;
 pub mod migrate;
 pub mod partitions;

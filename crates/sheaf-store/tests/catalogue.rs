@@ -166,11 +166,10 @@ async fn versions_that_follow_each_other_share_their_attributes() -> Result<()> 
     for attribute in third.attributes() {
         assert_eq!(third.by_name(&attribute.name), Some(attribute));
     }
-    assert_eq!(
-        one.recall(scope.tenant(), seen + 1).map(|c| c.version()),
-        Some(seen + 1)
-    );
-    assert!(one.recall(scope.tenant(), seen).is_none());
+    let recall = |version| one.recall(scope.tenant(), third.lineage(), version);
+    assert_eq!(recall(seen + 1).map(|c| c.version()), Some(seen + 1));
+    assert!(recall(seen).is_none());
+    assert!(third.lineage().is_some() && one.recall(scope.tenant(), None, seen + 1).is_none());
     Ok(())
 }
 
@@ -190,9 +189,10 @@ async fn a_version_moves_only_where_something_is_new() -> Result<()> {
         .create_attributes(&scope, &batch, ALL, Timestamp::now())
         .await?;
     assert_eq!(again.version(), created.version());
-    let ids: Vec<_> = again.attributes().map(|attribute| attribute.id).collect();
-    mark_series_tags(&world.app, &scope, &ids[..3]).await?;
-    mark_series_tags(&world.app, &scope, &ids[1..2]).await?;
+    let names = again.attributes().map(|attribute| attribute.name.as_str());
+    let names: Vec<&str> = names.collect();
+    mark_series_tags(&world.app, &scope, &names[..3]).await?;
+    mark_series_tags(&world.app, &scope, &names[1..2]).await?;
     let marked = one.refresh(&scope).await?;
     assert_eq!(
         (marked.version(), marked.series_tags().len()),

@@ -5,8 +5,6 @@
 //! its values, and a quote that is never closed costs its own line and not all that follow.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,11 +18,13 @@ use super::{
     too_large, too_many_attributes,
 };
 use field::{check_size, field_value};
+use known::{KnownSeries, Series};
 use lines::{Line, Lines};
 use parts::{KEY_ESCAPES, LineFault, MEASUREMENT_ESCAPES, Parts, Token};
 use series::{rule_id, series_id, sort_tags, tag_name};
 
 mod field;
+mod known;
 mod lines;
 mod parts;
 mod series;
@@ -101,7 +101,7 @@ pub fn line_protocol<'a>(
         limits,
         parts: Parts::default(),
         draft: Draft::default(),
-        series: HashMap::new(),
+        known: KnownSeries::of_body(body),
     };
     let mut decoded = Decoded {
         reading: Reading::LineProtocol {
@@ -126,17 +126,7 @@ struct Reader<'a, 'r> {
     limits: &'r Limits,
     parts: Parts<'a>,
     draft: Draft<'a>,
-    /// Series without a fault, by their bytes: agents send the same few again and again. One that was seen once is only
-    /// noted, because other senders send each once a body.
-    series: HashMap<&'a [u8], Option<Series<'a>>>,
-}
-
-/// What the measurement and the tags of a line say.
-#[derive(Clone)]
-struct Series<'a> {
-    entity_type: Name,
-    external_id: String,
-    tags: Rc<RawTags<'a>>,
+    known: KnownSeries<'a>,
 }
 
 impl<'a> Reader<'a, '_> {
@@ -145,7 +135,7 @@ impl<'a> Reader<'a, '_> {
             return Err(fault);
         }
         let known = series_end(line.bytes).and_then(|end| {
-            let series = self.series.get(&line.bytes[..end])?.clone()?;
+            let series = self.known.get(&line.bytes[..end])?;
             Some((end, series))
         });
         if let Some((end, series)) = known {
@@ -199,10 +189,7 @@ impl<'a> Reader<'a, '_> {
         if bad.is_empty()
             && let Some(end) = series_end(line.bytes)
         {
-            match self.series.entry(&line.bytes[..end]) {
-                Entry::Vacant(first) => drop(first.insert(None)),
-                Entry::Occupied(mut again) => drop(again.insert(Some(series.clone()))),
-            }
+            self.known.note(&line.bytes[..end], &series);
         }
         self.event_of_series(line, series, bad)
     }

@@ -90,36 +90,13 @@ impl Default for Queue {
     }
 }
 
-/// Closes a queue when dropped: the lane ends once it is empty.
-pub(super) struct Closer(Arc<Queue>);
-
-impl Closer {
-    pub(super) fn of(queue: &Arc<Queue>) -> Closer {
-        Closer(Arc::clone(queue))
-    }
-}
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.ready.notify_one();
-    }
-}
-
 /// The end of a lane, however it comes: whoever waits for it is told, and nobody can begin to.
-pub(super) struct End(Arc<Queue>);
-
-impl End {
-    pub(super) fn of(queue: &Arc<Queue>) -> End {
-        End(Arc::clone(queue))
-    }
-}
+pub(super) struct End(pub(super) Arc<Queue>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        let mut waiting = self.0.lock();
-        waiting.closed = true;
-        while let Some(queued) = waiting.parts.pop() {
+        self.0.close();
+        while let Some(queued) = self.0.lock().parts.pop() {
             queued_events().decrement(count_of(&queued.part));
         }
     }
@@ -147,6 +124,12 @@ impl Queue {
         drop(waiting);
         self.ready.notify_one();
         Ok(())
+    }
+
+    /// Takes nothing more: the lane ends once it is empty.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.notify_one();
     }
 
     /// The next group, or nothing once the queue is closed and empty.

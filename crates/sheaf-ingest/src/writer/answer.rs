@@ -1,4 +1,4 @@
-//! The answer to a request that was just stored, and what is counted with it.
+//! The answer to a request that was just stored, and what is counted of it.
 
 use std::collections::HashSet;
 
@@ -27,10 +27,6 @@ pub(super) fn answer(
         rejections.extend(part.rejections);
     }
     rejections.sort_by_key(|rejection| rejection.event_index);
-    count_events(&counts);
-    count_refusals(&rejections);
-    metrics::counter!(EVENTS_TOTAL, "result" => "refused")
-        .increment(entry.refused.unsigned_abs().into());
     counts.refused += i64::from(entry.refused);
     let first_bad_line = match format {
         BodyFormat::LineProtocol { .. } => rejections
@@ -45,7 +41,11 @@ pub(super) fn answer(
     IngestAnswer {
         batch: entry.batch,
         ack: entry.ack.to_owned(),
-        outcome: entry.outcome,
+        outcome: match position {
+            Some(_) => entry.outcome.settled(entry.events.into(), &counts),
+            // What is staged meets what is stored in its flush.
+            None => entry.outcome,
+        },
         events: entry.events.into(),
         counts,
         bad_events: i64::try_from(bad.len()).unwrap_or(i64::MAX),
@@ -57,6 +57,38 @@ pub(super) fn answer(
         first_bad_line,
         position,
         replayed: false,
+        written: 0,
+    }
+}
+
+/// What a call has written itself, whatever it is answered with: it is counted when it is written, and once.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    values: i64,
+}
+
+impl Written {
+    /// It has opened the request. `rejections` came with that, outside of any part.
+    pub(super) fn count_opened(&mut self, entry: &LedgerEntry, rejections: &[NewRejection]) {
+        self.values += i64::from(entry.refused);
+        count_refusals(rejections);
+        metrics::counter!(EVENTS_TOTAL, "result" => "refused")
+            .increment(entry.refused.unsigned_abs().into());
+    }
+
+    /// It has stored a part.
+    pub(super) fn count_part(&mut self, part: &StoredPart) {
+        self.values += part.counts.values + part.counts.refused;
+        count_events(&part.counts);
+        count_refusals(&part.rejections);
+    }
+
+    /// An answer that says what to charge for. One that only repeats another may have written some of it.
+    pub(super) fn charged(&self, answer: IngestAnswer) -> IngestAnswer {
+        IngestAnswer {
+            written: self.values,
+            ..answer
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sheaf_store::rejections::NewRejection;
 
 use super::Inner;
+use super::earlier::Ticket;
 use crate::lane::{Part, PartKind, Request};
 use crate::plan::GroupEvent;
 
@@ -128,9 +129,10 @@ impl Division {
         &self,
         inner: &Inner,
         request: &Arc<Request>,
-        missing: Option<&HashSet<i32>>,
+        ticket: &Ticket,
         opens: bool,
     ) -> Vec<Part> {
+        let missing = ticket.missing.as_ref();
         let wanted = |bucket: &i32| missing.is_none_or(|missing| missing.contains(bucket));
         let mut parts = Vec::new();
         for share in &self.shares {
@@ -158,8 +160,9 @@ impl Division {
                 buckets,
                 rejections,
                 opens,
-                // Only a request with a key can have been opened before, here or on another server.
-                is_doubtful: request.has_key() && !opens,
+                // Only a request with a key can have been opened before, here or on another server; or one that is read
+                // anew.
+                is_doubtful: ticket.is_doubtful || (request.has_key() && !opens),
                 kind: self.kind,
                 prepared: None,
             });

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use sheaf_model::{BatchId, Timestamp};
-use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::ledger::{
     Counts, EarlierRequest, LedgerEntry, LedgerRecord, Outcome, fetch_request,
@@ -25,6 +24,8 @@ pub(super) struct Ticket {
     pub(super) missing: Option<HashSet<i32>>,
     /// What it was opened with.
     pub(super) opened: Option<Opened>,
+    /// Parts of it may be there already although nobody has opened it.
+    pub(super) is_doubtful: bool,
 }
 
 /// What a request was opened with, which its retry must come to again.
@@ -42,6 +43,15 @@ impl Ticket {
             batch,
             missing: None,
             opened: None,
+            is_doubtful: false,
+        }
+    }
+
+    /// The ticket of a request that is read anew: parts of it may have been stored before.
+    pub(super) fn again(&self, runs: u32) -> Ticket {
+        Ticket {
+            is_doubtful: runs > 0,
+            ..Ticket::new(self.key.clone(), self.hash.clone(), self.batch)
         }
     }
 
@@ -115,14 +125,15 @@ impl Inner {
         Ok(Known::Answered(Box::new(answer)))
     }
 
-    /// The request of a ticket that was seen in the ledger.
+    /// The request of a ticket whose key was just found taken.
     pub(super) async fn require(
         &self,
         scope: &TenantScope,
         ticket: &Ticket,
     ) -> Result<EarlierRequest, WriteError> {
         let earlier = self.fetch(scope, ticket).await?;
-        earlier.ok_or_else(|| PgError::unreadable("finding an opened request", "no row").into())
+        // One that was staged may have been lost between the two looks.
+        earlier.ok_or(WriteError::Overloaded)
     }
 
     /// The first answer once more, from the ledger; only the position is read anew.
@@ -145,6 +156,7 @@ impl Inner {
             bad_events: kept.bad_events,
             position: Some(position),
             replayed: true,
+            written: 0,
         })
     }
 
@@ -171,6 +183,7 @@ impl Inner {
             bad_events: kept.bad_events,
             position: None,
             replayed: true,
+            written: 0,
         })
     }
 }

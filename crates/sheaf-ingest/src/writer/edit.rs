@@ -6,11 +6,12 @@ use sheaf_model::{BatchId, EntityId, Event, Name, Op, Refusal, RefusalCode, Tags
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::ledger::{LedgerEntry, Outcome};
+use sheaf_store::ledger::LedgerEntry;
 use sheaf_store::rejections::Reading;
 
+use super::Inner;
 use super::answer::count_events;
-use super::{Inner, TYPING_RUNS_MAX};
+use super::preparation::TYPING_RUNS_MAX;
 use crate::decode;
 use crate::lane::{Part, PartKind, PartOutcome, Request};
 use crate::plan::GroupEvent;
@@ -23,40 +24,45 @@ impl Inner {
         scope: &TenantScope,
         request: EditRequest,
     ) -> Result<EditAnswer, WriteError> {
-        let (entity_type, external_id) = edit_names(&request)?;
-        let (event, catalogue) = self.edit_event(scope, &request).await?;
+        let mut runs = 0;
+        loop {
+            let ended = self.edit_once(scope, &request).await;
+            if !self.begins_anew(scope, &ended, &mut runs).await? {
+                return ended;
+            }
+        }
+    }
+
+    async fn edit_once(
+        &self,
+        scope: &TenantScope,
+        request: &EditRequest,
+    ) -> Result<EditAnswer, WriteError> {
+        let (entity_type, external_id) = edit_names(request)?;
+        let (event, catalogue) = self.edit_event(scope, request).await?;
+        let lineage = catalogue.lineage();
         let name = (entity_type.as_str(), external_id.as_str());
         let entity: EntityId = if request.op == Op::Delete {
             self.names
-                .fetch(scope, name)
+                .fetch(scope, lineage, name)
                 .await?
                 .ok_or(WriteError::NotFound)?
         } else if let Some(Precondition::Version(_)) = request.precondition {
             // What must have a version must be there; asking does not create it.
             self.names
-                .fetch(scope, name)
+                .fetch(scope, lineage, name)
                 .await?
                 .ok_or(WriteError::Precondition)?
         } else {
             self.names
-                .require(scope, &[name], request.received_at)
+                .require(scope, lineage, &[name], request.received_at)
                 .await?[0]
         };
         let batch = BatchId::new();
         let buckets = vec![self.settings.bucket(scope.tenant(), entity)];
-        let entry = LedgerEntry {
-            tenant: scope.tenant(),
-            request_key: batch.to_string(),
-            batch,
-            request_hash: Vec::new(),
-            outcome: Outcome::Stored,
-            ack: request.ack.as_str(),
-            events: 1,
-            refused: 0,
-            received_at: request.received_at,
-            durable_at: request.received_at,
-            buckets: buckets.clone(),
-        };
+        let now = request.received_at;
+        let mut entry = LedgerEntry::new(scope.tenant(), batch, request.ack.as_str(), 1, now);
+        entry.buckets.clone_from(&buckets);
         let job = Request {
             scope: scope.clone(),
             catalogue,

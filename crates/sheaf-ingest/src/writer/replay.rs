@@ -22,7 +22,8 @@ use sheaf_store::rejections::{
 };
 
 use super::answer::count_events;
-use super::{DECODED_INLINE_BYTES_MAX, Inner, LISTED_MAX, TYPING_RUNS_MAX, Writer};
+use super::preparation::{TYPING_RUNS_MAX, aside};
+use super::{Inner, LISTED_MAX, Writer};
 use crate::lane::{Part, PartKind, PartOutcome, Request};
 use crate::plan::GroupEvent;
 use crate::promise;
@@ -92,6 +93,20 @@ impl Inner {
         scope: &TenantScope,
         request: &ReplayRequest,
     ) -> Result<ReplayAnswer, WriteError> {
+        let mut runs = 0;
+        loop {
+            let ended = self.replay_once(scope, request).await;
+            if !self.begins_anew(scope, &ended, &mut runs).await? {
+                return ended;
+            }
+        }
+    }
+
+    async fn replay_once(
+        &self,
+        scope: &TenantScope,
+        request: &ReplayRequest,
+    ) -> Result<ReplayAnswer, WriteError> {
         let refusals_max = i64::try_from(REPLAYED_MAX).expect("a small number");
         let (selection, after) = (&request.selection, request.after);
         let chosen =
@@ -104,19 +119,13 @@ impl Inner {
         let batch = BatchId::new();
         let mut replay = Replay {
             catalogue,
-            entry: LedgerEntry {
-                tenant: scope.tenant(),
-                request_key: batch.to_string(),
+            entry: LedgerEntry::new(
+                scope.tenant(),
                 batch,
-                request_hash: Vec::new(),
-                outcome: Outcome::Stored,
-                ack: request.ack.as_str(),
-                events: i32::try_from(chosen.events.len()).unwrap_or(i32::MAX),
-                refused: 0,
-                received_at: request.received_at,
-                durable_at: request.received_at,
-                buckets: Vec::new(),
-            },
+                request.ack.as_str(),
+                chosen.events.len(),
+                request.received_at,
+            ),
             events: typed.events,
             refusals: typed.refusals,
         };
@@ -148,6 +157,7 @@ impl Inner {
                 first_bad_line: None,
                 position: Some(position),
                 replayed: false,
+                written: counts.values + counts.refused,
             },
             last: chosen.last,
         })
@@ -169,17 +179,11 @@ impl Inner {
                 let decoded = reread(body, events, line_protocol, &self.limits);
                 type_body(decoded, body, &self.rules(&catalogue, now))
             };
-            let runtime = tokio::runtime::Handle::current().runtime_flavor();
-            let is_multi_thread = runtime == tokio::runtime::RuntimeFlavor::MultiThread;
-            let typed = if body.len() > DECODED_INLINE_BYTES_MAX && is_multi_thread {
-                tokio::task::block_in_place(work)
-            } else {
-                work()
-            };
+            let typed = aside(body.len(), work);
             if typed.missing.is_empty() && typed.unmarked.is_empty() {
                 return Ok((typed, catalogue));
             }
-            catalogue = self.amend(scope, &typed, now).await?;
+            catalogue = self.amend(scope, &catalogue, &typed, now).await?;
         }
         Err(WriteError::Overloaded)
     }
@@ -229,7 +233,9 @@ impl Inner {
         replay: &mut Replay,
     ) -> Result<Part, WriteError> {
         let now = replay.entry.received_at;
-        let (events, sources) = self.name_events(scope, replay.events.clone(), now).await?;
+        let (events, sources) = self
+            .name_events(scope, &replay.catalogue, replay.events.clone(), now)
+            .await?;
         let bucket = |event: &GroupEvent| self.settings.bucket(event.tenant, event.entity);
         let buckets: BTreeSet<i32> = events.iter().map(bucket).collect();
         let buckets: Vec<i32> = buckets.into_iter().collect();

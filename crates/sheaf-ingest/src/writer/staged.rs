@@ -9,8 +9,9 @@ use sheaf_store::ledger::{Counts, EarlierRequest, LedgerEntry, Outcome};
 use sheaf_store::rejections::NewRejection;
 use sheaf_store::staging::{StagedStatus, fetch_staged_status};
 
-use super::answer::answer;
-use super::{Inner, Ticket, Writer};
+use super::answer::{Written, answer};
+use super::earlier::Ticket;
+use super::{Inner, Writer};
 use crate::lane::StoredPart;
 use crate::plan::GroupEvent;
 use crate::request::{Ack, IngestAnswer, IngestRequest, OnError, WriteError};
@@ -51,6 +52,7 @@ impl Inner {
         request: &IngestRequest,
         ticket: &Ticket,
         (entry, events, refusals): (&LedgerEntry, &[GroupEvent], &[NewRejection]),
+        written: &mut Written,
     ) -> Result<StagedWay, WriteError> {
         let Some(staging) = staging.filter(|_| stages(request, ticket, entry, events)) else {
             return Ok(StagedWay::Durable);
@@ -73,16 +75,16 @@ impl Inner {
                     rejections: Vec::new(),
                     document: None,
                 };
+                written.count_opened(&entry, refusals);
+                written.count_part(&staged);
                 let refusals = refusals.to_vec();
                 let answer = answer(&entry, refusals, vec![staged], None, &request.format);
                 Ok(StagedWay::Answered(Box::new(answer)))
             }
             StagedAnswer::TurnDurable => Ok(StagedWay::Durable),
-            StagedAnswer::AlreadyThere => match self.fetch(scope, ticket).await? {
-                Some(earlier) => Ok(StagedWay::Earlier(earlier)),
-                // Lost between the two looks.
-                None => Err(WriteError::Overloaded),
-            },
+            StagedAnswer::AlreadyThere => {
+                Ok(StagedWay::Earlier(self.require(scope, ticket).await?))
+            }
         }
     }
 }

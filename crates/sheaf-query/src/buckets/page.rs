@@ -12,7 +12,7 @@ use super::series::Series;
 use super::width::Width;
 use super::{BucketItem, BucketQuery, BucketsAnswer, Fill};
 use crate::answer::{Page, Read};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, check_lineage};
 use crate::consistency::{Freshness, ReadOptions};
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
@@ -42,8 +42,11 @@ impl Reader {
         loop {
             let result = match Series::resolve(query, attempt.catalogue()) {
                 Ok(series) => {
-                    self.buckets_under(&series, scope, &name, range, limit, options)
-                        .await
+                    let read = self.buckets_under(&series, scope, &name, range, limit, options);
+                    read.await.and_then(|read| {
+                        check_lineage(attempt.catalogue(), read.freshness.position)?;
+                        Ok(read)
+                    })
                 }
                 Err(error) => Err(error),
             };

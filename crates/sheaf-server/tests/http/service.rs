@@ -220,8 +220,7 @@ async fn next_answer(stream: &mut tokio::net::TcpStream) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_connection_outlives_requests_that_are_refused_before_their_small_body_is_read()
--> Result<()> {
+async fn a_connection_outlives_requests_that_are_refused_before_their_body_is_read() -> Result<()> {
     let limits = sheaf_model::Limits {
         body_bytes_max: 1024,
         ..sheaf_model::Limits::DEFAULT
@@ -231,16 +230,19 @@ async fn a_connection_outlives_requests_that_are_refused_before_their_small_body
     let key = server.key("acme", r#"{"scopes":["write"]}"#).await?;
     let key = key["key"].as_str().context("a key")?;
     let mut stream = tokio::net::TcpStream::connect(&server.authority).await?;
-    // More than is buffered with the head, so that it cannot have been read with it.
-    let body = vec![b' '; 200 * 1024];
-    for (status, head) in refused_requests(&server.authority, key, body.len()) {
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(&body).await?;
-        let answer = next_answer(&mut stream).await.context(head)?;
-        ensure!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")) && !answer.contains("connection:"),
-            "{answer}"
-        );
+    // More than is buffered with the head, so that it cannot have been read with it; and more than sockets buffer.
+    for length in [200 * 1024, 8 << 20] {
+        let body = vec![b' '; length];
+        for (status, head) in refused_requests(&server.authority, key, body.len()) {
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(&body).await?;
+            let answer = next_answer(&mut stream).await.context(head)?;
+            ensure!(
+                answer.starts_with(&format!("HTTP/1.1 {status}"))
+                    && !answer.contains("connection:"),
+                "{length} bytes: {answer}"
+            );
+        }
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 -- Purpose: a request of the ledger by its batch, with the sum of its parts and the buckets that none has written yet.
 -- Parameters: tenant_id, batch_id. Index: ingest_requests_batch_id_key, ingest_parts_pkey. Locks: none.
-SELECT r.batch_id, r.request_hash, r.outcome, r.ack, r.events, r.refused, r.received_at, r.durable_at, r.buckets,
+SELECT r.batch_id, r.request_hash, r.outcome, r.ack, r.events, r.refused, r.received_at,
+    greatest(r.durable_at, p.written_at) AS durable_at, r.buckets,
     p.value_count, p.accepted, p.duplicates, p.merged, p.corrected, p.refused AS refused_late,
     ARRAY(SELECT b.bucket FROM unnest(r.buckets) AS b (bucket)
         WHERE NOT EXISTS (SELECT FROM sheaf.ingest_parts w
@@ -10,7 +11,8 @@ FROM sheaf.ingest_requests r
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(value_count), 0)::bigint AS value_count, coalesce(sum(accepted), 0)::bigint AS accepted,
         coalesce(sum(duplicates), 0)::bigint AS duplicates, coalesce(sum(merged), 0)::bigint AS merged,
-        coalesce(sum(corrected), 0)::bigint AS corrected, coalesce(sum(refused), 0)::bigint AS refused
+        coalesce(sum(corrected), 0)::bigint AS corrected, coalesce(sum(refused), 0)::bigint AS refused,
+        max(written_at) AS written_at
     FROM sheaf.ingest_parts p WHERE p.tenant_id = r.tenant_id AND p.request_key = r.request_key
 ) p
 WHERE r.tenant_id = $1 AND r.batch_id = $2

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
-use sheaf_model::{TenantId, Timestamp};
+use sheaf_model::{Lineage, TenantId, Timestamp};
 use sheaf_pg::{Access, PgError, Pool};
 
 use super::flight::Flights;
@@ -91,8 +91,7 @@ impl Catalogues {
         let rows = scope
             .run_one(&self.app, Access::Read, read_version(&tenant))
             .await?;
-        let version: Option<i64> = rows.first().map(|row| row.get(0));
-        if version != Some(remembered.catalogue.version()) {
+        if !remembered.catalogue.is_current(&rows)? {
             return self.refresh(scope).await;
         }
         self.remember(Arc::clone(&remembered.catalogue));
@@ -153,11 +152,11 @@ impl Catalogues {
         let (Some(created), Some(before)) = (created, known()) else {
             return Ok(None);
         };
+        if before.lineage() != created.lineage || before.version() + 1 < created.version {
+            return Ok(None);
+        }
         if before.version() >= created.version {
             return Ok(Some(before));
-        }
-        if before.version() + 1 < created.version {
-            return Ok(None);
         }
         let next = Arc::new(before.with(created));
         self.remember(Arc::clone(&next));
@@ -165,19 +164,24 @@ impl Catalogues {
     }
 
     /// The catalogue at this version, where it is remembered.
-    pub fn recall(&self, tenant: TenantId, version: i64) -> Option<Arc<Catalogue>> {
-        let remembered = self.remembered.get(&tenant)?;
-        (remembered.catalogue.version() == version).then_some(remembered.catalogue)
+    pub fn recall(
+        &self,
+        tenant: TenantId,
+        lineage: Option<Lineage>,
+        version: i64,
+    ) -> Option<Arc<Catalogue>> {
+        let known = self.remembered.get(&tenant)?.catalogue;
+        known.is_version(lineage, version).then_some(known)
     }
 
-    /// Remembers a catalogue that was read elsewhere, unless a newer one is remembered already.
+    /// Remembers a catalogue that was read elsewhere, unless a newer one of its lineage is remembered already.
     pub fn remember(&self, catalogue: Arc<Catalogue>) {
         let tenant = catalogue.tenant.tenant;
-        let newer = self
-            .remembered
-            .get(&tenant)
-            .is_some_and(|known| known.catalogue.version() > catalogue.version());
-        if !newer {
+        let is_newer = |known: &Catalogue| {
+            known.lineage() == catalogue.lineage() && known.version() > catalogue.version()
+        };
+        let known = self.remembered.get(&tenant);
+        if !known.is_some_and(|known| is_newer(&known.catalogue)) {
             self.remembered.insert(
                 tenant,
                 Remembered {
@@ -202,7 +206,23 @@ mod tests {
 
     const BYTES_MAX: usize = 100_000;
 
+    fn lineage(timeline: u32) -> Option<Lineage> {
+        Some(Lineage {
+            system_id: 7,
+            timeline,
+        })
+    }
+
     fn catalogue(tenant: TenantId, version: i64, count: i64) -> Catalogue {
+        catalogue_of(lineage(1), tenant, version, count)
+    }
+
+    fn catalogue_of(
+        lineage: Option<Lineage>,
+        tenant: TenantId,
+        version: i64,
+        count: i64,
+    ) -> Catalogue {
         let now = Timestamp::now();
         let tenant = Tenant {
             tenant,
@@ -221,7 +241,8 @@ mod tests {
             series_tag: false,
             created_at: now,
         };
-        Catalogue::new(tenant, (0..count).map(attribute).collect(), None)
+        let attributes = (0..count).map(attribute).collect();
+        Catalogue::new(tenant, lineage, attributes, None)
     }
 
     fn nowhere() -> Catalogues {
@@ -259,7 +280,7 @@ mod tests {
         for tenant in (1_i64..).take(fitting) {
             catalogues.remember(Arc::new(catalogue(TenantId(tenant), 1, 20)));
         }
-        let remembered = |tenant| catalogues.recall(TenantId(tenant), 1).is_some();
+        let remembered = |tenant| catalogues.recall(TenantId(tenant), lineage(1), 1).is_some();
         let count = (1_i64..)
             .take(fitting)
             .filter(|tenant| remembered(*tenant))
@@ -268,10 +289,21 @@ mod tests {
     }
 
     #[test]
+    fn a_version_of_another_lineage_replaces_one_with_a_higher_number() {
+        let (catalogues, tenant) = (nowhere(), TenantId(1));
+        catalogues.remember(Arc::new(catalogue_of(lineage(1), tenant, 9, 1)));
+        catalogues.remember(Arc::new(catalogue_of(lineage(2), tenant, 5, 1)));
+        assert!(catalogues.recall(tenant, lineage(1), 5).is_none());
+        assert!(catalogues.recall(tenant, lineage(2), 5).is_some());
+        catalogues.remember(Arc::new(catalogue_of(lineage(2), tenant, 4, 1)));
+        assert!(catalogues.recall(tenant, lineage(2), 5).is_some());
+    }
+
+    #[test]
     fn a_catalogue_that_is_larger_than_the_bound_is_not_remembered() {
         let (catalogues, tenant) = (nowhere(), TenantId(1));
         catalogues.remember(Arc::new(catalogue(tenant, 1, 1_000)));
-        assert!(catalogues.recall(tenant, 1).is_none());
+        assert!(catalogues.recall(tenant, lineage(1), 1).is_none());
         assert_eq!(catalogues.remembered.weight(), 0);
     }
 }

@@ -16,7 +16,7 @@ use sheaf_store::catalogue::{
     Catalogue, Catalogues, Description, NewAttribute, Temperature, declare_attribute,
 };
 use sheaf_store::documents::{StoredDocument, document_of};
-use sheaf_store::events::EventCopy;
+use sheaf_store::events::{EventCopy, EventRows};
 use sheaf_store::ledger::Counts;
 use sheaf_store::partitions::{Partition, ensure_partition};
 use sheaf_store::settings::Settings;

@@ -16,7 +16,7 @@ use sheaf_store::catalogue::{
     Catalogues, Description, NewAttribute, Temperature, declare_attribute,
 };
 use sheaf_store::keys::{ApiKey, KeyScope, insert_key};
-use sheaf_store::ledger::{LedgerEntry, Outcome};
+use sheaf_store::ledger::LedgerEntry;
 use sheaf_store::settings::Settings;
 use sheaf_store::staging::{StageOutcome, StagedCopy, stage};
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
@@ -85,19 +85,12 @@ impl World {
             buckets.insert(bucket);
             copy.push(i32::try_from(index)?, *entity, bucket, event);
         }
-        let entry = LedgerEntry {
-            tenant,
-            request_key: request_key.map_or_else(|| batch.to_string(), |key| format!("k:{key}")),
-            batch,
-            request_hash: vec![7; 32],
-            outcome: Outcome::Stored,
-            ack: "staged",
-            events: i32::try_from(events.len())?,
-            refused: 0,
-            received_at: now,
-            durable_at: now,
-            buckets: buckets.into_iter().collect(),
-        };
+        let mut entry = LedgerEntry::new(tenant, batch, "staged", events.len(), now);
+        if let Some(key) = request_key {
+            entry.request_key = format!("k:{key}");
+        }
+        entry.request_hash = vec![7; 32];
+        entry.buckets = buckets.into_iter().collect();
         let writer = self.pool("sheaf_writer", 1);
         let outcome = stage(&writer, scope, &entry, &[], copy).await?;
         Ok((batch, outcome))

@@ -96,6 +96,7 @@ async fn numbers(world: &World) -> Result<Vec<i64>> {
     let names: Vec<(&str, &str)> = ids.iter().map(|id| ("device", id.as_str())).collect();
     let found = fetch_entities(&world.pools.app, &world.first.scope, &names).await?;
     found
+        .numbers
         .into_iter()
         .map(|id| Ok(id.context("an entity was not created")?.0))
         .collect()

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use sheaf_model::{Limits, Timestamp, Value};
 use sheaf_store::rejections::{Reading, RefusedEvent, Rest, storable};
 
-use super::super::tenant_rules;
+use super::super::preparation::tenant_rules;
 use crate::decode::{
     self, Decoded, IdRules, Precision, RawCell, RawEvent, RawRefusal, RawTags, RawValue,
 };

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context, Result};
 use hyper::body::Bytes;
 use sheaf_model::{AttributeId, Attrs, BatchId, Cell, EntityId, Op, StoredRow, Timestamp, Value};
-use sheaf_store::events::EventCopy;
+use sheaf_store::events::{EventCopy, EventRows};
 use sheaf_store::partitions::{Partition, ensure_partition};
 
 use super::generators::{Event, TAGS, Workload, id, tag_value};

@@ -1,0 +1,130 @@
+//! What a transaction writes: the plan, and the rows that it becomes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sheaf_model::AttributeId;
+use sheaf_store::catalogue::Catalogue;
+use sheaf_store::documents::DocumentColumns;
+use sheaf_store::events::{EventRows, Instants};
+use sheaf_store::stored::{PartsToWrite, write_document};
+use tokio_postgres::Client;
+
+use super::super::{Lane, Part};
+use super::Abort;
+use super::catalogues::GroupCatalogues;
+use crate::plan::{
+    Documents, GroupPart, GroupPlan, PlannedDocument, StoredInstants, plan_group, time_events,
+};
+
+impl Lane {
+    pub(super) async fn plan(
+        &self,
+        client: &Client,
+        parts: &[GroupPart<'_>],
+        documents: Documents,
+        catalogues: &GroupCatalogues,
+    ) -> Result<GroupPlan, Abort> {
+        let (timed, to_read) = time_events(parts, &documents);
+        let mut instants = Instants::default();
+        for (tenant, entity, time) in to_read {
+            instants.push(tenant, entity, time);
+        }
+        let mut stored = StoredInstants::new();
+        let rows = instants
+            .read(client, |entity| catalogues.of_entity(entity))
+            .await?;
+        for (entity, row) in rows {
+            stored
+                .entry((entity, row.observed_at))
+                .or_default()
+                .push(row);
+        }
+        Ok(plan_group(parts, timed, documents, stored))
+    }
+
+    /// The rows of the plan, encoded for their partitions.
+    pub(super) fn rows<R: EventRows>(
+        &self,
+        running: &[(usize, &Part)],
+        plan: &GroupPlan,
+    ) -> Result<Vec<(String, R)>, Abort> {
+        let mut encoded: BTreeMap<usize, R> = BTreeMap::new();
+        let mut missing = BTreeSet::new();
+        let mut at = None;
+        for planned in &plan.rows {
+            let time = planned.row.observed_at;
+            let held = at.filter(|place: &usize| self.partitions[*place].holds(time));
+            let place = held.or_else(|| {
+                self.partitions
+                    .iter()
+                    .position(|partition| partition.holds(time))
+            });
+            let Some(place) = place else {
+                missing.insert(time);
+                continue;
+            };
+            at = Some(place);
+            let entry = &running[planned.part].1.request.entry;
+            encoded.entry(place).or_default().push(
+                planned.tenant,
+                planned.entity,
+                &planned.row,
+                entry.batch,
+                entry.received_at,
+            );
+        }
+        if !missing.is_empty() {
+            return Err(Abort::Partitions(missing));
+        }
+        Ok(encoded
+            .into_iter()
+            .map(|(place, rows)| (self.partitions[place].name.clone(), rows))
+            .collect())
+    }
+}
+
+pub(super) fn columns(
+    plan: &GroupPlan,
+    catalogues: &GroupCatalogues,
+) -> (DocumentColumns, DocumentColumns) {
+    let (mut inserts, mut updates) = (DocumentColumns::default(), DocumentColumns::default());
+    for planned in plan
+        .documents
+        .iter()
+        .filter(|planned| planned.change.written)
+    {
+        let catalogue = catalogues.of_tenant(planned.tenant);
+        // While values move between the parts, a part that stays as it is could keep what the other part gets.
+        let parts = if catalogue.is_moving() || !planned.existed {
+            PartsToWrite::ALL
+        } else {
+            changed_parts(planned, catalogue)
+        };
+        let columns = if planned.existed {
+            &mut updates
+        } else {
+            &mut inserts
+        };
+        columns.push(
+            planned.tenant,
+            &planned.stored,
+            write_document(&planned.stored.document, catalogue, parts),
+        );
+    }
+    (inserts, updates)
+}
+
+fn changed_parts(planned: &PlannedDocument, catalogue: &Catalogue) -> PartsToWrite {
+    let is_hot = |id: &AttributeId| {
+        catalogue
+            .by_id(*id)
+            .is_some_and(|known| known.temperature.writes_hot())
+    };
+    let change = &planned.change;
+    PartsToWrite {
+        hot_attrs: change.changed.iter().any(is_hot),
+        cold_attrs: change.changed.iter().any(|id| !is_hot(id)),
+        present: change.presence_changed,
+        times: planned.has_times,
+    }
+}

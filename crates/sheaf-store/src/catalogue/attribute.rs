@@ -1,0 +1,171 @@
+//! One attribute of a catalogue, and what is said of it.
+
+use sheaf_model::{AttributeId, AttributeType, Timestamp};
+use sheaf_pg::{JsonbRead, PgError, PgTime};
+use tokio_postgres::Row;
+
+/// Which part of the document holds an attribute's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temperature {
+    /// The part without an index.
+    Cold,
+    /// On the way to the indexed part: written there, found in either.
+    Warming,
+    /// The indexed part.
+    Hot,
+    /// On the way out of the indexed part: written to the other, found in either.
+    Cooling,
+}
+
+impl Temperature {
+    const ALL: [Temperature; 4] = [
+        Temperature::Cold,
+        Temperature::Warming,
+        Temperature::Hot,
+        Temperature::Cooling,
+    ];
+
+    /// The temperature's name in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Temperature::Cold => "cold",
+            Temperature::Warming => "warming",
+            Temperature::Hot => "hot",
+            Temperature::Cooling => "cooling",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Temperature> {
+        Temperature::ALL
+            .into_iter()
+            .find(|temperature| temperature.as_str() == text)
+    }
+
+    /// Whether new values go to the indexed part.
+    pub fn writes_hot(self) -> bool {
+        matches!(self, Temperature::Hot | Temperature::Warming)
+    }
+
+    /// Whether values may still lie in the other part.
+    pub fn is_moving(self) -> bool {
+        matches!(self, Temperature::Warming | Temperature::Cooling)
+    }
+}
+
+/// A temperature that a user decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// In the indexed part.
+    Hot,
+    /// In the other.
+    Cold,
+}
+
+impl Pin {
+    /// The pin's name in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pin::Hot => "hot",
+            Pin::Cold => "cold",
+        }
+    }
+
+    /// The pin with this name.
+    pub fn parse(text: &str) -> Option<Pin> {
+        [Pin::Hot, Pin::Cold]
+            .into_iter()
+            .find(|pin| pin.as_str() == text)
+    }
+}
+
+/// What a user says of an attribute beside its name and type.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// The unit of its values.
+    pub unit: Option<String>,
+    /// What it means.
+    pub description: Option<String>,
+    /// A JSON Schema for its values, as text.
+    pub schema: Option<String>,
+    /// Whether its values are personal data.
+    pub pii: bool,
+    /// A temperature decided by the user.
+    pub pin: Option<Pin>,
+}
+
+/// One attribute of the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// Its number, unique in the database.
+    pub id: AttributeId,
+    /// Its name.
+    pub name: String,
+    /// What its values are.
+    pub kind: AttributeType,
+    /// Whether a user declared it; else it was inferred from its first value.
+    pub declared: bool,
+    /// What a user says of it.
+    pub description: Description,
+    /// Which part of the document holds its values.
+    pub temperature: Temperature,
+    /// Whether a line of line protocol has carried it as a tag beside the tags that make its entity's id.
+    pub series_tag: bool,
+    /// When it was declared or first seen.
+    pub created_at: Timestamp,
+}
+
+impl Attribute {
+    /// By place: to look for twelve names in each of 10,000 rows takes as long as to read them.
+    pub(super) fn from_row(row: &Row) -> Result<Attribute, PgError> {
+        const STEP: &str = "reading an attribute";
+        let [
+            id,
+            name,
+            kind,
+            origin,
+            unit,
+            description,
+            schema,
+            pii,
+            pin,
+            temperature,
+            series_tag,
+            created_at,
+        ] = std::array::from_fn(|place| place);
+        let kind: &str = row.get(kind);
+        let temperature: &str = row.get(temperature);
+        Ok(Attribute {
+            id: AttributeId(row.get(id)),
+            name: row.get(name),
+            kind: AttributeType::parse(kind).ok_or_else(|| PgError::unreadable(STEP, kind))?,
+            declared: row.get::<_, &str>(origin) == "declared",
+            description: Description {
+                unit: row.get(unit),
+                description: row.get(description),
+                schema: row
+                    .get::<_, Option<JsonbRead<'_>>>(schema)
+                    .map(|schema| schema.0.to_owned()),
+                pii: row.get(pii),
+                pin: row.get::<_, Option<&str>>(pin).and_then(Pin::parse),
+            },
+            temperature: Temperature::parse(temperature)
+                .ok_or_else(|| PgError::unreadable(STEP, temperature))?,
+            series_tag: row.get(series_tag),
+            created_at: row.get::<_, PgTime>(created_at).0,
+        })
+    }
+
+    /// What it takes, behind its pointer.
+    pub(super) fn bytes(&self) -> usize {
+        /// Two counts, and what the allocator adds.
+        const SHARED_BYTES: usize = 32;
+        let described = &self.description;
+        let texts = [&described.unit, &described.description, &described.schema];
+        let text = |text: &String| text.len() + TEXT_BYTES;
+        let texts = texts.into_iter().flatten().map(text).sum::<usize>();
+        size_of::<Attribute>() + SHARED_BYTES + text(&self.name) + texts
+    }
+}
+
+/// What the allocator adds to a text, by its header and by rounding.
+pub(super) const TEXT_BYTES: usize = 24;
