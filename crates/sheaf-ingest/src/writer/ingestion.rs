@@ -110,7 +110,7 @@ impl Inner {
         mut ticket: Ticket,
         written: &mut Written,
     ) -> Result<IngestAnswer, WriteError> {
-        let mut prepared = self.prepare(scope, request, &ticket).await?;
+        let mut prepared = self.preparation(scope, request, &ticket).await?;
         let way = self.stage(
             staging,
             scope,
@@ -200,7 +200,7 @@ impl Inner {
     }
 
     /// Reads a body, and decides what of it is to be written.
-    async fn prepare(
+    async fn preparation(
         &self,
         scope: &TenantScope,
         request: &IngestRequest,
