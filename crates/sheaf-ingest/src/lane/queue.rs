@@ -16,7 +16,7 @@ use crate::request::WriteError;
 /// the groups alone. The bounds are a net: how much waits is bounded by the bodies in work and by each tenant's requests
 /// at once, and a request whose first parts are queued must find room for the others.
 const BOUNDS: FairQueueBounds = FairQueueBounds {
-    quantum: 1_024,
+    quantum: 256,
     tenant_items_max: 32_768,
     tenant_weight_max: 4_000_000,
     items_max: 65_536,
