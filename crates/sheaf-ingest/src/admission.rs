@@ -1,7 +1,9 @@
 //! Who may send now: each tenant within its rates and its share of memory, before its body is read.
 //!
 //! A decision takes the time as an argument and waits for nothing. Rates may go into debt: what has arrived is stored,
-//! and the tenant's next request is told when to come. Nothing here queues; [`FairQueue`] does, once a body is decoded.
+//! and the tenant's next request is told when to come. What a body of some length will hold is expected to be as with the
+//! tenant's bodies before, and charged when it is admitted: else all that come while one is being stored would be let in
+//! at once. Nothing here queues; [`FairQueue`] does, once a body is decoded.
 
 mod fair_queue;
 mod rate;
@@ -100,6 +102,10 @@ pub struct Throttled {
 
 /// How long to wait for something that no clock gives back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Values in a byte of a body, as long as nothing is known of the tenant's bodies: ten in a line of two hundred bytes.
+const VALUES_PER_BYTE: f64 = 0.05;
+/// How much the newest body counts for what is expected of the next.
+const NEWEST_SHARE: f64 = 0.25;
 /// Tenants that are remembered. Only those with a request, or with a debt, have to be.
 const TENANTS_MAX: usize = 10_000;
 
@@ -127,11 +133,32 @@ struct Tenant {
     rates: TenantRates,
     values: Spent,
     bytes: Spent,
+    values_per_byte: f64,
     requests: u32,
     body_bytes: usize,
 }
 
 impl Tenant {
+    /// Values that a body of this length is expected to hold.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate of something that is not negative"
+    )]
+    fn expected_values(&self, sent_bytes: u64) -> u64 {
+        (sent_bytes as f64 * self.values_per_byte) as u64
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn learn(&mut self, sent_bytes: u64, values: u64) {
+        // An answer that is only repeated stored nothing, and tells nothing.
+        if sent_bytes > 0 && values > 0 {
+            let newest = values as f64 / sent_bytes as f64;
+            self.values_per_byte += (newest - self.values_per_byte) * NEWEST_SHARE;
+        }
+    }
+
     fn is_idle(&self, now: Instant) -> bool {
         self.requests == 0 && self.values.is_nothing(now) && self.bytes.is_nothing(now)
     }
@@ -171,8 +198,14 @@ impl Admission {
         }
     }
 
-    /// Admits a request of a tenant, or says when to come again.
-    pub fn admit(&self, tenant: TenantId, name: &str, now: Instant) -> Result<Permit, Throttled> {
+    /// Admits a request of a tenant with a body of this length, as far as that is known, or says when to come again.
+    pub fn admit(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        sent_bytes: Option<u64>,
+        now: Instant,
+    ) -> Result<Permit, Throttled> {
         let mut state = self.inner.lock();
         if !state.tenants.contains_key(&tenant) && state.tenants.len() >= TENANTS_MAX {
             // A tenant that owes nothing is the same as one that was never seen.
@@ -190,6 +223,7 @@ impl Admission {
                 rates: *rates.unwrap_or(&self.inner.rates.default),
                 values: Spent::nothing(now),
                 bytes: Spent::nothing(now),
+                values_per_byte: VALUES_PER_BYTE,
                 requests: 0,
                 body_bytes: 0,
             }
@@ -198,9 +232,17 @@ impl Admission {
             return Err(throttled);
         }
         known.requests += 1;
+        let sent_bytes = sent_bytes.unwrap_or(0);
+        let mut expected_values = 0;
+        if let Some(per_second) = known.rates.values_per_second {
+            expected_values = known.expected_values(sent_bytes);
+            known.values.charge(expected_values, per_second, now);
+        }
         Ok(Permit {
             inner: Arc::clone(&self.inner),
             tenant,
+            sent_bytes,
+            expected_values,
             body_bytes: 0,
         })
     }
@@ -217,6 +259,9 @@ impl Inner {
 pub struct Permit {
     inner: Arc<Inner>,
     tenant: TenantId,
+    sent_bytes: u64,
+    /// Values that are charged and may still turn out not to be there.
+    expected_values: u64,
     body_bytes: usize,
 }
 
@@ -253,12 +298,15 @@ impl Permit {
         }
     }
 
-    /// Counts values that were stored.
-    pub fn charge_values(&self, values: u64, now: Instant) {
+    /// Counts the values that were stored, instead of those that were expected.
+    pub fn charge_values(&mut self, values: u64, now: Instant) {
+        let expected = std::mem::take(&mut self.expected_values);
         let mut state = self.inner.lock();
         let tenant = known(&mut state.tenants, self.tenant);
         if let Some(per_second) = tenant.rates.values_per_second {
+            tenant.values.refund(expected, per_second);
             tenant.values.charge(values, per_second, now);
+            tenant.learn(self.sent_bytes, values);
         }
     }
 }
@@ -275,6 +323,9 @@ impl Drop for Permit {
         let mut state = self.inner.lock();
         state.body_bytes -= self.body_bytes;
         let tenant = known(&mut state.tenants, self.tenant);
+        if let Some(per_second) = tenant.rates.values_per_second {
+            tenant.values.refund(self.expected_values, per_second);
+        }
         tenant.requests -= 1;
         tenant.body_bytes -= self.body_bytes;
     }

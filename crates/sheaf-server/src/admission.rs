@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::FromRequestParts;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::request::Parts;
 use sheaf_ingest::{Permit, ThrottleReason, Throttled};
 
@@ -26,9 +27,11 @@ impl FromRequestParts<Shared> for Admitted {
         let Caller(scope) = Caller::from_request_parts(parts, shared).await?;
         let name = parts.extensions.get::<TenantName>();
         let name = name.expect("invariant: whoever makes a caller also names its tenant");
+        let sent_bytes = parts.headers.get(CONTENT_LENGTH);
+        let sent_bytes = sent_bytes.and_then(|length| length.to_str().ok()?.parse().ok());
         let admitted = state
             .admission
-            .admit(scope.tenant(), &name.0, Instant::now());
+            .admit(scope.tenant(), &name.0, sent_bytes, Instant::now());
         admitted.map(Admitted).map_err(throttled)
     }
 }

@@ -156,7 +156,7 @@ fn body_of(answer: EditAnswer, ack: Ack, scope: &TenantScope, state: &AppState) 
 pub(crate) async fn delete(
     State(state): State<Arc<AppState>>,
     Caller(scope): Caller,
-    Admitted(permit): Admitted,
+    Admitted(mut permit): Admitted,
     Segments((entity_type, external_id)): Segments<(String, String)>,
     mut params: Params,
     headers: HeaderMap,

@@ -219,7 +219,7 @@ async fn write(
         received_at,
     };
     let answer = state.writer.ingest(&scope, request).await?;
-    charge(&permit, &answer);
+    charge(&mut permit, &answer);
     Ok(dialect.written(answer, &scope, state))
 }
 

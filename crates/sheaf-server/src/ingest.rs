@@ -175,7 +175,7 @@ pub(crate) async fn ingest(
         received_at,
     };
     let answer = state.writer.ingest(&scope, request).await?;
-    charge(&permit, &answer);
+    charge(&mut permit, &answer);
     let headers = answer_headers(&answer, &scope, &state);
     let outcome = answer.outcome;
     let body = IngestBody::of(answer, &scope, &state);
@@ -200,7 +200,7 @@ pub(crate) fn respond(headers: HeaderMap, outcome: Outcome, body: IngestBody) ->
 
 /// Counts what a request has written against the tenant's rate. A refused event costs as much as one value, and a first
 /// answer that is given once more costs what was missing of it: mostly nothing.
-pub(crate) fn charge(permit: &Permit, answer: &IngestAnswer) {
+pub(crate) fn charge(permit: &mut Permit, answer: &IngestAnswer) {
     let values = u64::try_from(answer.written).unwrap_or(0);
     permit.charge_values(values, Instant::now());
 }

@@ -167,7 +167,7 @@ pub(crate) async fn replay(
         received_at,
     };
     let answer = state.writer.replay(&scope, request).await?;
-    charge(&permit, &answer.ingest);
+    charge(&mut permit, &answer.ingest);
     let headers = answer_headers(&answer.ingest, &scope, &state);
     let outcome = answer.ingest.outcome;
     let body = IngestBody::of(answer.ingest, &scope, &state).of_replay(answer.open, answer.last);

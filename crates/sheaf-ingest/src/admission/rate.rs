@@ -30,15 +30,27 @@ impl Spent {
 
     /// Uses so many units of a rate.
     pub(super) fn charge(&mut self, units: u64, per_second: NonZeroU64, now: Instant) {
-        let nanos = u128::from(units) * 1_000_000_000 / u128::from(per_second.get());
-        let cost = u64::try_from(nanos).map_or(COST_MAX, Duration::from_nanos);
-        self.paid_until = self.paid_until.max(now) + cost.min(COST_MAX);
+        self.paid_until = self.paid_until.max(now) + cost(units, per_second);
+    }
+
+    /// Gives back what was charged and then not used.
+    pub(super) fn refund(&mut self, units: u64, per_second: NonZeroU64) {
+        self.paid_until = self
+            .paid_until
+            .checked_sub(cost(units, per_second))
+            .unwrap_or(self.paid_until);
     }
 
     /// Whether it is as if nothing had been used.
     pub(super) fn is_nothing(&self, now: Instant) -> bool {
         self.paid_until <= now
     }
+}
+
+fn cost(units: u64, per_second: NonZeroU64) -> Duration {
+    let nanos = u128::from(units) * 1_000_000_000 / u128::from(per_second.get());
+    let cost = u64::try_from(nanos).map_or(COST_MAX, Duration::from_nanos);
+    cost.min(COST_MAX)
 }
 
 #[cfg(test)]
@@ -77,6 +89,18 @@ mod tests {
                 "{charges:?} asked at {asked_at}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_given_back_is_as_if_it_had_not_been_charged() {
+        let start = Instant::now();
+        let mut spent = Spent::nothing(start);
+        spent.charge(1_000, rate(100), start);
+        spent.charge(500, rate(100), start);
+        spent.refund(1_000, rate(100));
+        assert_eq!(spent.wait(start), Some(Duration::from_secs(3)));
+        spent.refund(500, rate(100));
+        assert!(spent.is_nothing(start));
     }
 
     #[test]
