@@ -4,8 +4,8 @@
 -- somebody else has written since.
 --
 -- Locks: ACCESS EXCLUSIVE on ingest_requests and ingest_parts for the moment that it takes to add columns without a
--- default and to drop a constraint; nothing is rewritten. The index is built under a SHARE lock; it has one entry for 128
--- pages, and takes as long as reading the ledger once.
+-- default and to drop a constraint; nothing is rewritten. The indexes are built under a SHARE lock; they have one entry for
+-- 128 pages, and take as long as reading the ledger once.
 -- A server of the version before runs beside this: it leaves the new columns null, which reads as one part a bucket, all
 -- of them in one transaction. It does not write bucket_writers: a document's version, which every update compares, tells.
 
@@ -27,8 +27,10 @@ COMMENT ON COLUMN sheaf.ingest_parts.buckets IS 'The buckets of the entities in 
 
 COMMENT ON COLUMN sheaf.ingest_parts.written_at IS 'When it was written, by the database''s clock; its commit followed. Null: with its request.';
 
--- Requests past the horizon are found by their time, which grows with the heap.
+-- What is past the horizon is found by its time, which grows with the heap: requests, and parts whose request was never
+-- opened.
 CREATE INDEX ingest_requests_received_at ON sheaf.ingest_requests USING brin (received_at);
+CREATE INDEX ingest_parts_written_at ON sheaf.ingest_parts USING brin (written_at);
 
 CREATE TABLE sheaf.bucket_writers (
     bucket integer NOT NULL,

@@ -682,8 +682,10 @@ CREATE FUNCTION sheaf.blame_of_flush_fault(fault text, is_apart boolean) RETURNS
     AS $$
         SELECT CASE
             WHEN left(fault, 2) IN ('22', '23', '54') THEN 'event'
-            WHEN fault IN ('53200', '57014', 'XX001', 'XX002') THEN 'batch'
-            WHEN left(fault, 2) IN ('08', '25', '40', '53', '57', '58') OR fault = '55P03' THEN 'database'
+            -- A block that cannot be read, a file that is missing and a bound on temporary files are met by the batch
+            -- that needs them, and would stop everybody if they were the database's.
+            WHEN left(fault, 2) = '58' OR fault IN ('53200', '53400', '57014', 'XX001', 'XX002') THEN 'batch'
+            WHEN left(fault, 2) IN ('08', '25', '40', '53', '57') OR fault = '55P03' THEN 'database'
             WHEN is_apart THEN 'event'
             ELSE 'batch'
         END
@@ -889,6 +891,7 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         touched_buckets integer[] := '{}';
         is_apart boolean;
         is_alone boolean := false;
+        holds_order boolean := false;
         lock_timeout_before constant text := current_setting('lock_timeout');
         moved record;
         fault text;
@@ -904,7 +907,10 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         PERFORM sheaf.detect_staging_loss();
         -- The table's lock before the buckets', here and in every flush. Alone, it can be emptied at the end: what is
         -- deleted takes room until then. It waits a moment for those who stage, who then wait for this flush.
-        IF pg_relation_size('sheaf.entity_values_ingest') > staged_bytes_max THEN
+        -- With batches that have failed it would wait in vain: they are flushed apart from the others, if at all.
+        IF pg_relation_size('sheaf.entity_values_ingest') > staged_bytes_max
+            AND NOT EXISTS (SELECT FROM sheaf.staged_batches s WHERE s.status = 'staged' AND s.flush_failures > 0)
+        THEN
             BEGIN
                 SET LOCAL lock_timeout = '100ms';
                 LOCK TABLE sheaf.entity_values_ingest IN ACCESS EXCLUSIVE MODE;
@@ -919,8 +925,9 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
         LOCK TABLE sheaf.entity_values_ingest IN ROW EXCLUSIVE MODE;
         -- Who chooses first has its buckets first: of two batches of one entity, the one that was staged first is flushed
         -- first, but for those that made a flush fail. Let go of as soon as the buckets are held, and whatever happens before.
-        PERFORM pg_advisory_lock(24239, -5);
+        -- A lock of the session, and so noted in the same step as it is taken: nothing comes between.
         BEGIN
+            holds_order := pg_advisory_lock(24239, -5) IS NOT NULL;
             OPEN waiting;
             LOOP
                 EXIT WHEN taken_events >= taken_max AND cardinality(taken_batches) > 0;
@@ -942,11 +949,13 @@ CREATE FUNCTION sheaf.stage_flush(events_max integer DEFAULT 10000,
             -- In the order of everybody who writes.
             PERFORM pg_advisory_xact_lock(24239, b.bucket)
                 FROM (SELECT DISTINCT u.bucket FROM unnest(touched_buckets) AS u (bucket) ORDER BY 1) b;
+            holds_order := NOT pg_advisory_unlock(24239, -5);
         EXCEPTION WHEN OTHERS OR query_canceled THEN
-            PERFORM pg_advisory_unlock(24239, -5);
+            IF holds_order THEN
+                PERFORM pg_advisory_unlock(24239, -5);
+            END IF;
             RAISE;
         END;
-        PERFORM pg_advisory_unlock(24239, -5);
         is_apart := taken_failures = failures_together_max;
         WHILE step_from <= cardinality(taken_batches) LOOP
             step_to := CASE WHEN is_apart THEN step_from ELSE cardinality(taken_batches) END;

@@ -10,6 +10,7 @@ use sheaf_store::staging::{
     Flushed, StageOutcome, StagedState, fetch_staged_status, flush, read_backlog,
 };
 use sheaf_testkit::Injected;
+use tokio_postgres::error::SqlState;
 
 use staging_world::{Staging, second};
 
@@ -226,10 +227,19 @@ async fn a_staging_table_that_has_grown_is_emptied_by_a_flush_and_loses_nothing(
             .stage(&[(entity, staging.event(Some(second(place)), &[(0, "a")]))])
             .await?;
     }
+    let aside = "UPDATE sheaf.staged_batches SET flush_failures = 1, flush_after = now() + interval '1 hour'
+        WHERE batch_id = (SELECT max(batch_id::text)::uuid FROM sheaf.staged_batches)";
+    client.batch_execute(aside).await?;
+    let flushed = flush(&staging.writer, 1).await?;
+    let claim = "it cannot be emptied while a batch is put aside, and nobody is kept from it";
+    assert_eq!((flushed.batches, flushed.events), (1, 1), "{claim}");
+    client
+        .batch_execute("UPDATE sheaf.staged_batches SET flush_failures = 0, flush_after = NULL")
+        .await?;
     let flushed = flush(&staging.writer, 1).await?;
     assert_eq!(
         (flushed.batches, flushed.events),
-        (3, 3),
+        (2, 2),
         "alone, it takes everything"
     );
     assert_eq!(staging.world.count(size).await?, 0);
@@ -241,6 +251,41 @@ async fn a_staging_table_that_has_grown_is_emptied_by_a_flush_and_loses_nothing(
         3
     );
     grown.require();
+    staging.assert_invariants().await
+}
+
+#[tokio::test]
+async fn a_flush_that_is_ended_while_it_waits_keeps_no_lock_and_says_nothing() -> Result<()> {
+    let ended = Injected::new("flush that waits too long");
+    let staging = Staging::create().await?;
+    let entity = staging.world.entities(&staging.scope, 1).await?[0];
+    staging
+        .stage(&[(entity, staging.event(Some(second(1)), &[(0, "a")]))])
+        .await?;
+    let holder = staging.world.database.superuser().await?;
+    let flusher = staging.world.database.superuser().await?;
+    let locks =
+        "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'";
+    // For its turn, and for a bucket in its turn.
+    for held in ["(24239, -5)", "(24239, bucket) FROM sheaf.bucket_writers"] {
+        let lock = format!("SELECT pg_advisory_lock{held}");
+        holder.batch_execute(&lock).await?;
+        flusher
+            .batch_execute("SET statement_timeout = '300ms'")
+            .await?;
+        let flushed = flusher.batch_execute("SELECT sheaf.stage_flush()").await;
+        let state = flushed.as_ref().err().and_then(|error| error.code());
+        assert_eq!(state, Some(&SqlState::QUERY_CANCELED), "{flushed:?}");
+        ended.count();
+        flusher.batch_execute("RESET statement_timeout").await?;
+        let kept: i64 = flusher.query_one(locks, &[]).await?.get(0);
+        assert_eq!(kept, 0, "{held}");
+        holder
+            .batch_execute("SELECT pg_advisory_unlock_all()")
+            .await?;
+    }
+    assert_eq!(flush(&staging.writer, 1).await?.events, 1);
+    ended.require();
     staging.assert_invariants().await
 }
 

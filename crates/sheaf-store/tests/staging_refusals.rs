@@ -332,7 +332,7 @@ async fn a_database_that_is_out_of_something_fails_flushes_and_blames_no_batch()
     let client = world.database.superuser().await?;
     let event = [(entity, staging.event(None, &[(0, "poison")]))];
     let batch = staging.stage(&event).await?.batch;
-    for fault in ["53100", "58030", "40P01", "55P03", "57P03"] {
+    for fault in ["53100", "40P01", "55P03", "57P03"] {
         fail_at_poison(&client, fault).await?;
         assert!(flush(writer, 100).await.is_err(), "{fault}");
         assert_eq!(world.count(FAILURES).await?, 0, "{fault}");
@@ -370,7 +370,9 @@ async fn each_fault_of_a_flush_is_blamed_on_who_can_do_something_about_it() -> R
         ("53100", "database", "database"),
         ("55P03", "database", "database"),
         ("57P01", "database", "database"),
-        ("58030", "database", "database"),
+        ("58030", "batch", "batch"),
+        ("58P01", "batch", "batch"),
+        ("53400", "batch", "batch"),
     ] {
         for (is_apart, blamed) in [(false, together), (true, apart)] {
             let sql = "SELECT sheaf.blame_of_flush_fault($1, $2)";

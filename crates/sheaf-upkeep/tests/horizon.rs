@@ -40,6 +40,10 @@ async fn old_requests_go_with_their_parts_and_young_or_unfinished_ones_stay() ->
              SELECT pg_temp.request('old, unfinished and without a key', '8 days', '{{1,2}}', '{{1}}');
              SELECT pg_temp.request('young', '6 days', '{{1,2}}', '{{1,2}}');
              SELECT pg_temp.request('young and unfinished', '6 days', '{{1,2}}', '{{2}}');
+             INSERT INTO sheaf.ingest_parts (tenant_id, request_key, bucket, buckets, value_count, accepted, duplicates, merged,
+                 corrected, refused, written_at)
+             SELECT 1, key, 4, '{{4}}', 1, 1, 0, 0, 0, 0, now() - age::interval
+             FROM (VALUES ('not opened', '8 days'), ('not opened yet', '6 days')) p (key, age);
              INSERT INTO sheaf.staged_batches (tenant_id, batch_id, request_key, request_hash, epoch, status, events, refused,
                  staged_events, value_count, buckets, received_at, staged_at)
              SELECT 1, gen_random_uuid(), status || age, '', 1, status, 1, 0, 1, 1, '{{1}}', now() - age, now() - age
@@ -56,7 +60,8 @@ async fn old_requests_go_with_their_parts_and_young_or_unfinished_ones_stay() ->
     let sql = "SELECT string_agg(request_key || ' ' || bucket, ', ' ORDER BY 1) FROM (SELECT request_key, bucket
         FROM sheaf.ingest_parts ORDER BY 1, 2) p";
     let kept: String = client.query_one(sql, &[]).await?.get(0);
-    let expected = "old and unfinished 1, young 1, young 2, young and unfinished 2";
+    let expected =
+        "not opened yet 4, old and unfinished 1, young 1, young 2, young and unfinished 2";
     assert_eq!(kept, expected);
     assert_eq!(
         forget(&upkeep, 7 * DAY, now).await?,
