@@ -87,7 +87,7 @@ pub struct LedgerEntry {
     /// The buckets of its events, ascending: it is stored when parts have written all of them.
     pub buckets: Vec<i32>,
     /// The lineage that the numbers of its entities, and so its buckets, were learned on: on another nothing is opened or
-    /// staged with them. Absent where it names no entity.
+    /// staged with them. Absent where it names no entity, and where they were learned from a standby, which is no lineage.
     pub lineage: Option<Lineage>,
 }
 
@@ -126,9 +126,10 @@ impl LedgerEntry {
         }
     }
 
-    /// Whether it was numbered on another lineage than this one.
+    /// Whether it was numbered on another lineage than this one. Buckets of no known lineage are of another.
     pub(crate) fn is_of_other(&self, lineage: Option<Lineage>) -> bool {
-        self.lineage.is_some() && self.lineage != lineage
+        let is_numbered = self.lineage.is_some() || !self.buckets.is_empty();
+        is_numbered && self.lineage != lineage
     }
 
     /// Whether a retry can name it.
@@ -416,4 +417,36 @@ fn column<'a, T, C>(rows: &'a [T], of: impl Fn(&'a T) -> C) -> Vec<C> {
 fn array(numbers: &[i32]) -> String {
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("{{{}}}", numbers.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_of_no_known_lineage_or_of_another_one_are_written_nowhere() {
+        let lineage = |timeline| {
+            Some(Lineage {
+                system_id: 7,
+                timeline,
+            })
+        };
+        let table = [
+            (lineage(1), vec![3], lineage(1), false),
+            (lineage(1), vec![3], lineage(2), true),
+            (lineage(1), vec![], lineage(2), true),
+            (lineage(1), vec![3], None, true),
+            (None, vec![3], lineage(1), true),
+            (None, vec![], lineage(1), false),
+        ];
+        for (of, buckets, now, expected) in table {
+            let new = LedgerEntry::new(TenantId(1), BatchId::new(), "durable", 1, Timestamp::MIN);
+            let entry = LedgerEntry {
+                lineage: of,
+                buckets,
+                ..new
+            };
+            assert_eq!(entry.is_of_other(now), expected, "{entry:?} on {now:?}");
+        }
+    }
 }

@@ -8,6 +8,8 @@ use sheaf_testkit::{Injected, TestCluster, TestDatabase, TestStandby, wait_until
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sheaf_store::lineage::fetch_lineage;
+
 use super::*;
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -77,8 +79,14 @@ impl World {
             .inner
             .settings
             .bucket(self.scope.tenant(), self.entity);
+        // None while PostgreSQL is away: then it cannot be staged either.
+        let lineage = match self.staging.inner.writer.get().await {
+            Ok(client) => fetch_lineage(&client).await.unwrap_or_default(),
+            Err(_) => None,
+        };
         let entry = LedgerEntry {
             buckets: vec![bucket],
+            lineage,
             ..LedgerEntry::new(self.scope.tenant(), batch, "staged", 1, now)
         };
         let answer = self.staging.stage(&self.scope, &entry, &events, &[]).await;

@@ -17,6 +17,7 @@ use sheaf_store::catalogue::{
 };
 use sheaf_store::keys::{ApiKey, KeyScope, insert_key};
 use sheaf_store::ledger::LedgerEntry;
+use sheaf_store::lineage::fetch_lineage;
 use sheaf_store::settings::Settings;
 use sheaf_store::staging::{StageOutcome, StagedCopy, stage};
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
@@ -92,6 +93,7 @@ impl World {
         entry.request_hash = vec![7; 32];
         entry.buckets = buckets.into_iter().collect();
         let writer = self.pool("sheaf_writer", 1);
+        entry.lineage = fetch_lineage(&*writer.get().await?).await?;
         let outcome = stage(&writer, scope, &entry, &[], copy).await?;
         Ok((batch, outcome))
     }
