@@ -84,10 +84,10 @@ pub(crate) struct Part {
 
 impl Part {
     /// The outcome of a part that the ledger has.
-    fn already_there(&self) -> PartOutcome {
+    fn already_there(&self, position: Position) -> PartOutcome {
         // With a key, another server may have written it, under another batch.
         let prepared = self.prepared.clone();
-        PartOutcome::AlreadyThere(prepared.filter(|_| !self.request.has_key()))
+        PartOutcome::AlreadyThere(prepared.filter(|_| !self.request.has_key()), position)
     }
 }
 
@@ -138,8 +138,9 @@ pub(crate) struct EditedDocument {
 pub(crate) enum PartOutcome {
     /// It is stored, and this position of the write history has it.
     Stored(Box<StoredPart>, Position),
-    /// The ledger had it already, or some of it; and what it came to, if a commit of this lane was not answered.
-    AlreadyThere(Option<StoredPart>),
+    /// The ledger had it already, or some of it, at this position of the write history; and what it came to, if a commit of
+    /// this lane was not answered.
+    AlreadyThere(Option<StoredPart>, Position),
     /// The plan refused something and the request wants all or nothing.
     RefusedByPlan(Vec<NewRejection>),
 }
@@ -366,12 +367,9 @@ impl Lane {
                 Err(error) => return Err(self.failure(Arc::new(error))),
             },
             Abort::OtherLineage { was_there } => {
-                let outcome = |(place, part): (usize, &Part)| {
-                    if was_there.contains(&place) {
-                        Ok(part.already_there())
-                    } else {
-                        Err(WriteError::OtherLineage)
-                    }
+                let outcome = |(place, part): (usize, &Part)| match was_there.get(&place) {
+                    Some(position) => Ok(part.already_there(*position)),
+                    None => Err(WriteError::OtherLineage),
                 };
                 return Ok(group.iter().enumerate().map(outcome).collect());
             }

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sheaf_model::{Limits, Position, TenantId};
+use sheaf_model::{Limits, Lineage, Position, TenantId};
 use sheaf_pg::{Fence, PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
@@ -210,6 +210,20 @@ impl Inner {
         tracing::info!("a request is read anew, for the history that the database continues now");
         self.catalogues.refresh(scope).await?;
         Ok(true)
+    }
+
+    /// A position of the lineage where a request was written or, where nothing of it was to be, its catalogue was read.
+    async fn read_position_of(
+        &self,
+        scope: &TenantScope,
+        lineage: Option<Lineage>,
+    ) -> Result<Position, WriteError> {
+        let position = self.read_position(scope).await?;
+        match lineage {
+            Some(lineage) if lineage != position.lineage() => Err(WriteError::OtherLineage),
+            // A catalogue that was read from a standby has given nothing a number.
+            Some(_) | None => Ok(position),
+        }
     }
 
     async fn read_position(&self, scope: &TenantScope) -> Result<Position, WriteError> {

@@ -4,7 +4,8 @@ mod world;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use sheaf_model::{BatchId, RefusalCode, RejectionId, Timestamp};
+use sheaf_model::{BatchId, Lineage, RefusalCode, RejectionId, Timestamp};
+use sheaf_store::lineage::fetch_lineage;
 use sheaf_store::rejections::{
     NewRejection, Reading, RejectionFilter, ReplaySelection, Settled, choose_refused_events,
     fetch_batch_rejections, insert_rejections, list_rejections, settle_rejections,
@@ -167,13 +168,22 @@ async fn refused_events_are_chosen_oldest_first_in_bounded_bytes_and_what_is_set
         observed_at: now,
     };
     let half = [settled(0, true, "x"), settled(1, false, "x")];
-    settle_rejections(&world.app, &other, &half).await?;
+    let client = world.database.superuser().await?;
+    let lineage = fetch_lineage(&client).await?.context("a primary")?;
+    let lost = Lineage {
+        timeline: lineage.timeline + 1,
+        ..lineage
+    };
+    assert!(!settle_rejections(&world.app, &scope, lost, &half).await?);
+    let claim = "events of another lineage settle nothing";
+    assert_eq!(choose(None, 1).await?, one, "{claim}");
+    assert!(settle_rejections(&world.app, &other, lineage, &half).await?);
     assert_eq!(
         choose(None, 1).await?,
         one,
         "another tenant settles nothing here"
     );
-    settle_rejections(&world.app, &scope, &half).await?;
+    assert!(settle_rejections(&world.app, &scope, lineage, &half).await?);
     let left = choose(None, 1).await?;
     assert_eq!(left.events[0].open, [one.events[0].open[1].clone()]);
     let rest = left.events[0].rest.clone().context("the rest is known")?;
@@ -182,7 +192,8 @@ async fn refused_events_are_chosen_oldest_first_in_bounded_bytes_and_what_is_set
         ("x", Some(now))
     );
     // A replay that comes later knows nothing better.
-    settle_rejections(&world.app, &scope, &[settled(0, false, "y")]).await?;
+    let later = [settled(0, false, "y")];
+    assert!(settle_rejections(&world.app, &scope, lineage, &later).await?);
     assert_eq!(choose(None, 1).await?, left);
     Ok(())
 }

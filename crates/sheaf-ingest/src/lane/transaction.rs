@@ -5,7 +5,7 @@ mod outcome;
 mod read;
 mod write;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use futures::{join, try_join};
@@ -38,8 +38,8 @@ pub(super) enum Abort {
     /// A remembered document is not the one that is there.
     Stale,
     /// Numbers of the group were learned on another lineage than this one. The ledger has these parts all the same, by
-    /// their place in the group.
-    OtherLineage { was_there: HashSet<usize> },
+    /// their place in the group, at a position of this lineage.
+    OtherLineage { was_there: HashMap<usize, Position> },
     /// Its commit was not answered: what the parts come to if it came through, by their place in the group.
     Unanswered {
         error: PgError,
@@ -92,8 +92,8 @@ impl Lane {
         outcomes.resize_with(group.len(), || None);
         let mut running = Vec::new();
         for (place, part) in group.iter().enumerate() {
-            if read.was_there.contains(&place) {
-                outcomes[place] = Some(Ok(part.already_there()));
+            if let Some(position) = read.was_there.get(&place) {
+                outcomes[place] = Some(Ok(part.already_there(*position)));
             } else if let Err(error) = check_condition(part, &read.documents) {
                 outcomes[place] = Some(Err(error));
             } else {
@@ -235,13 +235,16 @@ impl Lane {
 
     /// Commits, and reads the position of the write history that has all of it.
     async fn end(&self, client: &Client) -> Result<Position, PgError> {
+        let (committed, position) = join!(client.batch_execute("COMMIT"), self.position(client));
+        committed.map_err(PgError::statement("committing a write"))?;
+        position
+    }
+
+    /// A position of the write history that has what this connection has seen, on the lineage where it saw it.
+    async fn position(&self, client: &Client) -> Result<Position, PgError> {
         const STEP: &str = "reading the position of a write";
         let position = read_position();
-        let (committed, rows) = join!(
-            client.batch_execute("COMMIT"),
-            client.query_typed(position.sql, &position.params)
-        );
-        committed.map_err(PgError::statement("committing a write"))?;
+        let rows = client.query_typed(position.sql, &position.params).await;
         let rows = rows.map_err(PgError::statement(STEP))?;
         let row = rows
             .first()

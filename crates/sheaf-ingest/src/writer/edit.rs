@@ -91,8 +91,8 @@ impl Inner {
         };
         let (stored, position) = match self.lanes.commit(part).await? {
             PartOutcome::Stored(stored, position) => (*stored, position),
-            PartOutcome::AlreadyThere(Some(stored)) => (stored, self.read_position(scope).await?),
-            PartOutcome::AlreadyThere(None) => {
+            PartOutcome::AlreadyThere(Some(stored), position) => (stored, position),
+            PartOutcome::AlreadyThere(None, _) => {
                 return Err(PgError::unreadable("storing an edit", "a new batch id").into());
             }
             PartOutcome::RefusedByPlan(refused) => {

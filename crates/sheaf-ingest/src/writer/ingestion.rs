@@ -277,9 +277,9 @@ impl Inner {
         let mut failed = None;
         for (opened, outcome) in join_all(commits).await {
             let (part, position) = match outcome {
-                Ok(PartOutcome::Stored(part, position)) => (*part, Some(position)),
-                Ok(PartOutcome::AlreadyThere(Some(part))) => (part, None),
-                Ok(PartOutcome::AlreadyThere(None)) => {
+                Ok(PartOutcome::Stored(part, position)) => (*part, position),
+                Ok(PartOutcome::AlreadyThere(Some(part), position)) => (part, position),
+                Ok(PartOutcome::AlreadyThere(None, _)) => {
                     is_shared = true;
                     continue;
                 }
@@ -307,7 +307,13 @@ impl Inner {
         if is_shared {
             return Ok(Round::Shared);
         }
-        let position = self.position_of(&job.scope, &stored).await?;
+        let position = match position_of(&stored)? {
+            Some(position) => position,
+            None => {
+                let lineage = job.catalogue.lineage();
+                self.read_position_of(&job.scope, lineage).await?
+            }
+        };
         let parts = stored.into_iter().map(|(part, _)| part).collect();
         Ok(Round::Whole(parts, position))
     }
@@ -333,26 +339,24 @@ impl Inner {
             Opening::OtherLineage => return Err(WriteError::OtherLineage),
         }
         written.count_opened(&entry, &refused);
-        let position = Some(self.read_position(&job.scope).await?);
+        let position = self.read_position_of(&job.scope, job.catalogue.lineage());
+        let position = Some(position.await?);
         let format = &request.format;
         Ok(answer(&entry, refused, Vec::new(), position, format))
     }
+}
 
-    /// A position of the write history that has all of these parts.
-    async fn position_of(
-        &self,
-        scope: &TenantScope,
-        parts: &[(StoredPart, Option<Position>)],
-    ) -> Result<Position, WriteError> {
-        let known: Option<Vec<Position>> = parts.iter().map(|(_, position)| *position).collect();
-        let newest = known
-            .unwrap_or_default()
-            .into_iter()
-            .max_by_key(|position| (position.timeline, position.lsn));
-        match newest {
-            Some(newest) => Ok(newest),
-            None => self.read_position(scope).await,
-        }
+/// The position of the write history that has all of these parts. Where they are on several lineages, one of them may be
+/// lost, and the ledger has to tell which.
+fn position_of(parts: &[(StoredPart, Position)]) -> Result<Option<Position>, WriteError> {
+    let positions = || parts.iter().map(|(_, position)| *position);
+    let newest = positions().max_by_key(|position| position.lsn);
+    let is_of_newest =
+        |position: Position| newest.is_some_and(|newest| newest.lineage() == position.lineage());
+    if positions().all(is_of_newest) {
+        Ok(newest)
+    } else {
+        Err(WriteError::OtherLineage)
     }
 }
 
@@ -374,4 +378,37 @@ fn hash_of(request: &IngestRequest) -> Vec<u8> {
     ));
     hash.update(&request.body);
     hash.finalize().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use sheaf_model::Lsn;
+    use sheaf_store::ledger::Counts;
+
+    use super::*;
+
+    #[test]
+    fn parts_on_one_lineage_have_a_position_and_parts_on_two_may_be_lost() {
+        let at = |timeline, lsn| {
+            let part = StoredPart {
+                counts: Counts::default(),
+                rejections: Vec::new(),
+                document: None,
+            };
+            let position = Position {
+                system_id: 7,
+                timeline,
+                lsn: Lsn(lsn),
+            };
+            (part, position)
+        };
+        let newest = |parts: &[(StoredPart, Position)]| {
+            let position = position_of(parts).ok()?;
+            Some(position.map(|position| (position.timeline, position.lsn.0)))
+        };
+        assert_eq!(newest(&[]), Some(None));
+        assert_eq!(newest(&[at(1, 5), at(1, 9), at(1, 7)]), Some(Some((1, 9))));
+        assert_eq!(newest(&[at(1, 9), at(2, 10)]), None);
+        assert_eq!(newest(&[at(2, 5), at(1, 9)]), None);
+    }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sheaf_model::{BatchId, RejectionId, Timestamp};
+use sheaf_model::{BatchId, Position, RejectionId, Timestamp};
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
@@ -129,12 +129,18 @@ impl Inner {
             events: typed.events,
             refusals: typed.refusals,
         };
-        let stored = self.store_replay(scope, &mut replay).await?;
+        let (stored, at) = self.store_replay(scope, &mut replay).await?;
         replay.refusals.sort_by_key(|refusal| refusal.event_index);
         let settled = replay.settle(&chosen.events);
-        settle_rejections(&self.app, scope, &settled).await?;
+        let lineage = at.map(|at| at.lineage()).or(replay.catalogue.lineage());
+        // Where the events are not, their refusals stay open.
+        if let Some(lineage) = lineage
+            && !settle_rejections(&self.app, scope, lineage, &settled).await?
+        {
+            return Err(WriteError::OtherLineage);
+        }
         // Read after the marks, so that whoever reads with it finds them.
-        let position = self.read_position(scope).await?;
+        let position = self.read_position_of(scope, lineage).await?;
         let counts = Counts {
             refused: i64::from(replay.entry.refused),
             ..stored
@@ -194,7 +200,7 @@ impl Inner {
         &self,
         scope: &TenantScope,
         replay: &mut Replay,
-    ) -> Result<Counts, WriteError> {
+    ) -> Result<(Counts, Option<Position>), WriteError> {
         for _ in 0..PLANS_MAX {
             let good = i32::try_from(replay.events.len()).unwrap_or(i32::MAX);
             replay.entry.refused = replay.entry.events - good;
@@ -204,13 +210,15 @@ impl Inner {
                 }
                 replay.entry.buckets.clear();
                 open_request(&self.writer, scope, &replay.entry, &[]).await?;
-                return Ok(Counts::default());
+                return Ok((Counts::default(), None));
             }
             let part = self.replay_part(scope, replay).await?;
             match self.lanes.commit(part).await? {
-                PartOutcome::Stored(part, _) => return Ok(part.counts),
-                PartOutcome::AlreadyThere(Some(part)) => return Ok(part.counts),
-                PartOutcome::AlreadyThere(None) => {
+                PartOutcome::Stored(part, position) => return Ok((part.counts, Some(position))),
+                PartOutcome::AlreadyThere(Some(part), position) => {
+                    return Ok((part.counts, Some(position)));
+                }
+                PartOutcome::AlreadyThere(None, _) => {
                     return Err(PgError::unreadable("opening a replay", "a new batch id").into());
                 }
                 PartOutcome::RefusedByPlan(refused) => {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use sheaf_model::{BatchId, Refusal, RefusalCode, RejectionId, Timestamp};
+use sheaf_model::{BatchId, Lineage, Refusal, RefusalCode, RejectionId, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -207,15 +207,19 @@ pub struct Settled {
     pub observed_at: Timestamp,
 }
 
-/// Marks what a replay has stored. Twice is the same as once.
+/// Marks what a replay has stored on a lineage. Twice is the same as once; on another lineage nothing is marked, and the
+/// answer is no.
 pub async fn settle_rejections(
     app: &Pool,
     scope: &TenantScope,
+    lineage: Lineage,
     settled: &[Settled],
-) -> Result<(), PgError> {
+) -> Result<bool, PgError> {
     if settled.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
+    let system_id = lineage.system_id.cast_signed();
+    let timeline = format!("{:08X}", lineage.timeline);
     let tenant = scope.tenant().0;
     let ids: Vec<Uuid> = settled.iter().map(|one| one.id.0).collect();
     let done: Vec<bool> = settled.iter().map(|one| one.is_done).collect();
@@ -230,7 +234,10 @@ pub async fn settle_rejections(
             (&done, Type::BOOL_ARRAY),
             (&external_ids, Type::TEXT_ARRAY),
             (&times, Type::TIMESTAMPTZ_ARRAY),
+            (&system_id, Type::INT8),
+            (&timeline, Type::TEXT),
         ],
     );
-    scope.run_one(app, Access::Write, settle).await.map(drop)
+    let rows = scope.run_one(app, Access::Write, settle).await?;
+    Ok(!rows.is_empty())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, join};
-use sheaf_model::{EntityId, Lineage, TenantId, Timestamp};
+use sheaf_model::{EntityId, Lineage, Position, TenantId, Timestamp};
 use sheaf_pg::PgError;
 use sheaf_store::catalogue::{catalogue_of, read_catalogue, read_versions};
 use sheaf_store::documents::{StoredDocument, document_of, read_documents};
@@ -97,8 +97,13 @@ impl Lane {
         locked?;
         let (writers, opened, parts, versions) = (writers?, opened?, parts?, versions?);
         let rows = rows.map_err(PgError::statement(step))?;
-        let was_there = was_there(group, &opened, &parts);
         let lineage = lineage?;
+        let places = was_there(group, &opened, &parts);
+        let mut was_there = HashMap::new();
+        if !places.is_empty() {
+            let position = self.position(client).await?;
+            was_there.extend(places.into_iter().map(|place| (place, position)));
+        }
         self.enter(lineage);
         let is_other = |part: &Part| part.request.catalogue.lineage() != lineage;
         if group.iter().any(is_other) {
@@ -213,8 +218,8 @@ impl Lane {
 
 /// What was read under the locks.
 pub(super) struct Read {
-    /// Parts that the ledger has already, or has some of.
-    pub(super) was_there: HashSet<usize>,
+    /// Parts that the ledger has already, or has some of, and a position that has them.
+    pub(super) was_there: HashMap<usize, Position>,
     /// Whether any of the documents is as this lane remembers it, and not as it is.
     pub(super) remembers: bool,
     pub(super) documents: Documents,
