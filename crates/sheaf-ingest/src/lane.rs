@@ -9,6 +9,7 @@ mod queue;
 mod remembered;
 mod transaction;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -176,6 +177,7 @@ impl Lanes {
                 settings: Arc::clone(settings),
                 catalogues: Arc::clone(catalogues),
                 partitions: Vec::new(),
+                closed: Vec::new(),
                 lineage: None,
                 identity: Uuid::now_v7(),
                 documents: RememberedDocuments::new(
@@ -212,9 +214,11 @@ const DOCUMENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often one group may run again: for partitions that it lacks, or after a conflict. More than ever needed; a bound,
 /// so that nothing spins.
 const RUNS_MAX: u32 = 8;
-/// How long parts of a group that failed begin again, each alone: two that wait for a lock in vain. Longer keeps what is
-/// behind them waiting; shorter lets one part fail others.
-const APART_MAX: Duration = Duration::from_secs(30);
+/// How long a part begins again, and how long those of a group that failed do, each alone: two that wait for a lock in vain.
+/// Longer keeps what is behind them waiting; shorter lets one part fail others.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// How long a group of several begins again together: no more than one of them waits for a lock in vain.
+const AGAIN_TOGETHER_MAX: Duration = Duration::from_secs(10);
 /// How long a group is tried again while PostgreSQL cannot be reached. A restart takes about a second; longer, and the
 /// client's own time runs out.
 const UNAVAILABLE_MAX: Duration = Duration::from_secs(4);
@@ -233,6 +237,8 @@ struct Lane {
     /// What the last transaction was of; what is remembered was learned on it.
     lineage: Option<Lineage>,
     partitions: Vec<Partition>,
+    /// Those that this group's events lack because they are closed to writes: they may be open for the next group.
+    closed: Vec<Partition>,
     /// Under which name it writes buckets; another one after a commit whose end it does not know.
     identity: Uuid,
     documents: RememberedDocuments,
@@ -246,47 +252,130 @@ enum Failure {
     Final(WriteError),
 }
 
+impl Failure {
+    /// Whether it may be one part's doing that a group of them ended so, and the others succeed without it.
+    fn may_be_of_one_part(&self) -> bool {
+        match self {
+            Failure::Again { reached, .. } => *reached,
+            Failure::Final(error) => error.may_be_of_one_part(),
+        }
+    }
+
+    fn cause(&self) -> &(dyn std::error::Error + 'static) {
+        match self {
+            Failure::Again { error, .. } => error.as_ref(),
+            Failure::Final(error) => error,
+        }
+    }
+
+    /// Tells the parts of a group that it failed.
+    fn tell(&self, group: Vec<Queued>) {
+        for queued in group {
+            let error = match self {
+                // It was tried as often as it may be.
+                Failure::Again { .. } => WriteError::Overloaded,
+                Failure::Final(error) => error.for_another(),
+            };
+            let _ = queued.reply.send(Err(error));
+        }
+    }
+}
+
 impl Lane {
     async fn run(mut self, queue: Arc<Queue>) {
         let _end = End(Arc::clone(&queue));
         while let Some(group) = queue.next_group().await {
-            let (mut parts, mut replies) = (Vec::new(), Vec::new());
-            for queued in group {
-                parts.push(queued.part);
-                replies.push(queued.reply);
-            }
-            match self.commit(&mut parts).await {
-                Ok(outcomes) => {
-                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
-                        // A client that has gone away does not undo the commit.
-                        let _ = reply.send(outcome);
-                    }
-                }
-                // One by one, so that no request fails its neighbours.
-                Err(error) if parts.len() > 1 && error.may_be_of_one_part() => {
-                    tracing::info!(%error, parts = parts.len(), "a group runs again part by part");
-                    let begun = Instant::now();
-                    for (part, reply) in parts.into_iter().zip(replies) {
-                        let outcome = if begun.elapsed() < APART_MAX {
-                            self.commit(&mut [part]).await
-                        } else {
-                            Err(error.for_another())
-                        };
-                        let only = |mut outcomes: Vec<PartResult>| outcomes.remove(0);
-                        let _ = reply.send(outcome.and_then(only));
-                    }
-                }
-                Err(error) => {
-                    for reply in replies {
-                        let _ = reply.send(Err(error.for_another()));
-                    }
+            self.closed.clear();
+            if let Err((failure, group)) = self.answer(group, RUNS_MAX).await {
+                if group.len() > 1 && failure.may_be_of_one_part() {
+                    self.answer_divided(&failure, group).await;
+                } else {
+                    failure.tell(group);
                 }
             }
         }
     }
 
-    /// Commits a group, trying again what may succeed. The error is one for all of it.
-    async fn commit(&mut self, group: &mut [Part]) -> Result<Vec<PartResult>, WriteError> {
+    /// Commits what is left of a group that failed in smaller ones, so that no request fails its neighbours. One that may
+    /// succeed if it is tried again goes last: the others do not wait for what it waits for.
+    async fn answer_divided(&mut self, failure: &Failure, group: Vec<Queued>) {
+        tracing::info!(
+            error = failure.cause(),
+            parts = group.len(),
+            "a group runs again divided"
+        );
+        let begun = Instant::now();
+        let divided = self.divided(failure, group).into_iter();
+        // Each with how often it ran.
+        let mut waiting: VecDeque<(u32, Vec<Queued>)> = divided.map(|group| (0, group)).collect();
+        while let Some((runs, group)) = waiting.pop_front() {
+            if begun.elapsed() >= AGAIN_MAX {
+                failure.tell(group);
+                continue;
+            }
+            let Err((failure, group)) = self.answer(group, 1).await else {
+                continue;
+            };
+            if group.len() > 1 && failure.may_be_of_one_part() {
+                for smaller in self.divided(&failure, group) {
+                    waiting.push_back((0, smaller));
+                }
+            } else if matches!(failure, Failure::Again { .. }) && runs + 1 < RUNS_MAX {
+                waiting.push_back((runs + 1, group));
+            } else {
+                failure.tell(group);
+            }
+        }
+    }
+
+    /// The parts of a group that failed: those of another lineage than the one that is written from the others, else each
+    /// alone.
+    fn divided(&self, failure: &Failure, group: Vec<Queued>) -> Vec<Vec<Queued>> {
+        if !matches!(failure, Failure::Final(WriteError::OtherLineage)) {
+            return group.into_iter().map(|queued| vec![queued]).collect();
+        }
+        let is_of_this = |queued: &Queued| queued.part.request.catalogue.lineage() == self.lineage;
+        let (these, others): (Vec<Queued>, Vec<Queued>) = group.into_iter().partition(is_of_this);
+        let divided = [these, others].into_iter();
+        divided.filter(|group| !group.is_empty()).collect()
+    }
+
+    /// Commits a group and tells each of its parts; or gives it back with what it failed with.
+    async fn answer(
+        &mut self,
+        group: Vec<Queued>,
+        runs_max: u32,
+    ) -> Result<(), (Failure, Vec<Queued>)> {
+        let queued = group.into_iter().map(|queued| (queued.part, queued.reply));
+        let (mut parts, replies): (Vec<Part>, Vec<_>) = queued.unzip();
+        match self.commit(&mut parts, runs_max).await {
+            Ok(outcomes) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    // A client that has gone away does not undo the commit.
+                    let _ = reply.send(outcome);
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                let queued = parts.into_iter().zip(replies);
+                let queued = queued.map(|(part, reply)| Queued { part, reply });
+                Err((failure, queued.collect()))
+            }
+        }
+    }
+
+    /// Commits a group, trying again what may succeed. The failure is one for all of it.
+    async fn commit(
+        &mut self,
+        group: &mut [Part],
+        runs_max: u32,
+    ) -> Result<Vec<PartResult>, Failure> {
+        let first_begun = Instant::now();
+        let again_max = if group.len() > 1 {
+            AGAIN_TOGETHER_MAX
+        } else {
+            AGAIN_MAX
+        };
         let mut unavailable_since = None;
         let mut runs = 0;
         loop {
@@ -294,11 +383,11 @@ impl Lane {
             let begun = Instant::now();
             let (error, reached) = match self.run_once(group).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(Failure::Final(error)) => return Err(error),
+                Err(failure @ Failure::Final(_)) => return Err(failure),
                 Err(Failure::Again { error, reached }) => (error, reached),
             };
-            if reached && runs >= RUNS_MAX {
-                return Err(WriteError::Overloaded);
+            if reached && (runs >= runs_max || first_begun.elapsed() >= again_max) {
+                return Err(Failure::Again { error, reached });
             }
             if !reached {
                 // A transaction that broke late is looked up all the same; waiting for a connection is waiting.
@@ -310,11 +399,11 @@ impl Lane {
                 };
                 let since = *unavailable_since.get_or_insert(from);
                 if since.elapsed() > UNAVAILABLE_MAX {
-                    return Err(match error.disposition() {
+                    return Err(Failure::Final(match error.disposition() {
                         Disposition::Unavailable => WriteError::Postgres(error),
                         // It did not answer in time.
                         _ => WriteError::Overloaded,
-                    });
+                    }));
                 }
                 tokio::time::sleep(UNAVAILABLE_PAUSE).await;
             }
@@ -361,12 +450,18 @@ impl Lane {
             }
             Abort::Partitions(times) => match partitions_with(&self.writer, &times).await {
                 Ok(partitions) => {
-                    self.partitions = partitions;
+                    self.partitions = partitions.open;
+                    self.closed = partitions.closed;
                     PgError::unreadable("copying events", "a partition for their instants")
                 }
                 Err(error) => return Err(self.failure(Arc::new(error))),
             },
             Abort::OtherLineage { was_there } => {
+                let lineage = self.lineage;
+                let is_of_this = |part: &Part| part.request.catalogue.lineage() == lineage;
+                if group.iter().any(is_of_this) {
+                    return Err(Failure::Final(WriteError::OtherLineage));
+                }
                 let outcome = |(place, part): (usize, &Part)| match was_there.get(&place) {
                     Some(position) => Ok(part.already_there(*position)),
                     None => Err(WriteError::OtherLineage),
@@ -396,8 +491,11 @@ impl Lane {
     }
 
     fn failure(&mut self, error: Arc<PgError>) -> Failure {
-        // What is remembered of partitions may be what is wrong: one that is gone, or that is being detached.
-        self.partitions.clear();
+        // What is remembered of partitions may be what is wrong: one that is gone, or that is being detached. Not where two
+        // transactions met: a part that did so again and again would make its neighbours begin again, too.
+        if error.disposition() != Disposition::Retry {
+            self.partitions.clear();
+        }
         let partition_is_gone = matches!(
             error.sqlstate(),
             Some(&(SqlState::UNDEFINED_TABLE | SqlState::INSUFFICIENT_PRIVILEGE))

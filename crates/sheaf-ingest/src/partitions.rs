@@ -5,24 +5,42 @@ use std::collections::BTreeSet;
 
 use sheaf_model::Timestamp;
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
+use sheaf_store::partitions::{
+    Partition, ensure_partition, list_closed_partitions, list_partitions,
+};
+
+/// The partitions of the history.
+pub(crate) struct Partitions {
+    /// Those that can be written to.
+    pub(crate) open: Vec<Partition>,
+    /// Those that were asked about and cannot, because they are being taken out.
+    pub(crate) closed: Vec<Partition>,
+}
 
 /// All partitions, those for these instants among them.
 pub(crate) async fn partitions_with(
     writer: &Pool,
     times: &BTreeSet<Timestamp>,
-) -> Result<Vec<Partition>, PgError> {
-    let mut partitions = list_partitions(writer).await?;
-    for time in times {
-        if partitions.iter().any(|partition| partition.holds(*time)) {
+) -> Result<Partitions, PgError> {
+    let mut open = list_partitions(writer).await?;
+    let is_missing = |time: &&Timestamp| !open.iter().any(|known| known.holds(**time));
+    let missing: Vec<Timestamp> = times.iter().filter(is_missing).copied().collect();
+    if missing.is_empty() {
+        let closed = Vec::new();
+        return Ok(Partitions { open, closed });
+    }
+    let closed = list_closed_partitions(writer).await?;
+    for time in missing {
+        let mut known = open.iter().chain(&closed);
+        if known.any(|partition| partition.holds(time)) {
             continue;
         }
-        let partition = ensure_partition(writer, *time).await?;
+        let partition = ensure_partition(writer, time).await?;
         tracing::info!(
             partition = partition.name,
             "the history has a partition for an instant that lacked one"
         );
-        partitions.push(partition);
+        open.push(partition);
     }
-    Ok(partitions)
+    Ok(Partitions { open, closed })
 }

@@ -12,6 +12,7 @@ use sheaf_model::{
 };
 use sheaf_store::documents::StoredDocument;
 use sheaf_store::ledger::Counts;
+use sheaf_store::partitions::Partition;
 
 /// An event of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,18 @@ pub(crate) fn time_events<'a>(
     to_read.sort_unstable();
     to_read.dedup();
     (timed, to_read)
+}
+
+/// Takes out the events whose partitions are closed to writes: they are to be refused.
+pub(crate) fn take_closed<'a>(
+    events: &mut Vec<TimedEvent<'a>>,
+    closed: &[Partition],
+) -> Vec<TimedEvent<'a>> {
+    let is_closed = |event: &mut TimedEvent<'_>| closed.iter().any(|one| one.holds(event.at));
+    if closed.is_empty() {
+        return Vec::new();
+    }
+    events.extract_if(.., is_closed).collect()
 }
 
 /// What an event came to.
@@ -407,6 +420,15 @@ impl EntityHistory {
 }
 
 impl GroupPlan {
+    /// Refuses events of partitions that are closed to writes, as the flush of staged ones does.
+    pub(crate) fn refuse_closed(&mut self, events: &[TimedEvent<'_>]) {
+        for event in events {
+            let reason = "the period of the event is closed to writes";
+            let refusal = Refusal::new(RefusalCode::SchemaViolation, reason);
+            self.refuse(event.part, event.inner.index, None, refusal);
+        }
+    }
+
     fn refuse(&mut self, part: usize, index: u32, field: Option<AttributeId>, refusal: Refusal) {
         let planned = &mut self.parts[part];
         planned.counts.refused += 1;

@@ -240,10 +240,10 @@ impl WriteError {
             | WriteError::Edit(_)
             | WriteError::Precondition
             | WriteError::NotFound
-            | WriteError::KeyReused => true,
+            | WriteError::KeyReused
+            | WriteError::OtherLineage => true,
             WriteError::InProgress
             | WriteError::Overloaded
-            | WriteError::OtherLineage
             | WriteError::Stopped
             | WriteError::NoStandby
             | WriteError::NoStaging

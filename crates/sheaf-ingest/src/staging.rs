@@ -99,7 +99,7 @@ pub(crate) enum StagedAnswer {
     Staged { values: i64 },
     /// Its key was taken before: a retry.
     AlreadyThere,
-    /// The flushes are behind, and it takes the durable way.
+    /// The flushes are behind, or one would refuse it an event that can still be answered, and it takes the durable way.
     TurnDurable,
 }
 
@@ -158,7 +158,9 @@ impl Staging {
             }
         }
         let times = events.iter().filter_map(|event| event.event.observed_at);
-        inner.ensure_partitions(times.collect()).await?;
+        if !inner.ensure_partitions(times.collect()).await? {
+            return Ok(StagedAnswer::TurnDurable);
+        }
         for _ in 0..2 {
             let copy = inner.encode(scope.tenant(), entry, events);
             let values = copy.values();
@@ -209,14 +211,17 @@ impl Inner {
         copy
     }
 
-    /// Makes the partitions that these instants lack, so that no flush has to; an error where one is closed to writes.
-    async fn ensure_partitions(&self, times: BTreeSet<Timestamp>) -> Result<(), PgError> {
+    /// Makes the partitions that these instants lack, so that no flush has to; not where one is closed to writes.
+    async fn ensure_partitions(&self, times: BTreeSet<Timestamp>) -> Result<bool, PgError> {
         if !locked(&self.partitions).hold(&times, Instant::now()) {
             let read_at = Instant::now();
             let partitions = partitions_with(&self.writer, &times).await?;
-            *locked(&self.partitions) = KnownPartitions::read(partitions, read_at);
+            let is_closed = |time: &Timestamp| partitions.closed.iter().any(|one| one.holds(*time));
+            let has_closed = times.iter().any(is_closed);
+            *locked(&self.partitions) = KnownPartitions::read(partitions.open, read_at);
+            return Ok(!has_closed);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Looks for a loss; after one, what it took without a trace is written down.

@@ -195,6 +195,16 @@ async fn what_waited_is_durable_when_it_is_written_and_not_when_it_came() -> Res
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_has_no_room_fails_its_own_request_and_no_other_of_its_group() -> Result<()> {
+    one_of_a_group_fails("disk_full").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_waits_in_vain_fails_its_own_request_and_no_other_of_its_group() -> Result<()> {
+    one_of_a_group_fails("lock_not_available").await
+}
+
+/// Writes a group of which one part meets a fault of PostgreSQL.
+async fn one_of_a_group_fails(fault: &str) -> Result<()> {
     const ENTITIES: usize = 30;
     let world = World::create(true).await?;
     let event = |entity: usize, second: usize| {
@@ -207,18 +217,18 @@ async fn a_part_that_has_no_room_fails_its_own_request_and_no_other_of_its_group
     world.writer.ingest(&world.scope, ndjson(&all)).await?;
     let client = world.database.superuser().await?;
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "CREATE SEQUENCE public.injected; GRANT USAGE ON SEQUENCE public.injected TO PUBLIC;
              CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 PERFORM nextval('public.injected');
-                RAISE 'no room' USING ERRCODE = 'disk_full';
+                RAISE 'injected' USING ERRCODE = '{fault}';
              END $$;
              DO $$ DECLARE entity bigint := (SELECT entity_id FROM sheaf.entities WHERE external_id = 'd7'); BEGIN
                 EXECUTE format('CREATE TRIGGER fill BEFORE UPDATE ON sheaf.entity_jsonb FOR EACH ROW
                     WHEN (OLD.entity_id = %s) EXECUTE FUNCTION public.fill()', entity);
              END $$;
              BEGIN; SELECT pg_advisory_xact_lock(24239, bucket) FROM sheaf.bucket_writers",
-        )
+        ))
         .await?;
     let bodies: Vec<String> = (0..ENTITIES).map(|entity| event(entity, 1)).collect();
     let writes = bodies
@@ -235,7 +245,7 @@ async fn a_part_that_has_no_room_fails_its_own_request_and_no_other_of_its_group
     assert_eq!(failed, [7], "{:?}", answers[7]);
     let injected = "SELECT last_value::text FROM public.injected";
     let injected: i64 = world.text(injected).await?.parse()?;
-    println!("injected disk_full: {injected}");
+    println!("injected {fault}: {injected}");
     assert!(injected > 1, "once in its group, and once alone");
     client
         .batch_execute("DROP TRIGGER fill ON sheaf.entity_jsonb")

@@ -41,9 +41,19 @@ impl Partition {
     }
 }
 
-/// All partitions in order of time.
+/// All partitions that can be written to, in order of time.
 pub async fn list_partitions(pool: &Pool) -> Result<Vec<Partition>, PgError> {
     let sql = include_str!("../sql/partitions/list_partitions.sql");
+    list(pool, sql).await
+}
+
+/// The partitions that are closed to writes because they are being taken out, in order of time.
+pub async fn list_closed_partitions(writer: &Pool) -> Result<Vec<Partition>, PgError> {
+    let sql = include_str!("../sql/partitions/list_closed_partitions.sql");
+    list(writer, sql).await
+}
+
+async fn list(pool: &Pool, sql: &'static str) -> Result<Vec<Partition>, PgError> {
     let client = pool.get().await?;
     let statement = Statement::new("listing partitions", sql, vec![]);
     let rows = sheaf_pg::run(&client, Access::Read, None, &[statement]).await?;

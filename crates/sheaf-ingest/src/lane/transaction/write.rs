@@ -13,7 +13,8 @@ use super::super::{Lane, Part};
 use super::Abort;
 use super::catalogues::GroupCatalogues;
 use crate::plan::{
-    Documents, GroupPart, GroupPlan, PlannedDocument, StoredInstants, plan_group, time_events,
+    Documents, GroupPart, GroupPlan, PlannedDocument, StoredInstants, plan_group, take_closed,
+    time_events,
 };
 
 impl Lane {
@@ -24,7 +25,8 @@ impl Lane {
         documents: Documents,
         catalogues: &GroupCatalogues,
     ) -> Result<GroupPlan, Abort> {
-        let (timed, to_read) = time_events(parts, &documents);
+        let (mut timed, to_read) = time_events(parts, &documents);
+        let closed = take_closed(&mut timed, &self.closed);
         let mut instants = Instants::default();
         for (tenant, entity, time) in to_read {
             instants.push(tenant, entity, time);
@@ -39,7 +41,9 @@ impl Lane {
                 .or_default()
                 .push(row);
         }
-        Ok(plan_group(parts, timed, documents, stored))
+        let mut plan = plan_group(parts, timed, documents, stored);
+        plan.refuse_closed(&closed);
+        Ok(plan)
     }
 
     /// The rows of the plan, encoded for their partitions.
