@@ -86,9 +86,7 @@ pub(crate) struct Part {
 impl Part {
     /// The outcome of a part that the ledger has.
     fn already_there(&self, position: Position) -> PartOutcome {
-        // With a key, another server may have written it, under another batch.
-        let prepared = self.prepared.clone();
-        PartOutcome::AlreadyThere(prepared.filter(|_| !self.request.has_key()), position)
+        PartOutcome::AlreadyThere(self.prepared.clone(), position)
     }
 }
 
@@ -140,7 +138,7 @@ pub(crate) enum PartOutcome {
     /// It is stored, and this position of the write history has it.
     Stored(Box<StoredPart>, Position),
     /// The ledger had it already, or some of it, at this position of the write history; and what it came to, if a commit of
-    /// this lane was not answered.
+    /// this lane was not answered. With a key, another server may have written it instead, under another batch.
     AlreadyThere(Option<StoredPart>, Position),
     /// The plan refused something and the request wants all or nothing.
     RefusedByPlan(Vec<NewRejection>),

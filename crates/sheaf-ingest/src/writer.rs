@@ -27,6 +27,7 @@ use crate::promise;
 use crate::request::{Ack, EditAnswer, EditRequest, IngestAnswer, IngestRequest, WriteError};
 use crate::schema::Schemas;
 use crate::staging::Staging;
+use answer::Written;
 use preparation::DECODED_INLINE_BYTES_MAX;
 pub use replay::{REPLAYED_MAX, ReplayAnswer, ReplayRequest};
 
@@ -119,12 +120,27 @@ impl Writer {
         scope: &TenantScope,
         request: IngestRequest,
     ) -> Result<IngestAnswer, WriteError> {
+        self.ingest_counting(scope, request, &mut 0).await
+    }
+
+    /// The same, for whoever charges for what is stored: `written` is as in the answer, also where there is none, because
+    /// a call that fails may have stored parts.
+    pub async fn ingest_counting(
+        &self,
+        scope: &TenantScope,
+        request: IngestRequest,
+        written: &mut i64,
+    ) -> Result<IngestAnswer, WriteError> {
         let inner = &self.inner;
         if request.ack == Ack::Staged && self.staging.is_none() {
             return Err(WriteError::NoStaging);
         }
         promise::require(&inner.fence, request.ack).await?;
-        let answer = inner.store(self.staging.as_ref(), scope, &request).await?;
+        let mut counted = Written::default();
+        let staging = self.staging.as_ref();
+        let stored = inner.store(staging, scope, &request, &mut counted).await;
+        *written = counted.values();
+        let answer = stored?;
         if let Some(position) = answer.position {
             promise::keep(&inner.fence, request.ack, position).await?;
         }

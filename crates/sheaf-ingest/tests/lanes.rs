@@ -8,6 +8,8 @@
 mod world;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -16,7 +18,10 @@ use sheaf_ingest::{
     Ack, BodyFormat, EditRequest, IngestRequest, OnError, Precondition, WriteError,
 };
 use sheaf_model::{Op, Timestamp};
+use sheaf_testkit::wait_until;
 use world::World;
+
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// One event of each of `entities`, at `second`.
 fn lines(entities: std::ops::Range<usize>, second: usize, value: usize) -> String {
@@ -148,6 +153,49 @@ async fn a_retry_writes_the_parts_that_are_missing_and_no_others() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_call_has_stored_is_counted_and_its_retry_counts_the_rest() -> Result<()> {
+    let world = World::create(true).await?;
+    let client = world.database.superuser().await?;
+    world
+        .writer
+        .ingest(&world.scope, request(lines(0..300, 0, 1), None))
+        .await?;
+    client
+        .batch_execute(
+            "CREATE SEQUENCE public.injected; GRANT USAGE ON SEQUENCE public.injected TO PUBLIC;
+             CREATE FUNCTION public.fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM nextval('public.injected');
+                RAISE 'no room' USING ERRCODE = 'disk_full';
+             END $$;
+             DO $$ DECLARE entity bigint := (SELECT entity_id FROM sheaf.entities WHERE external_id = 'd7'); BEGIN
+                EXECUTE format('CREATE TRIGGER fill BEFORE UPDATE ON sheaf.entity_jsonb FOR EACH ROW
+                    WHEN (OLD.entity_id = %s) EXECUTE FUNCTION public.fill()', entity);
+             END $$",
+        )
+        .await?;
+    let body = lines(0..300, 1, 2);
+    let mut counted = 0;
+    let write = request(body.clone(), Some("k"));
+    let failed = world
+        .writer
+        .ingest_counting(&world.scope, write, &mut counted)
+        .await;
+    assert!(failed.is_err(), "{failed:?}");
+    let injected = "SELECT last_value::text FROM public.injected";
+    println!("injected disk_full: {}", world.text(injected).await?);
+    assert!(counted > 0 && counted < 600, "{counted} of a part of it");
+    client
+        .batch_execute("DROP TRIGGER fill ON sheaf.entity_jsonb")
+        .await?;
+    let again = world
+        .writer
+        .ingest(&world.scope, request(body, Some("k")))
+        .await?;
+    assert_eq!((again.counts.accepted, counted + again.written), (300, 600));
+    world.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_write_the_same_entities_without_losing_a_document() -> Result<()> {
     let world = World::create(true).await?;
     let other = world.another_writer().await?;
@@ -191,6 +239,67 @@ async fn the_same_key_on_two_servers_at_once_is_written_once() -> Result<()> {
             .await?,
         "2000"
     );
+    world.assert_consistent().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_at_once_is_the_same_although_its_last_event_is_just_ahead() -> Result<()>
+{
+    let world = World::create(true).await?;
+    let other = world.another_writer().await?;
+    let known = request(lines(0..61, 0, 1), None);
+    world.writer.ingest(&world.scope, known).await?;
+    let client = world.database.superuser().await?;
+    client
+        .batch_execute(
+            "SELECT pg_advisory_lock(hashtextextended('k:k', 1)); BEGIN;
+             SELECT pg_advisory_xact_lock(24239, bucket) FROM sheaf.bucket_writers",
+        )
+        .await?;
+    let now = Timestamp::now();
+    let ahead_max = sheaf_store::tenants::TenantPolicy::default().observed_at_ahead_max_micros;
+    let ahead = format!(
+        r#"{{"type":"device","id":"d60","observed_at":"{}","attributes":{{"a":1}}}}"#,
+        now.saturating_add_micros(ahead_max)
+    );
+    let body = format!("{}\n{ahead}", lines(0..60, 1, 1));
+    let at = |micros| IngestRequest {
+        received_at: now.saturating_add_micros(micros),
+        ..request(body.clone(), Some("k"))
+    };
+    let waiting = async |expected: i64| {
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let count = client.query_one(sql, &[]).await;
+        count.is_ok_and(|row| row.get::<_, i64>(0) == expected)
+    };
+    let is_ended = AtomicBool::new(false);
+    let opener = other.ingest(&world.scope, at(1));
+    let second = async {
+        wait_until("the first waits for its key", WITHIN, async || {
+            waiting(1).await
+        })
+        .await;
+        let ended = world.writer.ingest(&world.scope, at(-1)).await;
+        is_ended.store(true, Ordering::Relaxed);
+        ended
+    };
+    let release = async {
+        wait_until("both wait for their key", WITHIN, async || waiting(2).await).await;
+        let unlock = "SELECT pg_advisory_unlock(hashtextextended('k:k', 1))";
+        client.query(unlock, &[]).await?;
+        wait_until("both write, or one has ended", WITHIN, async || {
+            is_ended.load(Ordering::Relaxed) || waiting(6).await
+        })
+        .await;
+        client.batch_execute("COMMIT").await
+    };
+    let (first, second, released) = futures::join!(opener, second, release);
+    released?;
+    println!("injected second_meets_first_half_written: 1");
+    let (first, second) = (first?, second?);
+    assert_eq!(first.batch, second.batch);
+    assert_eq!((first.counts, first.counts.accepted), (second.counts, 61));
     world.assert_consistent().await
 }
 

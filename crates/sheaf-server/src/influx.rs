@@ -218,8 +218,13 @@ async fn write(
         idempotency_key,
         received_at,
     };
-    let answer = state.writer.ingest(&scope, request).await?;
-    charge(&mut permit, &answer);
+    let mut written = 0;
+    let ended = state
+        .writer
+        .ingest_counting(&scope, request, &mut written)
+        .await;
+    charge(&mut permit, written, &ended);
+    let answer = ended?;
     Ok(dialect.written(answer, &scope, state))
 }
 

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use sheaf_ingest::{BodyFormat, IngestAnswer, IngestRequest, OnError, Permit};
+use sheaf_ingest::{BodyFormat, IngestAnswer, IngestRequest, OnError, Permit, WriteError};
 use sheaf_model::{BatchId, RejectionId, Timestamp};
 use sheaf_store::TenantScope;
 use sheaf_store::ledger::Outcome;
@@ -174,8 +174,13 @@ pub(crate) async fn ingest(
         idempotency_key,
         received_at,
     };
-    let answer = state.writer.ingest(&scope, request).await?;
-    charge(&mut permit, &answer);
+    let mut written = 0;
+    let ended = state
+        .writer
+        .ingest_counting(&scope, request, &mut written)
+        .await;
+    charge(&mut permit, written, &ended);
+    let answer = ended?;
     let headers = answer_headers(&answer, &scope, &state);
     let outcome = answer.outcome;
     let body = IngestBody::of(answer, &scope, &state);
@@ -199,10 +204,13 @@ pub(crate) fn respond(headers: HeaderMap, outcome: Outcome, body: IngestBody) ->
 }
 
 /// Counts what a request has written against the tenant's rate. A refused event costs as much as one value, and a first
-/// answer that is given once more costs what was missing of it: mostly nothing.
-pub(crate) fn charge(permit: &mut Permit, answer: &IngestAnswer) {
-    let values = u64::try_from(answer.written).unwrap_or(0);
-    permit.charge_values(values, Instant::now());
+/// answer that is given once more costs what was missing of it: mostly nothing. One that failed costs what it stored
+/// before; where that is nothing, nothing is known of its body.
+pub(crate) fn charge<T>(permit: &mut Permit, written: i64, ended: &Result<T, WriteError>) {
+    let values = u64::try_from(written).unwrap_or(0);
+    if ended.is_ok() || values > 0 {
+        permit.charge_values(values, Instant::now());
+    }
 }
 
 /// The headers of an answer to events.

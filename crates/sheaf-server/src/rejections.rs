@@ -166,8 +166,10 @@ pub(crate) async fn replay(
         ack,
         received_at,
     };
-    let answer = state.writer.replay(&scope, request).await?;
-    charge(&mut permit, &answer.ingest);
+    let ended = state.writer.replay(&scope, request).await;
+    let written = ended.as_ref().map_or(0, |answer| answer.ingest.written);
+    charge(&mut permit, written, &ended);
+    let answer = ended?;
     let headers = answer_headers(&answer.ingest, &scope, &state);
     let outcome = answer.ingest.outcome;
     let body = IngestBody::of(answer.ingest, &scope, &state).of_replay(answer.open, answer.last);

@@ -83,6 +83,11 @@ impl Written {
         count_refusals(&part.rejections);
     }
 
+    /// What its sender is charged.
+    pub(super) fn values(&self) -> i64 {
+        self.values
+    }
+
     /// An answer that says what to charge for. One that only repeats another may have written some of it.
     pub(super) fn charged(&self, answer: IngestAnswer) -> IngestAnswer {
         IngestAnswer {

@@ -50,6 +50,7 @@ impl Inner {
         staging: Option<&Staging>,
         scope: &TenantScope,
         request: &IngestRequest,
+        written: &mut Written,
     ) -> Result<IngestAnswer, WriteError> {
         let _turn = self.turn(request.body.len()).await?;
         let batch = BatchId::new();
@@ -63,12 +64,18 @@ impl Inner {
         } else {
             None
         };
-        let mut written = Written::default();
         let mut runs = 0;
+        let mut looked_again = false;
         loop {
-            let stored =
-                self.store_or_resume(staging, scope, request, ticket.again(runs), &mut written);
+            let ticket = ticket.again(runs);
+            let stored = self.store_or_resume(staging, scope, request, ticket, written);
             let ended = stored.await;
+            // The same request may have been opened elsewhere while this call read it as of its own time, which decides how
+            // far ahead events may be. The next look finds it, and reads as of when it was opened.
+            let may_be_the_same = matches!(ended, Err(WriteError::KeyReused));
+            if may_be_the_same && !std::mem::replace(&mut looked_again, true) {
+                continue;
+            }
             if !self.begins_anew(scope, &ended, &mut runs).await? {
                 return ended;
             }
@@ -278,7 +285,11 @@ impl Inner {
         for (opened, outcome) in join_all(commits).await {
             let (part, position) = match outcome {
                 Ok(PartOutcome::Stored(part, position)) => (*part, position),
-                Ok(PartOutcome::AlreadyThere(Some(part), position)) => (part, position),
+                Ok(PartOutcome::AlreadyThere(Some(part), position)) => {
+                    // With a key the ledger tells what it came to; by all odds this call has written it.
+                    is_shared |= job.has_key();
+                    (part, position)
+                }
                 Ok(PartOutcome::AlreadyThere(None, _)) => {
                     is_shared = true;
                     continue;
