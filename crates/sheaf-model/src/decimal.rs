@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bigdecimal::{BigDecimal, Zero};
+use bigdecimal::{BigDecimal, RoundingMode, Zero};
 
 /// An exact decimal number of at most 1,000 digits.
 ///
@@ -23,6 +23,8 @@ pub enum DecimalFault {
 }
 
 const DIGITS_MAX: i64 = 1_000;
+/// Digits after the point of a number between two others.
+const TOWARD_DIGITS: i64 = 30;
 /// A longer text cannot be a number within the bound, unless padded with zeros on purpose.
 const TEXT_BYTES_MAX: usize = 1_100;
 
@@ -50,6 +52,23 @@ impl Decimal {
     /// Whether the number is zero, whatever its scale.
     pub fn is_zero(&self) -> bool {
         self.0.is_zero()
+    }
+}
+
+impl Decimal {
+    /// The number that lies `part` of `whole` on the way to another, rounded to thirty digits after the point where it
+    /// has more. Nothing of a whole is no way at all.
+    pub fn toward(&self, other: &Decimal, part: i64, whole: i64) -> Decimal {
+        if whole == 0 {
+            return self.clone();
+        }
+        let way = (&other.0 - &self.0) * BigDecimal::from(part) / BigDecimal::from(whole);
+        let number = &self.0 + way;
+        let digits = number.fractional_digit_count().min(TOWARD_DIGITS);
+        let number = number.with_scale_round(digits.max(0), RoundingMode::HalfEven);
+        let number = number.normalized();
+        let digits = number.fractional_digit_count().max(0);
+        Decimal(number.with_scale(digits))
     }
 }
 
@@ -135,6 +154,33 @@ impl fmt::Display for Decimal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_between_two_others_is_exact_to_thirty_digits() {
+        let number = |text: &str| text.parse::<Decimal>().expect(text);
+        for (from, to, part, whole, between) in [
+            ("10.00", "20", 1, 4, "12.5"),
+            ("20", "10", 1, 4, "17.5"),
+            ("0", "1", 1, 3, "0.333333333333333333333333333333"),
+            ("-1", "1", 1, 2, "0"),
+            ("1000", "3000", 1, 2, "2000"),
+            (
+                "99999999999999999999.99",
+                "99999999999999999999.97",
+                1,
+                2,
+                "99999999999999999999.98",
+            ),
+            ("7", "9", 1, 0, "7"),
+        ] {
+            let found = number(from).toward(&number(to), part, whole);
+            assert_eq!(
+                found.to_string(),
+                between,
+                "{part} of {whole} from {from} to {to}"
+            );
+        }
+    }
 
     #[test]
     fn decimals_keep_their_digits_and_scale() {

@@ -14,6 +14,7 @@ mod name;
 mod refusal;
 mod time;
 mod value;
+mod written;
 
 pub use decimal::{Decimal, DecimalFault};
 pub use duration::{Duration, DurationFault};
@@ -30,3 +31,4 @@ pub use name::{ExternalIdFault, Name, NameFault, external_id, is_reserved};
 pub use refusal::{Refusal, RefusalCode};
 pub use time::{Timestamp, TimestampFault};
 pub use value::{AttributeType, Value, write_number};
+pub use written::WrittenEntity;

@@ -25,6 +25,14 @@ pub enum PgError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The server that was taken for the primary is not, or not any more.
+    #[error("{step}: not the primary, {why}")]
+    NotPrimary {
+        /// What was being attempted.
+        step: &'static str,
+        /// How that shows.
+        why: &'static str,
+    },
     /// The database holds something that the code cannot read: a fault of the schema or of the data.
     #[error("{step}: unreadable {what}")]
     Unreadable {
@@ -69,7 +77,7 @@ impl PgError {
     /// What to do about it.
     pub fn disposition(&self) -> Disposition {
         match self {
-            PgError::Connect { .. } => Disposition::Unavailable,
+            PgError::Connect { .. } | PgError::NotPrimary { .. } => Disposition::Unavailable,
             PgError::Unreadable { .. } => Disposition::Stop,
             PgError::Statement { source, .. } => disposition_of_source(source),
         }
@@ -96,7 +104,9 @@ impl PgError {
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
             PgError::Statement { source, .. } => source.code(),
-            PgError::Connect { .. } | PgError::Unreadable { .. } => None,
+            PgError::Connect { .. } | PgError::NotPrimary { .. } | PgError::Unreadable { .. } => {
+                None
+            }
         }
     }
 }

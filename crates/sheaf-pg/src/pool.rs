@@ -119,6 +119,11 @@ impl Pool {
         })
     }
 
+    /// A connection as the pool's are, of its own: it does not wait for the pool's, nor they for it.
+    pub async fn connect_apart(&self) -> Result<tokio_postgres::Client, PgError> {
+        self.tls.connect(&self.config).await
+    }
+
     /// How the pool's connections are made, for one that must stand outside it.
     pub(crate) fn origin(&self) -> (&Config, &Tls) {
         (&self.config, &self.tls)

@@ -48,6 +48,25 @@ pub struct Setting<'a> {
     pub value: String,
 }
 
+/// Reads from one snapshot, and in front of it, on the same connection, one statement of its own: what it finds was so
+/// before the snapshot was taken. All of it still leaves together.
+pub async fn run_after(
+    client: &Client,
+    before: &Statement<'_>,
+    setting: Option<&Setting<'_>>,
+    statements: &[Statement<'_>],
+) -> Result<(Vec<Row>, Vec<Vec<Row>>), PgError> {
+    let before = async {
+        client
+            .query_typed(before.sql, &before.params)
+            .await
+            .map_err(PgError::statement(before.step))
+    };
+    let transaction = run(client, Access::Read, setting, statements);
+    let (before, rows) = join(before, transaction).await;
+    Ok((before?, rows?))
+}
+
 /// Runs the statements in one transaction and gives back the rows of each. If one fails, nothing was done.
 pub async fn run(
     client: &Client,

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, Row};
 use crate::lineage::lineage_of;
 use crate::tenants::Tenant;
 use attribute::TEXT_BYTES;
-pub use attribute::{Attribute, Description, Pin, Temperature};
+pub use attribute::{Attribute, Description, Pin, Temperature, ValueIndex};
 pub use change::{
     AttributeBounds, CreatedAttributes, NewAttribute, create_attributes, declare_attribute,
     describe_attribute, mark_series_tags,
@@ -40,6 +40,7 @@ pub struct Catalogue {
     series_tags: HashSet<AttributeId>,
     hot_count: usize,
     is_moving: bool,
+    has_value_index: bool,
     bytes: usize,
 }
 
@@ -111,6 +112,7 @@ impl Catalogue {
             series_tags: HashSet::new(),
             hot_count: 0,
             is_moving: false,
+            has_value_index: false,
         };
         for attribute in attributes {
             let known = earlier.and_then(|earlier| earlier.by_id(attribute.id));
@@ -151,6 +153,7 @@ impl Catalogue {
         }
         self.hot_count += usize::from(attribute.temperature.writes_hot());
         self.is_moving |= attribute.temperature.is_moving();
+        self.has_value_index |= attribute.value_index.is_kept();
         self.bytes += attribute.bytes() + 2 * PLACE_BYTES;
         self.by_name.insert(ByName(attribute));
     }
@@ -201,6 +204,11 @@ impl Catalogue {
     /// Whether values of any attribute are on their way between the parts of documents.
     pub fn is_moving(&self) -> bool {
         self.is_moving
+    }
+
+    /// Whether writers keep a value index of any attribute.
+    pub fn has_value_index(&self) -> bool {
+        self.has_value_index
     }
 
     /// Attributes that lines carry as tags beside their entity's id, so that stored values of them tell series apart.

@@ -41,6 +41,18 @@ pub fn document_of(row: &Row, catalogue: &Catalogue) -> Result<StoredDocument, S
     })
 }
 
+/// The entity of a row of [`read_entity`], and its document where it has one.
+pub fn entity_of(
+    row: &Row,
+    catalogue: &Catalogue,
+) -> Result<(EntityId, Option<StoredDocument>), StoredFault> {
+    let entity = EntityId(row.get("entity_id"));
+    if row.get::<_, Option<i64>>("version").is_none() {
+        return Ok((entity, None));
+    }
+    Ok((entity, Some(document_of(row, catalogue)?)))
+}
+
 /// The documents that a group of writes is merged into. In the writer's transaction, under its buckets' locks.
 pub fn read_documents<'a>(tenants: &'a Vec<i64>, entities: &'a Vec<i64>) -> Statement<'a> {
     Statement::new(

@@ -128,6 +128,11 @@ pub const ALL: &[Invariant] = &[
     ),
     invariant!(
         Rows,
+        "value_indexes_hold_documents_values",
+        "every value index holds what the documents hold, and a filled one all of it"
+    ),
+    invariant!(
+        Rows,
         "requests_add_up",
         "every event of a request is refused, in one of its parts, or in a part that is missing"
     ),

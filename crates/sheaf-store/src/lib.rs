@@ -8,6 +8,8 @@ pub mod catalogue;
 pub mod documents;
 pub mod entities;
 pub mod events;
+pub mod heartbeat;
+pub mod histories;
 pub mod history;
 pub mod horizon;
 pub mod interval;
@@ -25,5 +27,6 @@ pub mod snapshot;
 pub mod staging;
 pub mod stored;
 pub mod tenants;
+pub mod value_index;
 
 pub use scope::TenantScope;

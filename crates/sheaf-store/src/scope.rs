@@ -34,12 +34,16 @@ impl TenantScope {
         access: Access,
         statements: &[Statement<'_>],
     ) -> Result<Vec<Vec<Row>>, PgError> {
-        let setting = Setting {
+        let client = pool.get().await?;
+        sheaf_pg::run(&client, access, Some(&self.setting()), statements).await
+    }
+
+    /// The setting under which a transaction sees this tenant and no other.
+    pub fn setting(&self) -> Setting<'static> {
+        Setting {
             name: "sheaf.tenant_id",
             value: self.tenant.to_string(),
-        };
-        let client = pool.get().await?;
-        sheaf_pg::run(&client, access, Some(&setting), statements).await
+        }
     }
 
     /// Runs one statement alone in such a transaction.

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use sheaf_model::{AttributeType, Timestamp};
 use sheaf_store::catalogue::{
-    AttributeBounds, Catalogues, Description, NewAttribute, Temperature, create_attributes,
-    describe_attribute, mark_series_tags,
+    AttributeBounds, Catalogues, Description, NewAttribute, Temperature, ValueIndex,
+    create_attributes, describe_attribute, mark_series_tags,
 };
 use sheaf_store::tenants::{fetch_tenant, update_tenant};
 
@@ -96,7 +96,16 @@ async fn a_change_worked_out_from_an_older_catalogue_changes_nothing() -> Result
             unit: Some(unit.to_owned()),
             ..Description::default()
         };
-        describe_attribute(&world.app, &scope, id, &description, Temperature::Hot, seen).await
+        describe_attribute(
+            &world.app,
+            &scope,
+            id,
+            &description,
+            Temperature::Hot,
+            ValueIndex::None,
+            seen,
+        )
+        .await
     };
     assert!(describe("m", before.version()).await?);
     assert!(!describe("km", before.version()).await?);
@@ -150,6 +159,7 @@ async fn versions_that_follow_each_other_share_their_attributes() -> Result<()> 
             id,
             &described,
             Temperature::Warming,
+            ValueIndex::None,
             seen
         )
         .await?

@@ -235,6 +235,31 @@ const BREAKS: &[(&str, &str, &str)] = &[
         "lists attributes",
     ),
     (
+        "value_indexes_hold_documents_values",
+        "UPDATE sheaf.entity_index_int SET value = value + 1",
+        "holds 4 for entity 3, its document 3",
+    ),
+    (
+        "value_indexes_hold_documents_values",
+        "DELETE FROM sheaf.entity_index_text",
+        "holds nothing for entity",
+    ),
+    (
+        "value_indexes_hold_documents_values",
+        "UPDATE sheaf.entity_index_decimal SET entity_id = entity_id + 1000",
+        "its document nothing",
+    ),
+    (
+        "value_indexes_hold_documents_values",
+        "UPDATE sheaf.attributes SET value_index = 'none' WHERE type = 'float'",
+        "for entity",
+    ),
+    (
+        "value_indexes_hold_documents_values",
+        "UPDATE sheaf.entity_index_time SET value = value + interval '1 microsecond'",
+        "2024-02-29T12:00:00.000001Z",
+    ),
+    (
         "requests_add_up",
         "UPDATE sheaf.ingest_parts SET accepted = accepted + 1",
         "is stored with",

@@ -5,9 +5,11 @@ mod world;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sheaf_model::{TenantId, Timestamp};
+use sheaf_model::{EntityId, TenantId, Timestamp};
 use sheaf_pg::Statement;
+use sheaf_store::buckets::AggregatedAttributes;
 use sheaf_store::documents::read_entity;
+use sheaf_store::histories::{Division, HistoriesOf, SharedPlace, SharedWalk, ValuesBeside};
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
 use sheaf_store::partitions::ensure_partition;
 use sheaf_testkit::TestDatabase;
@@ -293,6 +295,54 @@ async fn a_history_is_walked_by_its_key_through_the_partitions_that_its_bounds_n
                 assert!(!plan.contains("Sort"), "{direction:?}: {plan}");
             }
         }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn histories_of_many_open_the_partitions_of_their_range_alone() -> Result<()> {
+    let world = filled().await?;
+    let app = world.database.client("sheaf_app").await?;
+    let entities = (1..=5).map(|number| EntityId(number * 100));
+    let range = (
+        Timestamp::parse_date("2021-02-01")?,
+        Timestamp::parse_date("2021-11-01")?,
+    );
+    let of = HistoriesOf::new(TenantId(2), entities, range);
+    let division = Division::new(86_400_000_000, Timestamp::parse_date("1970-01-01")?);
+    let attributes = AggregatedAttributes {
+        keys: vec!["2".to_owned()],
+        types: vec!["float"],
+        ends: true,
+    };
+    let place = SharedPlace {
+        observed_at: range.0,
+        entity: EntityId(0),
+        seq: -1,
+    };
+    let (walk, rows_max) = (SharedWalk::from(place), 250);
+    let keys = vec!["2".to_owned()];
+    let wanted = [(EntityId(100), "2".to_owned())];
+    let beside = ValuesBeside::new(TenantId(2), wanted, range);
+    for statement in [
+        of.aggregate(&division, &attributes, &false, &rows_max),
+        of.aggregate(&division, &attributes, &true, &rows_max),
+        of.walk(&walk, &keys, &rows_max),
+        beside.find_last(),
+        beside.find_first(),
+    ] {
+        let plan = statement_plan(&app, &statement).await?;
+        assert!(!plan.contains("Seq Scan"), "{plan}");
+        // The look for a later row of an instant names that instant alone, which is known when the row is.
+        let scans: Vec<&str> = plan
+            .lines()
+            .filter(|line| line.contains(" on entity_events_") && !line.contains(" l"))
+            .collect();
+        assert_eq!(
+            partitions_in(&scans.join("\n")),
+            ["entity_events_20210101"],
+            "{plan}"
+        );
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Background work that keeps the database as it should be. It takes no input, can run twice and on several servers,
 //! wakes on a signal and on a timer, and reports what it did. It serves no request.
 
+mod heartbeat;
 mod horizon;
 mod interval;
 mod partitions;
 mod temperature;
+mod value_index;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +15,14 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{PgError, Pool};
 use tokio::sync::{Notify, watch};
 
+pub use heartbeat::{BEAT_EVERY, keep_beating};
 pub use horizon::forget;
 pub use interval::{
     Decision, INTERVAL_CHANGES_TOTAL, Measured, decide, measure, reconcile_interval,
 };
 pub use partitions::{ahead_micros, alarm_micros, create_ahead, reach};
 pub use temperature::move_values;
+pub use value_index::move_indexes;
 
 /// How often everything is looked at without a signal. A changed pin signals; partitions are made so far
 /// ahead that a missed round does no harm.
@@ -31,6 +35,8 @@ pub struct Round {
     pub partitions: usize,
     /// Attributes whose values have all arrived.
     pub settled: usize,
+    /// Value indexes that are filled now, or empty.
+    pub indexes: usize,
     /// Requests that the ledger has forgotten.
     pub forgotten: i64,
 }
@@ -52,6 +58,7 @@ pub async fn round(upkeep: &Pool, options: Options, now: Timestamp) -> Result<Ro
     Ok(Round {
         partitions: create_ahead(upkeep, interval, now).await?,
         settled: move_values(upkeep, options.bucket_count).await?,
+        indexes: move_indexes(upkeep, options.bucket_count).await?,
         forgotten: forget(upkeep, options.idempotency_horizon, now).await?,
     })
 }
@@ -69,6 +76,7 @@ pub async fn run(
             Ok(done) => tracing::info!(
                 partitions = done.partitions,
                 settled = done.settled,
+                indexes = done.indexes,
                 forgotten = done.forgotten,
                 "upkeep did its round"
             ),

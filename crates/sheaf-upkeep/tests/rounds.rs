@@ -7,7 +7,8 @@ use sheaf_model::{AttributeType, Name, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
-    Catalogues, Description, NewAttribute, Pin, Temperature, declare_attribute, describe_attribute,
+    Catalogues, Description, NewAttribute, Pin, Temperature, ValueIndex, declare_attribute,
+    describe_attribute,
 };
 use sheaf_store::documents::{MoveStep, list_moving, step_move};
 use sheaf_store::settings::Settings;
@@ -48,26 +49,44 @@ async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -
             t = scope.tenant()
         ))
         .await?;
-    for (pin, moving, settled, part) in [
+    for (pin, moving, settled, part, index, indexed) in [
         (
             Pin::Hot,
             Temperature::Warming,
             Temperature::Hot,
             "hot_attrs",
+            ValueIndex::Filled,
+            1200,
         ),
         (
             Pin::Cold,
             Temperature::Cooling,
             Temperature::Cold,
             "cold_attrs",
+            ValueIndex::None,
+            0,
         ),
     ] {
         let description = Description {
             pin: Some(pin),
             ..Description::default()
         };
-        let seen = catalogues.refresh(&scope).await?.version();
-        assert!(describe_attribute(&app, &scope, attribute, &description, moving, seen).await?);
+        let before = catalogues.refresh(&scope).await?;
+        let known = before.by_id(attribute).context("it is there")?;
+        let moves_to = known.value_index.after(known.kind, Some(pin));
+        let seen = before.version();
+        assert!(
+            describe_attribute(
+                &app,
+                &scope,
+                attribute,
+                &description,
+                moving,
+                moves_to,
+                seen
+            )
+            .await?
+        );
         assert_eq!(
             sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
             1
@@ -80,14 +99,24 @@ async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -
             1200,
             "values in {part}"
         );
-        let now_is = catalogues
-            .refresh(&scope)
-            .await?
-            .by_id(attribute)
-            .context("it is there")?
-            .temperature;
-        assert_eq!(now_is, settled);
+        assert_eq!(
+            sheaf_upkeep::move_indexes(&upkeep, settings.bucket_count).await?,
+            1
+        );
+        let rows = "SELECT count(*) FILTER (WHERE value = 1.5) FROM sheaf.entity_index_float";
+        assert_eq!(
+            client.query_one(rows, &[]).await?.get::<_, i64>(0),
+            indexed,
+            "rows of the value index"
+        );
+        let after = catalogues.refresh(&scope).await?;
+        let known = after.by_id(attribute).context("it is there")?;
+        assert_eq!((known.temperature, known.value_index), (settled, index));
     }
+    assert_eq!(
+        sheaf_upkeep::move_indexes(&upkeep, settings.bucket_count).await?,
+        0
+    );
     assert_eq!(
         sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
         0

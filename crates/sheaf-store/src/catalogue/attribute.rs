@@ -52,6 +52,74 @@ impl Temperature {
     }
 }
 
+/// Whether a value index has an attribute's values, so that ranges and orders are answered from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueIndex {
+    /// It has none.
+    None,
+    /// Writers keep it; values from before are on their way.
+    Filling,
+    /// It has every value.
+    Filled,
+    /// Nobody keeps it any more; what is left in it means nothing.
+    Emptying,
+}
+
+impl ValueIndex {
+    const ALL: [ValueIndex; 4] = [
+        ValueIndex::None,
+        ValueIndex::Filling,
+        ValueIndex::Filled,
+        ValueIndex::Emptying,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            ValueIndex::None => "none",
+            ValueIndex::Filling => "filling",
+            ValueIndex::Filled => "filled",
+            ValueIndex::Emptying => "emptying",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<ValueIndex> {
+        ValueIndex::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+
+    /// Whether writers keep it.
+    pub fn is_kept(self) -> bool {
+        matches!(self, ValueIndex::Filling | ValueIndex::Filled)
+    }
+
+    /// Of a new attribute, which has no values yet.
+    pub(crate) fn of_new(kind: AttributeType, pin: Option<Pin>) -> ValueIndex {
+        match ValueIndex::None.after(kind, pin) {
+            ValueIndex::Filling => ValueIndex::Filled,
+            state => state,
+        }
+    }
+
+    /// Where it goes with this pin. One that is being emptied is emptied first, whatever is wanted of it then.
+    pub fn after(self, kind: AttributeType, pin: Option<Pin>) -> ValueIndex {
+        let has_order = match kind {
+            AttributeType::Int
+            | AttributeType::Float
+            | AttributeType::Decimal
+            | AttributeType::Text
+            | AttributeType::Time => true,
+            AttributeType::Bool | AttributeType::Json => false,
+        };
+        let is_wanted = has_order && pin == Some(Pin::Hot);
+        match (self, is_wanted) {
+            (ValueIndex::None, true) => ValueIndex::Filling,
+            (ValueIndex::Filling | ValueIndex::Filled, false) => ValueIndex::Emptying,
+            (state, _) => state,
+        }
+    }
+}
+
 /// A temperature that a user decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pin {
@@ -108,6 +176,8 @@ pub struct Attribute {
     pub description: Description,
     /// Which part of the document holds its values.
     pub temperature: Temperature,
+    /// Whether a value index has its values.
+    pub value_index: ValueIndex,
     /// Whether a line of line protocol has carried it as a tag beside the tags that make its entity's id.
     pub series_tag: bool,
     /// When it was declared or first seen.
@@ -115,7 +185,7 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// By place: to look for twelve names in each of 10,000 rows takes as long as to read them.
+    /// By place: to look for thirteen names in each of 10,000 rows takes as long as to read them.
     pub(super) fn from_row(row: &Row) -> Result<Attribute, PgError> {
         const STEP: &str = "reading an attribute";
         let [
@@ -129,11 +199,13 @@ impl Attribute {
             pii,
             pin,
             temperature,
+            value_index,
             series_tag,
             created_at,
         ] = std::array::from_fn(|place| place);
         let kind: &str = row.get(kind);
         let temperature: &str = row.get(temperature);
+        let value_index: &str = row.get(value_index);
         Ok(Attribute {
             id: AttributeId(row.get(id)),
             name: row.get(name),
@@ -150,6 +222,8 @@ impl Attribute {
             },
             temperature: Temperature::parse(temperature)
                 .ok_or_else(|| PgError::unreadable(STEP, temperature))?,
+            value_index: ValueIndex::parse(value_index)
+                .ok_or_else(|| PgError::unreadable(STEP, value_index))?,
             series_tag: row.get(series_tag),
             created_at: row.get::<_, PgTime>(created_at).0,
         })
@@ -169,3 +243,31 @@ impl Attribute {
 
 /// What the allocator adds to a text, by its header and by rounding.
 pub(super) const TEXT_BYTES: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_index_follows_the_pin_and_is_emptied_before_it_is_filled_again() {
+        use ValueIndex::{Emptying, Filled, Filling, None as Nothing};
+        let int = AttributeType::Int;
+        let table = [
+            (int, Nothing, Some(Pin::Hot), Filling),
+            (int, Filling, Some(Pin::Hot), Filling),
+            (int, Filled, Some(Pin::Hot), Filled),
+            (int, Emptying, Some(Pin::Hot), Emptying),
+            (int, Nothing, None, Nothing),
+            (int, Filling, Some(Pin::Cold), Emptying),
+            (int, Filled, None, Emptying),
+            (int, Emptying, None, Emptying),
+            (AttributeType::Bool, Nothing, Some(Pin::Hot), Nothing),
+            (AttributeType::Json, Nothing, Some(Pin::Hot), Nothing),
+        ];
+        for (kind, before, pin, after) in table {
+            assert_eq!(before.after(kind, pin), after, "{kind} {before:?} {pin:?}");
+        }
+        assert_eq!(ValueIndex::of_new(int, Some(Pin::Hot)), Filled);
+        assert_eq!(ValueIndex::of_new(int, Some(Pin::Cold)), Nothing);
+    }
+}

@@ -4,7 +4,7 @@ use sheaf_model::{AttributeId, AttributeType, Lineage, Timestamp};
 use sheaf_pg::{Access, JsonbWrite, PgError, PgTime, Pool, Statement};
 use tokio_postgres::types::Type;
 
-use super::{Attribute, Description, Pin, Temperature};
+use super::{Attribute, Description, Pin, Temperature, ValueIndex};
 use crate::lineage::{lineage_of, read_lineage};
 use crate::scope::TenantScope;
 
@@ -119,6 +119,7 @@ pub async fn declare_attribute(
 ) -> Result<bool, PgError> {
     let tenant = scope.tenant().0;
     let (kind, temperature) = (attribute.kind.as_str(), attribute.temperature.as_str());
+    let value_index = ValueIndex::of_new(attribute.kind, description.pin).as_str();
     let (schema, pin) = (
         description.schema.clone().map(JsonbWrite),
         description.pin.map(Pin::as_str),
@@ -138,6 +139,7 @@ pub async fn declare_attribute(
             (&pin, Type::TEXT),
             (&temperature, Type::TEXT),
             (&created_at, Type::TIMESTAMPTZ),
+            (&value_index, Type::TEXT),
         ],
     );
     let rows = scope
@@ -154,6 +156,7 @@ pub async fn describe_attribute(
     id: AttributeId,
     description: &Description,
     temperature: Temperature,
+    value_index: ValueIndex,
     seen: i64,
 ) -> Result<bool, PgError> {
     let tenant = scope.tenant().0;
@@ -161,7 +164,7 @@ pub async fn describe_attribute(
         description.schema.clone().map(JsonbWrite),
         description.pin.map(Pin::as_str),
     );
-    let temperature = temperature.as_str();
+    let (temperature, value_index) = (temperature.as_str(), value_index.as_str());
     let describe = Statement::new(
         "describing an attribute",
         include_str!("../../sql/attributes/describe_attribute.sql"),
@@ -175,6 +178,7 @@ pub async fn describe_attribute(
             (&pin, Type::TEXT),
             (&temperature, Type::TEXT),
             (&seen, Type::INT8),
+            (&value_index, Type::TEXT),
         ],
     );
     let rows = scope.run_one(app, Access::Write, describe).await?;

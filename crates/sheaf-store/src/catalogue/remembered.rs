@@ -13,6 +13,7 @@ use super::{
     AttributeBounds, Catalogue, NewAttribute, catalogue_after, create_attributes, read_catalogue,
     read_version,
 };
+use crate::lineage::NewestTimeline;
 use crate::scope::TenantScope;
 
 /// What remembered catalogues may take. The server is to stay below 400 MB under full load; catalogues get a sixth of
@@ -35,6 +36,7 @@ pub struct Catalogues {
     remembered: Cache<TenantId, Remembered, Weight>,
     reads: Flights<Arc<Catalogue>>,
     creators: Flights<()>,
+    newest: NewestTimeline,
 }
 
 #[derive(Debug, Clone)]
@@ -76,7 +78,14 @@ impl Catalogues {
             ),
             reads: Flights::new(),
             creators: Flights::new(),
+            newest: NewestTimeline::default(),
         }
+    }
+
+    /// The newest timeline of the cluster that is known of. No catalogue of an earlier one is given, and without a
+    /// catalogue of its own lineage nothing is read from a primary and nothing written to it.
+    pub fn newest_timeline(&self) -> &NewestTimeline {
+        &self.newest
     }
 
     /// The catalogue, as it was at most a second ago.
@@ -84,6 +93,11 @@ impl Catalogues {
         let Some(remembered) = self.remembered.get(&scope.tenant()) else {
             return self.refresh(scope).await;
         };
+        let lineage = remembered.catalogue.lineage();
+        let is_left_behind = lineage.is_some_and(|lineage| self.newest.require(lineage).is_err());
+        if is_left_behind {
+            return self.refresh(scope).await;
+        }
         if remembered.checked_at.elapsed() < CHECK_EVERY {
             return Ok(remembered.catalogue);
         }
@@ -107,6 +121,9 @@ impl Catalogues {
                 .await?;
             let earlier = self.remembered.get(&tenant).map(|known| known.catalogue);
             let catalogue = Arc::new(catalogue_after(earlier.as_deref(), &rows)?);
+            if let Some(lineage) = catalogue.lineage() {
+                self.newest.require(lineage)?;
+            }
             self.remember(Arc::clone(&catalogue));
             Ok(catalogue)
         };
@@ -201,7 +218,7 @@ mod tests {
     use sheaf_pg::Tls;
 
     use super::*;
-    use crate::catalogue::{Attribute, Description, Temperature};
+    use crate::catalogue::{Attribute, Description, Temperature, ValueIndex};
     use crate::tenants::{Tenant, TenantPolicy};
 
     const BYTES_MAX: usize = 100_000;
@@ -238,6 +255,7 @@ mod tests {
             declared: false,
             description: Description::default(),
             temperature: Temperature::Cold,
+            value_index: ValueIndex::None,
             series_tag: false,
             created_at: now,
         };

@@ -13,7 +13,7 @@ use sheaf_model::{
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
-    Catalogues, Description, NewAttribute, Temperature, declare_attribute,
+    Catalogues, Description, NewAttribute, Pin, Temperature, declare_attribute,
 };
 use sheaf_store::keys::{ApiKey, KeyScope, insert_key};
 use sheaf_store::ledger::LedgerEntry;
@@ -123,7 +123,11 @@ impl World {
                 kind,
                 temperature,
             };
-            let description = Description::default();
+            // Pinned, so that those which have an order have a value index as well.
+            let description = Description {
+                pin: Some(Pin::Hot),
+                ..Description::default()
+            };
             declare_attribute(
                 &self.app,
                 &scope,
