@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing to build and run sheaf on Debian: bootstrap.sh [--test]
-# With everything there it does nothing and needs no network. --test adds the Python clients and the PgBouncer of the tests.
+# With everything there it does nothing and needs no network. --test adds what the tests need beside it: Python clients, PgBouncer, Redis.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,8 +30,9 @@ has python3 || packages+=(python3)
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 [ -e /usr/share/zoneinfo/America/New_York ] || packages+=(tzdata)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates)
-# Tests start their own; no service of it is needed.
+# Tests start their own; no service of them is needed.
 [ "${1:-}" != --test ] || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
+[ "${1:-}" != --test ] || has redis-server || packages+=(redis-server)
 
 if [ "${#packages[@]}" -gt 0 ]; then
     if ! has apt-get; then

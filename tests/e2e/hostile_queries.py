@@ -1,7 +1,8 @@
-"""Filters, cursors and names that are made to hurt: refused, or taken as the text that they are."""
+"""Heads, filters, cursors and names that are made to hurt: refused, or taken as the text that they are."""
 
 import json
 import os
+import socket
 import string
 import sys
 import time
@@ -37,7 +38,7 @@ def setUpModule():
     DATABASE = Database(SERVER)
     STRANGER = SERVER.create_tenant("stranger")
     events = [
-        {"type": "plane", "id": f"p{n:02}", "observed_at": TIME, "attributes": {"seats": n, "model": f"m{n % 3}"}}
+        {"type": "plane", "id": f"p{n:02}", "observed_at": TIME, "attributes": {"seats": n, "model": f"m{n % 3}", "list": [n, "a"]}}
         for n in range(20)
     ]
     for key in (SERVER.key, STRANGER):
@@ -57,6 +58,10 @@ def search(document, key=None):
     return SERVER.send("POST", "/v1/entities/search", document, key=key)
 
 
+def history_of_many(document, key=None):
+    return SERVER.send("POST", "/v1/history/query", document, key=key)
+
+
 class HostileFilters(unittest.TestCase):
     def test_filters_beyond_the_bounds_are_refused_at_once(self):
         texts = {
@@ -74,6 +79,9 @@ class HostileFilters(unittest.TestCase):
             "a number of 10^5 digits": "seats = " + "9" * 100_000,
             "an endless text": "model = '" + "x" * 1_000,
             "depth 10^4 of CASEI": "CASEI(" * 10_000 + "model" + ")" * 10_000 + " = 'a'",
+            "an array of 2,000": "A_CONTAINS(list, (" + ",".join(["'a'"] * 2_000) + "))",
+            "depth 10^4 of an array": "A_CONTAINS(list, " + "(" * 10_000 + "'a'" + ")" * 10_000 + ")",
+            "an endless instant": "T_AFTER(observed_at, TIMESTAMP('" + "2" * 100_000 + "'))",
         }
         trees = {"op": "=", "args": [{"property": "seats"}, 1]}
         nested = trees
@@ -124,6 +132,92 @@ class HostileFilters(unittest.TestCase):
             self.assertIn("offset", answer["errors"][0], text)
 
 
+class Amplifiers(unittest.TestCase):
+    """Short questions with endless answers: refused, or cut to a page."""
+
+    def bounded(self, call, why):
+        begun = time.monotonic()
+        status, answer = call()
+        self.assertIn(status, (200, 400, 422), f"{why}: {str(answer)[:300]}")
+        self.assertLess(time.monotonic() - begun, SECONDS_MAX, why)
+        self.assertLess(len(json.dumps(answer)), 500_000, why)
+        return status, answer
+
+    def test_facets_with_endless_buckets_are_refused_or_cut(self):
+        for facet in (
+            {"histogram": 0}, {"histogram": -1}, {"histogram": 1e-300}, {"histogram": 1e-9}, {"histogram": 1e308}, {"histogram": "1us"},
+            {"top": 0}, {"top": -1}, {"top": 101}, {"top": 10**9}, {"top": 1.5}, {},
+        ):  # fmt: skip
+            status, _ = self.bounded(lambda facet=facet: search({"type": "plane", "facets": {"seats": facet}}), facet)
+            if facet.get("top", 1) not in range(1, 101) or facet.get("histogram", 1) in (0, -1):
+                self.assertEqual(status, 400, facet)
+        many = {f"a{n}": {"top": 100} for n in range(1_000)}
+        self.assertEqual(self.bounded(lambda: search({"type": "plane", "facets": many}), "1,000 facets")[0], 400)
+
+    def test_buckets_of_endless_ranges_are_refused_or_cut(self):
+        path = entity_path("plane", "p01") + "/history"
+        for bucket in ("1us", "1ms", "1s", "0s", "-1s", "10000000w", "1e9s"):
+            for fill in ("none", "null", "previous", "linear"):
+                query = {"attribute": "seats", "bucket": bucket, "agg": "avg", "fill": fill}
+                query |= {"from": "1990-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z"}
+                status, answer = self.bounded(lambda query=query: ask(path, **query), query)
+                if status == 200:
+                    self.assertLessEqual(len(answer["items"]), 100, query)
+                body = {"type": "plane", "attribute": ["seats"], "bucket": bucket, "agg": ["avg"], "fill": fill}
+                body |= {"from": query["from"], "to": query["to"]}
+                status, answer = self.bounded(lambda body=body: history_of_many(body), body)
+                if status == 200:
+                    self.assertLessEqual(len(answer["items"]), 100, body)
+
+    def test_a_question_about_the_history_of_everything_is_refused_with_the_way_out(self):
+        for body in ({}, {"type": "plane"}, {"attribute": ["seats"]}, {"type": "plane", "from": TIME}):
+            status, answer = history_of_many(body)
+            self.assertEqual((status, answer["code"]), (422, "unbounded_query"), body)
+            self.assertTrue(answer["hint"], body)
+
+
+class Heads(unittest.TestCase):
+    def test_heads_past_their_bounds_are_refused_and_cost_their_own_connection(self):
+        get = "GET /v1/entities HTTP/1.1"
+        heads = {
+            "a URL of 1 MB": ([f"GET /v1/entities?filter={'x' * (1 << 20)} HTTP/1.1"], (414, 431)),
+            "a URL of 70 KB": ([f"GET /v1/entities/{'x' * 70_000} HTTP/1.1"], (414, 431)),
+            "a header of 1 MB": ([get, "X-Long: " + "x" * (1 << 20)], (431,)),
+            "a token of 1 MB": ([get, "X-Consistency-Token: t1." + "x" * (1 << 20)], (431,)),
+            "a name of 1 MB": ([get, "X" * (1 << 20) + ": x"], (400, 431)),
+            "10,000 headers": ([get, *(f"X-{n}: x" for n in range(10_000))], (431,)),
+            "200 headers": ([get, *(f"X-{n}: x" for n in range(200))], (431,)),
+            "10,000 of one header": ([get, *["X: x"] * 10_000], (431,)),
+        }
+        for name, (lines, expected) in heads.items():
+            for key in (SERVER.key, None):
+                with self.subTest(head=name, key=key is not None):
+                    kept = [f"Authorization: Bearer {key}"] if key else []
+                    begun = time.monotonic()
+                    answer = send_head(lines[:1] + kept + lines[1:])
+                    self.assertLess(time.monotonic() - begun, SECONDS_MAX)
+                    self.assertTrue(answer.startswith(b"HTTP/1.1 "), answer[:100])
+                    self.assertIn(int(answer.split()[1]), expected, answer[:300])
+                    self.assertLess(len(answer), 5_000, "the answer does not amplify")
+                    self.assertEqual(ask("/v1/entities", limit=1)[0], 200, "others are served")
+
+
+def send_head(lines):
+    """What is answered to a request without a body; the server may hang up before it has all of it."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", SERVER.port), 30) as connection:
+        try:
+            connection.sendall("\r\n".join([*lines, "Host: here", "Connection: close", "", ""]).encode())
+        except ConnectionError:
+            pass
+        try:
+            while received := connection.recv(65536):
+                answer += received
+        except ConnectionError:
+            pass
+    return answer
+
+
 class Injections(unittest.TestCase):
     def setUp(self):
         self.before = fingerprint()
@@ -148,17 +242,23 @@ class Injections(unittest.TestCase):
                     {"op": text, "args": [{"property": "seats"}, 1]},
                 )),
                 {"sort": [text]}, {"sort": ["-" + text]}, {"select": [text]}, {"type": text}, {"cursor": text},
-                {"facets": {text: {"top": 3}}}, {"count": text}, {text: 1},
+                {"facets": {text: {"top": 3}}}, {"count": text}, {text: 1}, {"filter": f"A_CONTAINS({text}, ('a'))"},
+                {"filter": f"T_AFTER(observed_at, TIMESTAMP('{text}'))"}, {"filter": f"A_CONTAINS(list, ('{quoted_text}'))"},
             ]  # fmt: skip
             for question in questions:
                 begun = time.monotonic()
                 self.fine(*search(question), question)
                 self.assertLess(time.monotonic() - begun, 5, question)
                 count += 1
+            for member in ("type", "filter", "from", "to", "bucket", "fill", "group", "cursor"):
+                self.fine(*history_of_many({"type": "plane", "attribute": ["seats"], "from": TIME, member: text}), (member, text))
+            for member in ("attribute", "agg"):
+                body = {"type": "plane", "attribute": ["seats"], "from": TIME, "bucket": "1d", "agg": ["avg"], member: [text]}
+                self.fine(*history_of_many(body), (member, text))
             status, answer = search({"filter": f"model = '{quoted_text}'"})
             if status == 200:
                 self.assertEqual(answer["items"], [], text)
-            for name in "filter sort select type cursor limit count facets filter-lang consistency max_lag as_of".split():
+            for name in "filter sort select type cursor limit count facets filter-lang consistency max_lag as_of explain".split():
                 self.fine(*ask("/v1/entities", **{name: text}), (name, text))
             path = entity_path(text or "x", text or "x")
             for parameter in ("attribute", "from", "to", "order", "bucket", "agg", "fill", "corrections"):
@@ -203,6 +303,7 @@ class StoredInjections(unittest.TestCase):
 
 class Cursors(unittest.TestCase):
     QUERY = {"type": "plane", "filter": "seats >= 0", "sort": "-seats", "limit": "3"}
+    HISTORIES = {"type": "plane", "attribute": ["seats"], "from": "2012-01-01T00:00:00Z", "limit": 3}
 
     def refused(self, status, answer, why):
         self.assertEqual((status, answer.get("code")), (400, "invalid_cursor"), f"{why}: {answer}")
@@ -232,6 +333,18 @@ class Cursors(unittest.TestCase):
         self.refused(*ask("/v1/entities", cursor=cursor), "no query")
         for path in ("/v1/attributes", "/v1/rejections", "/v1/entities/plane/p01/history"):
             self.refused(*ask(path, cursor=cursor), path)
+        self.refused(*history_of_many({**self.HISTORIES, "cursor": cursor}), "another route")
+
+    def test_a_cursor_of_many_histories_serves_only_its_question_and_its_tenant(self):
+        cursor = history_of_many(self.HISTORIES)[1]["next_cursor"]
+        self.assertEqual(history_of_many({**self.HISTORIES, "cursor": cursor})[0], 200)
+        for place in range(3, len(cursor), 7):
+            changed = cursor[:place] + ("A" if cursor[place] != "A" else "B") + cursor[place + 1 :]
+            self.refused(*history_of_many({**self.HISTORIES, "cursor": changed}), f"character {place}")
+        self.refused(*history_of_many({**self.HISTORIES, "cursor": cursor}, STRANGER), "another tenant")
+        for change in ({"type": "other"}, {"attribute": ["model"]}, {"from": TIME}, {"filter": "seats >= 1"}, {"group": "all"}):
+            self.refused(*history_of_many({**self.HISTORIES, **change, "cursor": cursor}), change)
+        self.refused(*ask("/v1/entities", **self.QUERY, cursor=cursor), "another route")
 
 
 def check_statements(test, statements):

@@ -85,6 +85,8 @@ def requests(names, text):
         "get /v1/entities": [
             (f"/v1/entities?type={kind}", None, {}),
             (f"/v1/entities?type={kind}&count=exact", None, {}),
+            (f"/v1/entities?type={kind}&facets={attribute}:5", None, {}),
+            (f"/v1/entities?type={kind}&count=estimate", None, {}),
             (f"/v1/entities?filter={query['filter']}", None, {}),
             (f"/v1/entities?sort={attribute}", None, {}),
             (f"/v1/entities?select={attribute}", None, {}),
@@ -104,6 +106,11 @@ def requests(names, text):
             (f"{path}/history?attribute={query['attribute']}", None, {}),
             (f"{path}/history?attribute={query['attribute']}&bucket=1h&agg=count", None, {}),
             (f"{path}/history?corrections=true", None, {}),
+        ],
+        "post /v1/history/query": [
+            ("/v1/history/query", body({"type": kind, "attribute": [attribute], "from": TIME}), json_type),
+            ("/v1/history/query", body({"filter": unescaped["filter"], "attribute": [attribute], "from": TIME}), json_type),
+            ("/v1/history/query", body({"type": kind, "attribute": [attribute], "from": TIME, "group": "all"}), json_type),
         ],
         "delete /v1/entities/{type}/{id}": [(path, None, {})],
         "patch /v1/entities/{type}/{id}": [(path, edit, json_type)],
@@ -190,7 +197,7 @@ class Isolation(unittest.TestCase):
         theirs, missing = requests(HIS, "x"), requests(nobodys, "x")
         asked = 0
         # What makes things of the stranger's own with these names comes last, the attribute first of it.
-        order = ("get ", "post /v1/entities/search", "delete ", "patch /v1/attributes", "post /v1/attributes", "")
+        order = ("get ", "post /v1/entities/search", "post /v1/history/query", "delete ", "patch /v1/attributes", "post /v1/attributes", "")
         place = {operation: [operation.startswith(start) for start in order].index(True) for operation in operations()}
         for operation in sorted(place, key=place.get):
             method = operation.split(" ")[0].upper()

@@ -11,9 +11,7 @@ the journal and the reference model (support/checks.py), and by `sheaf doctor --
 import argparse
 import collections
 import contextlib
-import dataclasses
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -25,6 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "e2e"))
 from support.checks import Checker  # noqa: E402
 from support.clients import Clients  # noqa: E402
 from support.database import wait_until  # noqa: E402
+from support.faults import schedule  # noqa: E402
 from support.load import assert_sound  # noqa: E402
 from support.postgres import programs  # noqa: E402
 from support.proxy import CUT, Proxy  # noqa: E402
@@ -35,27 +34,6 @@ CLIENTS = 4
 PAUSE_SECONDS = 0.02
 # After a fault is over, the service goes on within this time.
 RECOVERY_SECONDS_MAX = 45
-
-
-@dataclasses.dataclass
-class Fault:
-    """One entry of the schedule: wait, then inject, for so long; `choice` picks a victim."""
-
-    name: str
-    wait: float
-    seconds: float
-    choice: float
-
-
-def schedule(seed):
-    """Endless, and the same for the same seed: nothing that happens changes what is drawn."""
-    source = random.Random(f"faults {seed}")
-    while True:
-        names = sorted(Run.FAULTS)
-        source.shuffle(names)
-        # Each fault once before any comes again, so that a short run has seen many.
-        for name in names:
-            yield Fault(name, source.uniform(0.2, 1.2), source.uniform(0.2, 2.0), source.random())
 
 
 class Run:
@@ -82,17 +60,14 @@ class Run:
             if not server.lives():
                 raise AssertionError("a server ended by itself:\n" + server.log_text()[-3000:])
 
-    def one_of(self, things, fault):
-        return things[int(fault.choice * len(things))]
-
     def kill_server(self, fault):
-        server = self.one_of(self.servers, fault)
+        server = fault.one_of(self.servers)
         server.kill()
         time.sleep(fault.seconds)
         server.start()
 
     def server_leaves_and_joins(self, fault):
-        server = self.one_of(self.servers, fault)
+        server = fault.one_of(self.servers)
         code = server.terminate()
         if code != 0:
             raise AssertionError(f"a server that was asked to stop ended with {code}")
@@ -100,7 +75,7 @@ class Run:
         server.start()
 
     def pause_server(self, fault):
-        self.pause(self.one_of(self.servers, fault).process.pid, fault)
+        self.pause(fault.one_of(self.servers).process.pid, fault)
 
     def kill_backend(self, fault):
         os.kill(self.backend(fault), signal.SIGKILL)
@@ -117,7 +92,7 @@ class Run:
             with contextlib.suppress(AssertionError):
                 return sorted(self.postgres.backends(role))
 
-        return self.one_of(wait_until(backends, f"{role} is connected"), fault)
+        return fault.one_of(wait_until(backends, f"{role} is connected"))
 
     def pause_postmaster(self, fault):
         self.pause(self.postgres.process.pid, fault)
@@ -212,7 +187,7 @@ def main():
         run = Run(world, arguments.seed)
         with run.clients:
             run.clients.wait_for_acks(CLIENTS)
-            for fault in schedule(arguments.seed):
+            for fault in schedule(arguments.seed, Run.FAULTS):
                 if time.monotonic() + fault.wait > ends:
                     break
                 time.sleep(fault.wait)

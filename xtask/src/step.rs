@@ -12,6 +12,9 @@ use crate::{edges, sources, workspace};
 /// Python programs that test the optimised executable from outside. Each starts what it needs.
 const CLIENT_TESTS: [&str; 2] = ["tests/e2e", "tests/influx"];
 
+/// Runs of random faults: under writers, and under sessions that read from replicas and caches.
+const FAULT_RUNS: [&str; 2] = ["tests/faults/run.py", "tests/faults/reads.py"];
+
 /// One schedule for everybody: a failure is of the change at hand. `cargo xtask faults` tries others.
 const SHORT_FAULTS_SEED: &str = "1";
 /// As long as every fault takes to come at least once. The long form is ten minutes, by hand.
@@ -65,7 +68,10 @@ pub(crate) fn faults(seed: &str, minutes: &str) -> Result<()> {
 }
 
 fn random_faults(seed: &str, minutes: &str) -> Result<()> {
-    run(python().args(["tests/faults/run.py", "--seed", seed, "--minutes", minutes]))
+    for program in FAULT_RUNS {
+        run(python().args([program, "--seed", seed, "--minutes", minutes]))?;
+    }
+    Ok(())
 }
 
 /// A Python that is to test the optimised executable.

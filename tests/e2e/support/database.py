@@ -149,7 +149,7 @@ class Statements:
         for setting in ("log_statement = 'all'", "log_parameter_max_length = 0"):
             database.rows(f"ALTER SYSTEM SET {setting}")
         self.reload("all")
-        self.log = glob.glob(os.path.join(database.directory, "..", "*.log"))[0]
+        self.log = getattr(database, "log", None) or glob.glob(os.path.join(database.directory, "..", "*.log"))[0]
         self.begin = os.path.getsize(self.log)
 
     def reload(self, expected):

@@ -1,5 +1,6 @@
 """Faults that are counted: a test whose fault never happened has shown nothing, and fails."""
 
+import dataclasses
 import os
 import random
 
@@ -28,3 +29,27 @@ def seeded(name):
     seed = int(os.environ.get("SHEAF_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"{name}: SHEAF_TEST_SEED={seed}", flush=True)
     return random.Random(f"{name} {seed}")
+
+
+@dataclasses.dataclass
+class Fault:
+    """One entry of a schedule: wait, then inject, for so long; `choice` picks a victim."""
+
+    name: str
+    wait: float
+    seconds: float
+    choice: float
+
+    def one_of(self, things):
+        return things[int(self.choice * len(things))]
+
+
+def schedule(seed, names):
+    """Endless, and the same for the same seed: nothing that happens changes what is drawn."""
+    source = random.Random(f"faults {seed}")
+    while True:
+        shuffled = sorted(names)
+        source.shuffle(shuffled)
+        # Each fault once before any comes again, so that a short run has seen many.
+        for name in shuffled:
+            yield Fault(name, source.uniform(0.2, 1.2), source.uniform(0.2, 2.0), source.random())

@@ -28,6 +28,9 @@ class Proxy:
         self.swallow_up = self.swallow_down = False
         # What came down and was swallowed.
         self.swallowed = bytearray()
+        # Whether who connects is thrown out at once, and how many have connected.
+        self.refuse = False
+        self.accepted = 0
         self.pairs = set()
         self.armed = None
         self.fired = 0
@@ -49,6 +52,8 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        # Transports that are closed let go of their sockets in the turn after.
+        self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
 
     def arm(self, action, user=None, times=1, skip=0, statement=b""):
@@ -79,7 +84,16 @@ class Proxy:
     def heal(self):
         """No fault any more. What swallowed bytes have broken has to be cut."""
         self.delay, self.rate, self.armed = 0.0, 0, None
-        self.swallow_up = self.swallow_down = False
+        self.swallow_up = self.swallow_down = self.refuse = False
+
+    def stall(self):
+        """Swallows everything both ways: connections look alive, and nothing comes any more."""
+        self.swallow_up = self.swallow_down = True
+
+    def lead_to(self, target_port):
+        """Whoever connects from now on gets there; whoever is connected is cut off."""
+        self.target_port = target_port
+        self.cut()
 
     def close(self):
         self.cut()
@@ -87,9 +101,16 @@ class Proxy:
         self.thread.join(10)
 
     async def _accept(self, reader, writer):
+        self.accepted += 1
+        if self.refuse:
+            reset(writer)
+            return
+        # The other side would hear nothing of it. A PostgreSQL that ends would wait a minute for its first word.
         try:
+            while self.swallow_up and self.swallow_down:
+                await asyncio.sleep(0.01)
             upstream = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             reset(writer)
             return
         pair = Pair(self, (reader, writer), upstream)

@@ -15,6 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", ".."))
 from server import READY_WITHIN_SECONDS, Server, free_port  # noqa: E402
 
 from .postgres import Postgres  # noqa: E402
+from .redis import Redis  # noqa: E402
+from .replica import Replica  # noqa: E402
 
 
 def environment_without_settings():
@@ -90,6 +92,8 @@ class World:
         # Where we are root PostgreSQL runs as another user, who has to get through here.
         os.chmod(self.directory, 0o755)
         self.servers = []
+        # What else the test has started.
+        self.parts = []
         self.postgres = None
         self.key = self.admin_key = None
         try:
@@ -121,10 +125,23 @@ class World:
         self.servers.append(server)
         return server
 
+    def keep(self, part):
+        """Closes it with the world."""
+        self.parts.append(part)
+        return part
+
+    def replica(self, name, settings=None):
+        return self.keep(Replica(self.postgres, name, settings))
+
+    def redis(self, name="redis", start=True):
+        return self.keep(Redis(self.directory, name, start))
+
     def close(self):
         for server in self.servers:
             with contextlib.suppress(ProcessLookupError):
                 server.stop()
+        for part in reversed(self.parts):
+            part.close()
         if self.postgres is not None:
             self.postgres.close()
         shutil.rmtree(self.directory, ignore_errors=True)
