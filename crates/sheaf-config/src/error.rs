@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::cache::RedisUrlFault;
 use crate::database_url::DatabaseUrlFault;
 
 /// Where a value stands.
@@ -130,10 +131,22 @@ pub enum ValueFault {
     /// One of a few words.
     #[error("not one of: {0}")]
     Word(&'static str),
+    /// The address of Redis.
+    #[error(transparent)]
+    RedisUrl(#[from] RedisUrlFault),
     /// Nothing at all.
     #[error("empty")]
     Empty,
     /// The address of the database.
     #[error("not the address of a database")]
     DatabaseUrl(#[from] DatabaseUrlFault),
+    /// Several hosts where one is meant.
+    #[error("several hosts; each replica has a section of its own")]
+    SeveralHosts,
+    /// A name that would not fit headers and metrics.
+    #[error("a replica's name has 1 to 40 lower-case letters, digits, - and _")]
+    ReplicaName,
+    /// A setting that cannot be left out.
+    #[error("missing")]
+    Missing,
 }

@@ -4,6 +4,7 @@
 //! This crate opens no file and reads no environment: the caller hands in the text and the variables. It guesses
 //! nothing: an unknown key, an unknown `SHEAF_` variable and an unreadable value are errors that name their place.
 
+mod cache;
 mod database_url;
 mod error;
 mod raw;
@@ -12,6 +13,7 @@ mod secret;
 mod settings;
 mod staging;
 
+pub use cache::{Cache, Redis, RedisUrlFault};
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
 pub use reader::{Provenance, Shown};

@@ -17,21 +17,26 @@ enum Kind {
     Number,
 }
 
-const SECTIONS: [&str; 8] = [
+const SECTIONS: [&str; 11] = [
     "server",
     "database",
+    "replicas",
     "limits",
     "tenants",
     "ingest",
     "staging",
     "partitions",
+    "cache",
+    "redis",
     "log",
 ];
 /// Has a section a tenant's name, and in it one section, with keys as the section of this name has.
 const TENANTS: &str = "tenants";
+/// Has a section a replica's name, with keys as they are listed for the section without it.
+const REPLICAS: &str = "replicas";
 const LIMITS: &str = "limits";
 
-const KEYS: [(&str, Kind); 27] = [
+const KEYS: [(&str, Kind); 35] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -48,6 +53,7 @@ const KEYS: [(&str, Kind); 27] = [
     ("database.app_connections", Kind::Number),
     ("database.search_connections", Kind::Number),
     ("database.writer_connections", Kind::Number),
+    ("replicas.url", Kind::Text),
     ("limits.values_per_second", Kind::Number),
     ("limits.bytes_per_second", Kind::Number),
     ("limits.requests_concurrent", Kind::Number),
@@ -57,6 +63,13 @@ const KEYS: [(&str, Kind); 27] = [
     ("staging.flushers", Kind::Number),
     ("staging.flush_every", Kind::Text),
     ("partitions.memory_percent", Kind::Number),
+    ("cache.bytes_max", Kind::Number),
+    ("cache.age_max", Kind::Text),
+    ("redis.url", Kind::Text),
+    ("redis.user", Kind::Text),
+    ("redis.password_file", Kind::Text),
+    ("redis.ca_file", Kind::Text),
+    ("redis.deadline", Kind::Text),
     ("log.level", Kind::Text),
     ("log.format", Kind::Text),
 ];
@@ -68,6 +81,13 @@ pub(crate) struct Raw {
     values: BTreeMap<String, Given>,
     /// The tenants that have a section.
     pub(crate) tenants: BTreeSet<String>,
+    /// The replicas that have a section, and where it begins.
+    pub(crate) replicas: BTreeMap<String, Place>,
+}
+
+/// The key of a replica's setting.
+pub(crate) fn replica_key(replica: &str, key: &str) -> String {
+    format!("{REPLICAS}.{replica}.{key}")
 }
 
 /// The key of a tenant's own setting.
@@ -99,14 +119,16 @@ impl Raw {
             let content = table_of(&section, content, place(at))?;
             if section == TENANTS {
                 raw.read_tenants(content, place)?;
+            } else if section == REPLICAS {
+                raw.read_replicas(content, place)?;
             } else {
-                raw.read_keys(&section, "", content, place)?;
+                raw.read_keys(&section, &format!("{section}."), content, place)?;
             }
         }
         Ok(raw)
     }
 
-    /// Reads the keys that a section has, and keeps them under this prefix.
+    /// Reads the keys that a section has, and keeps each under this prefix.
     fn read_keys(
         &mut self,
         section: &str,
@@ -116,7 +138,7 @@ impl Raw {
     ) -> Result<(), ConfigError> {
         for (name, value) in content {
             let known = format!("{section}.{}", name.get_ref());
-            let key = format!("{prefix}{known}");
+            let key = format!("{prefix}{}", name.get_ref());
             let Some((_, kind)) = KEYS.iter().find(|(each, _)| *each == known) else {
                 let place = place(name.span().start);
                 return Err(ConfigError::UnknownKey { place, key });
@@ -149,9 +171,26 @@ impl Raw {
                     return Err(ConfigError::UnknownKey { place, key });
                 }
                 let content = table_of(&key, content, place(at))?;
-                self.read_keys(LIMITS, &prefix, content, &place)?;
+                self.read_keys(LIMITS, &format!("{key}."), content, &place)?;
             }
             self.tenants.insert(tenant);
+        }
+        Ok(())
+    }
+
+    /// Reads `[replicas.<name>]`.
+    fn read_replicas(
+        &mut self,
+        content: DeTable<'_>,
+        place: impl Fn(usize) -> Place,
+    ) -> Result<(), ConfigError> {
+        for (name, content) in content {
+            let at = place(name.span().start);
+            let replica = name.into_inner().into_owned();
+            let prefix = replica_key(&replica, "");
+            let content = table_of(prefix.trim_end_matches('.'), content, at.clone())?;
+            self.read_keys(REPLICAS, &prefix, content, &place)?;
+            self.replicas.insert(replica, at);
         }
         Ok(())
     }

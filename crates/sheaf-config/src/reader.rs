@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::error::{ConfigError, Place, ValueFault};
-use crate::raw::{Raw, tenant_key};
+use crate::raw::{Raw, replica_key, tenant_key};
 
 /// What every variable of ours begins with.
 const PREFIX: &str = "SHEAF_";
@@ -109,6 +109,30 @@ impl Reader {
         parse: impl Fn(&str) -> Result<T, ValueFault>,
     ) -> Result<Option<T>, ConfigError> {
         let key = tenant_key(tenant, key);
+        let given = self.file.take(&key);
+        let value = parsed(&key, given.as_ref(), parse)?;
+        if value.is_some() {
+            self.show(&key, value.as_ref().map(T::to_string), given.as_ref());
+        }
+        Ok(value)
+    }
+
+    /// The replicas that the file has a section of, and where.
+    pub(crate) fn replicas(&self) -> Vec<(String, Place)> {
+        let replicas = self.file.replicas.iter();
+        replicas
+            .map(|(name, place)| (name.clone(), place.clone()))
+            .collect()
+    }
+
+    /// Reads a replica's setting, which only the file can hold.
+    pub(crate) fn of_replica<T: fmt::Display>(
+        &mut self,
+        replica: &str,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, ValueFault>,
+    ) -> Result<Option<T>, ConfigError> {
+        let key = replica_key(replica, key);
         let given = self.file.take(&key);
         let value = parsed(&key, given.as_ref(), parse)?;
         if value.is_some() {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cache::{Cache, Redis};
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
 use crate::reader::{Reader, Shown};
@@ -50,6 +51,9 @@ const IDEMPOTENCY_HORIZON_MOST: &str = "365d";
 const PARTITION_MEMORY_PERCENT: i64 = 25;
 const PARTITION_MEMORY_PERCENT_MAX: i64 = 90;
 
+/// Names of replicas are in headers and in the labels of metrics.
+const REPLICA_NAME_BYTES_MAX: usize = 40;
+
 /// Everything that a server is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -57,6 +61,8 @@ pub struct Settings {
     pub server: Server,
     /// The database.
     pub database: Database,
+    /// The replicas that reads may be answered by, by name.
+    pub replicas: BTreeMap<String, DatabaseUrl>,
     /// What each tenant may send.
     pub limits: Limits,
     /// What tenants with limits of their own may send, by name as it was written.
@@ -67,6 +73,10 @@ pub struct Settings {
     pub staging: Staging,
     /// The partitions of the history.
     pub partitions: Partitions,
+    /// The cache.
+    pub cache: Cache,
+    /// The Redis that servers share, if there is one.
+    pub redis: Option<Redis>,
     /// The log.
     pub log: Log,
 }
@@ -199,6 +209,7 @@ impl Settings {
                 )?,
             },
             database: read_database(&mut reader)?,
+            replicas: read_replicas(&mut reader)?,
             limits,
             tenants: read_tenants(&mut reader, limits)?,
             ingest: Ingest {
@@ -217,6 +228,8 @@ impl Settings {
                     |text| between(text, 1, PARTITION_MEMORY_PERCENT_MAX),
                 )?,
             },
+            cache: Cache::read(&mut reader)?,
+            redis: Redis::read(&mut reader)?,
             log: Log {
                 level: reader.value("log.level", LogLevel::Info, level)?,
                 format: reader.value("log.format", LogFormat::Text, format)?,
@@ -323,6 +336,33 @@ fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
     })
 }
 
+/// Replicas are reached as the same roles as the primary, with the same passwords and certificates.
+fn read_replicas(reader: &mut Reader) -> Result<BTreeMap<String, DatabaseUrl>, ConfigError> {
+    let mut replicas = BTreeMap::new();
+    for (name, place) in reader.replicas() {
+        let fault = |fault| ConfigError::Value {
+            place: place.clone(),
+            key: format!("replicas.{name}"),
+            fault,
+        };
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+        if name.is_empty() || name.len() > REPLICA_NAME_BYTES_MAX || !name.bytes().all(is_plain) {
+            return Err(fault(ValueFault::ReplicaName));
+        }
+        let url = reader.of_replica(&name, "url", |text| {
+            let url = DatabaseUrl::parse(text)?;
+            match url.hosts.len() {
+                1 => Ok(url),
+                _ => Err(ValueFault::SeveralHosts),
+            }
+        })?;
+        let url = url.ok_or_else(|| fault(ValueFault::Missing))?;
+        replicas.insert(name, url);
+    }
+    Ok(replicas)
+}
+
 fn read_password(reader: &mut Reader, role: &str) -> Result<Option<Password>, ConfigError> {
     let key = format!("database.{role}_password");
     let file_key = format!("{key}_file");
@@ -383,7 +423,7 @@ fn address(text: &str) -> Result<SocketAddr, ValueFault> {
     text.parse().map_err(ValueFault::Address)
 }
 
-fn filled(text: &str) -> Result<String, ValueFault> {
+pub(crate) fn filled(text: &str) -> Result<String, ValueFault> {
     if text.is_empty() {
         Err(ValueFault::Empty)
     } else {

@@ -47,7 +47,7 @@ fn the_commented_lines_of_the_example_are_valid_too() {
     let example: String = include_str!("../../../sheaf.example.toml")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.contains(" = \"") => format!("{rest}\n"),
+            Some(rest) if rest.contains(" = \"") || rest.starts_with('[') => format!("{rest}\n"),
             Some(_) | None => format!("{line}\n"),
         })
         .collect();
@@ -55,6 +55,56 @@ fn the_commented_lines_of_the_example_are_valid_too() {
     assert!(settings.server.admin_listen.is_some());
     assert!(settings.database.ca_file.is_some());
     assert!(settings.database.passwords.upkeep.is_some());
+    assert_eq!(settings.replicas.len(), 1);
+}
+
+#[test]
+fn replicas_come_from_the_file_by_name() {
+    let file = "[replicas.west]\nurl = \"postgresql://west/sheaf\"\n\
+                [replicas.east-2]\nurl = \"postgresql://[::1]:5433/sheaf\"\n";
+    let (settings, shown) = load(file, &[]).expect("valid");
+    let replicas: Vec<String> = settings
+        .replicas
+        .iter()
+        .map(|(name, url)| format!("{name} {url}"))
+        .collect();
+    let expected = [
+        "east-2 postgresql://[::1]:5433/sheaf",
+        "west postgresql://west:5432/sheaf",
+    ];
+    assert_eq!(replicas, expected);
+    let told = shown.iter().find(|shown| shown.key == "replicas.west.url");
+    let place = told.map(|shown| shown.provenance.to_string());
+    assert_eq!(place.as_deref(), Some("sheaf.toml:2:7"));
+    for (file, said) in [
+        (
+            "[replicas]\nwest = 1\n",
+            "sheaf.toml:2:1: replicas.west cannot be used: not a section",
+        ),
+        (
+            "[replicas.west]\n",
+            "sheaf.toml:1:11: replicas.west cannot be used: missing",
+        ),
+        (
+            "[replicas.west]\nurl = \"postgresql://a,b/sheaf\"\n",
+            "sheaf.toml:2:7: replicas.west.url cannot be used: several hosts",
+        ),
+        (
+            "[replicas.west]\nurl = \"postgresql://u@a/sheaf\"\n",
+            "sheaf.toml:2:7: replicas.west.url cannot be used: not the address of a database",
+        ),
+        (
+            "[replicas.west]\nlag = \"1s\"\n",
+            "sheaf.toml:2:1: replicas.west.lag: there is no such setting",
+        ),
+        (
+            "[replicas.West]\nurl = \"postgresql://a/sheaf\"\n",
+            "sheaf.toml:1:11: replicas.West cannot be used: a replica's name has",
+        ),
+    ] {
+        let message = message(file, &[]);
+        assert!(message.starts_with(said), "{message}");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::observer::Observed;
 use crate::partitions::partitions_with;
 use crate::plan::GroupEvent;
 use crate::request::{Precondition, WriteError};
@@ -166,6 +167,7 @@ impl Lanes {
         writer: &Pool,
         settings: &Arc<Settings>,
         catalogues: &Arc<Catalogues>,
+        observed: &Observed,
     ) -> (Lanes, Vec<JoinHandle<()>>) {
         let mut tasks = Vec::new();
         let queues: Vec<Arc<Queue>> = (0..lanes).map(|_| Arc::default()).collect();
@@ -174,6 +176,7 @@ impl Lanes {
                 writer: writer.clone(),
                 settings: Arc::clone(settings),
                 catalogues: Arc::clone(catalogues),
+                observed: Arc::clone(observed),
                 partitions: Vec::new(),
                 closed: Vec::new(),
                 lineage: None,
@@ -232,6 +235,8 @@ struct Lane {
     writer: Pool,
     settings: Arc<Settings>,
     catalogues: Arc<Catalogues>,
+    /// Who is told what was committed.
+    observed: Observed,
     /// What the last transaction was of; what is remembered was learned on it.
     lineage: Option<Lineage>,
     partitions: Vec<Partition>,

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod instruments;
 mod lane;
 mod names;
+mod observer;
 mod partitions;
 mod plan;
 mod promise;
@@ -21,6 +22,7 @@ pub use admission::{
     Admission, FairQueue, FairQueueBounds, Full, Permit, Rates, TenantRates, ThrottleReason,
     Throttled,
 };
+pub use observer::CommitObserver;
 pub use request::{
     Ack, BodyFormat, EditAnswer, EditFault, EditRequest, IngestAnswer, IngestRequest, OnError,
     Precondition, WriteError,

@@ -11,6 +11,7 @@ use sheaf_pg::{PgError, Pool};
 use sheaf_store::TenantScope;
 use sheaf_store::entities::{EntityName, EntityNumbers, create_entities, fetch_entities};
 
+use crate::observer::Observed;
 use crate::request::WriteError;
 
 /// What remembered names may take. The server is to stay below 400 MB under full load; names get a sixth of that, a
@@ -26,6 +27,7 @@ const NAMES_MAX: usize = NAMES_BYTES_MAX / NAME_BYTES;
 pub(crate) struct EntityNames {
     app: Pool,
     known: Known,
+    observed: Observed,
 }
 
 /// Names by their digest: a name has up to 767 bytes, and a million of them are to be remembered.
@@ -81,10 +83,18 @@ impl Known {
 }
 
 impl EntityNames {
-    pub(crate) fn new(app: Pool) -> EntityNames {
+    pub(crate) fn new(app: Pool, observed: Observed) -> EntityNames {
         EntityNames {
             app,
             known: Known::new(NAMES_MAX),
+            observed,
+        }
+    }
+
+    /// Tells of names whose numbers were just learned.
+    fn tell(&self, tenant: TenantId, are_new: bool) {
+        if let Some(observer) = self.observed.get() {
+            observer.named(tenant, are_new);
         }
     }
 
@@ -136,6 +146,8 @@ impl EntityNames {
         }
         let tenant = scope.tenant();
         let space = Space { lineage, tenant };
+        // Before anybody finds them in memory and writes under them.
+        self.tell(tenant, !new.is_empty());
         let mut ids = Vec::with_capacity(names.len());
         for (name, id) in names.iter().zip(found) {
             let id =
@@ -160,6 +172,7 @@ impl EntityNames {
         let found = on(lineage, found)?[0];
         if let Some(id) = found {
             let tenant = scope.tenant();
+            self.tell(tenant, false);
             self.known.insert(Space { lineage, tenant }, name, id);
         }
         Ok(found)

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::lane::Lanes;
 use crate::names::EntityNames;
+use crate::observer::{CommitObserver, Observed};
 use crate::promise;
 use crate::request::{Ack, EditAnswer, EditRequest, IngestAnswer, IngestRequest, WriteError};
 use crate::schema::Schemas;
@@ -58,6 +59,7 @@ struct Inner {
     names: EntityNames,
     limits: Limits,
     lanes: Lanes,
+    observed: Observed,
     fence: Fence,
     running: Mutex<HashSet<(TenantId, String)>>,
     body_bytes: Semaphore,
@@ -80,10 +82,12 @@ impl Writer {
     ) -> (Writer, Vec<JoinHandle<()>>) {
         // One connection stays for what is no lane's: opening requests, making partitions.
         let lane_count = writer.connections_max().saturating_sub(1).max(1);
-        let (lanes, mut tasks) = Lanes::start(lane_count, &writer, &settings, &catalogues);
+        let observed = Observed::default();
+        let (lanes, mut tasks) =
+            Lanes::start(lane_count, &writer, &settings, &catalogues, &observed);
         let (fence, fencing) = Fence::new(&writer, app.clone());
         tasks.push(tokio::spawn(fencing));
-        let names = EntityNames::new(app.clone());
+        let names = EntityNames::new(app.clone(), Arc::clone(&observed));
         let inner = Inner {
             app,
             writer,
@@ -93,6 +97,7 @@ impl Writer {
             names,
             limits,
             lanes,
+            observed,
             fence,
             running: Mutex::default(),
             body_bytes: Semaphore::new(BODY_BYTES_IN_WORK_MAX),
@@ -104,6 +109,13 @@ impl Writer {
             },
             tasks,
         )
+    }
+
+    /// From now on, tells this one what its lanes commit. Only the first is told.
+    pub fn tell(&self, observer: Arc<dyn CommitObserver>) {
+        if self.inner.observed.set(observer).is_err() {
+            tracing::error!("a second observer of commits is not told of any");
+        }
     }
 
     /// The same writer, which stages what is to be staged; without this it refuses that.

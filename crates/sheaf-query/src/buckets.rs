@@ -8,9 +8,15 @@ use sheaf_model::{AttributeType, Duration, Timestamp, Value};
 
 use crate::answer::Page;
 
+mod fill;
 mod page;
 mod series;
 mod width;
+
+pub(crate) use fill::Beside;
+pub use series::aggregates_of;
+pub(crate) use series::{Series, number as exact_number};
+pub(crate) use width::Width;
 
 /// A way to make one value of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,15 +91,33 @@ pub enum Fill {
     None,
     /// Null, and a count of 0.
     Null,
+    /// What the last bucket with values before it came to, and a count of 0. What precedes the range counts: before its
+    /// first bucket with values, the last value stands.
+    Previous,
+    /// On a straight line between the buckets with values on either side, and a count of 0. Null where the range has none
+    /// on one side.
+    Linear,
 }
 
 impl Fill {
-    /// The fill with this name. `previous` and `linear` are not served.
+    /// The fill with this name.
     pub fn parse(text: &str) -> Option<Fill> {
         match text {
             "none" => Some(Fill::None),
             "null" => Some(Fill::Null),
+            "previous" => Some(Fill::Previous),
+            "linear" => Some(Fill::Linear),
             _ => None,
+        }
+    }
+
+    /// The fill's name in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fill::None => "none",
+            Fill::Null => "null",
+            Fill::Previous => "previous",
+            Fill::Linear => "linear",
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Cursors: where a page ended, bound to its tenant and query, that only our servers can have made.
 //!
 //! A cursor holds the keyset of the last item and not a count of items, so that items that come or go meanwhile
-//! neither repeat nor hide others.
+//! neither repeat nor hide others. It holds the position of what was read as well, where replicas are asked: a page that is
+//! older than the one before it would hide and repeat items that nobody has touched meanwhile.
 
 use sha2::{Digest, Sha256};
-use sheaf_model::{TenantId, Timestamp};
+use sheaf_model::{Position, TenantId, Timestamp};
 
 use crate::error::ReadError;
 use crate::seal::{Kind, open, seal};
@@ -14,6 +15,8 @@ const AGE_MICROS_MAX: i64 = 3_600_000_000;
 /// Bytes of a payload. A longer cursor would not fit a request line of 8 KiB with the rest of its query.
 const PAYLOAD_BYTES_MAX: usize = 4 * 1024;
 const ABSENT: u32 = u32::MAX;
+/// What the value behind a keyset begins with that is a position. No value of an entity holds this character.
+const SEEN: char = '\0';
 
 /// Which query a cursor belongs to: a digest of everything that decides its items and their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +79,19 @@ pub struct Binding<'a> {
 }
 
 impl Binding<'_> {
+    /// The cursor after an item of what was read at a position. Absent where the keyset is too long for one.
+    pub fn encode_seen(&self, mut keyset: Keyset, seen: Option<Position>) -> Option<String> {
+        if let Some(Position {
+            system_id,
+            timeline,
+            lsn,
+        }) = seen
+        {
+            keyset.push(Some(format!("{SEEN}{system_id} {timeline} {lsn}")));
+        }
+        self.encode(&keyset)
+    }
+
     /// The cursor after an item. Absent where the keyset is too long for one.
     pub fn encode(&self, keyset: &[Option<String>]) -> Option<String> {
         let mut payload = Vec::with_capacity(64);
@@ -102,8 +118,11 @@ impl Binding<'_> {
     /// trying.
     pub fn decode(&self, text: &str, keys: usize) -> Result<Keyset, ReadError> {
         let payload = open(Kind::Cursor, self.signing_key, text).ok_or(ReadError::InvalidCursor)?;
-        let (tenant, query, issued_micros, keyset) =
+        let (tenant, query, issued_micros, mut keyset) =
             read(&payload).ok_or(ReadError::InvalidCursor)?;
+        if keyset.last().is_some_and(is_position) {
+            keyset.pop();
+        }
         let age_micros = self.now.as_micros().saturating_sub(issued_micros);
         let is_good = tenant == self.tenant
             && query == self.query
@@ -115,6 +134,23 @@ impl Binding<'_> {
             Err(ReadError::InvalidCursor)
         }
     }
+}
+
+/// The position of what the page before was read at, in a cursor of this tenant that has one.
+pub fn seen_in(text: &str, tenant: TenantId, signing_key: &[u8; 32]) -> Option<Position> {
+    let payload = open(Kind::Cursor, signing_key, text)?;
+    let (of, _, _, mut keyset) = read(&payload)?;
+    let last = keyset.pop().flatten().filter(|_| of == tenant)?;
+    let mut parts = last.strip_prefix(SEEN)?.splitn(3, ' ');
+    Some(Position {
+        system_id: parts.next()?.parse().ok()?,
+        timeline: parts.next()?.parse().ok()?,
+        lsn: parts.next()?.parse().ok()?,
+    })
+}
+
+fn is_position(value: &Option<String>) -> bool {
+    value.as_ref().is_some_and(|text| text.starts_with(SEEN))
 }
 
 fn read(payload: &[u8]) -> Option<(TenantId, QueryDigest, i64, Keyset)> {
@@ -159,7 +195,26 @@ mod tests {
     }
 
     fn keysets() -> impl Strategy<Value = Keyset> {
-        prop::collection::vec(prop::option::of(".{0,20}"), 0..5)
+        prop::collection::vec(prop::option::of("[^\0]{0,20}"), 0..5)
+    }
+
+    #[test]
+    fn a_cursor_keeps_the_position_of_what_was_read_apart_from_its_keyset() {
+        let binding = binding(1, "list", 0);
+        let keyset = vec![Some("7 1 0/5".to_owned()), None];
+        let position = Position {
+            system_id: 7_123_456_789_012_345_678,
+            timeline: 3,
+            lsn: sheaf_model::Lsn(0x16_B374_D848),
+        };
+        for seen in [None, Some(position)] {
+            let cursor = binding.encode_seen(keyset.clone(), seen).expect("short");
+            assert_eq!(binding.decode(&cursor, 2).ok(), Some(keyset.clone()));
+            assert_eq!(seen_in(&cursor, TenantId(1), &KEY), seen);
+            assert_eq!(seen_in(&cursor, TenantId(2), &KEY), None);
+            assert_eq!(seen_in(&cursor, TenantId(1), &[8; 32]), None);
+        }
+        assert_eq!(seen_in("c1.nonsense", TenantId(1), &KEY), None);
     }
 
     #[test]

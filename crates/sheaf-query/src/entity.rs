@@ -4,21 +4,24 @@
 //! change of temperature reads it as well as the newest. One from before an attribute was created fails to, and is
 //! read anew.
 
-use sheaf_pg::Access;
+use sheaf_model::EntityId;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::documents::{StoredDocument, document_of, read_entity};
-use sheaf_store::snapshot::{read_snapshot, snapshot_of};
+use sheaf_store::documents::{StoredDocument, entity_of, read_entity};
 
 use crate::answer::{EntityAnswer, Read};
-use crate::attempt::{Attempt, check_lineage};
-use crate::consistency::{Freshness, ReadOptions};
+use crate::attempt::Attempt;
+use crate::consistency::ReadOptions;
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::Reader;
 use crate::selection::{Selection, select_values};
+use crate::source::Source;
 
 mod as_of;
+mod remembered;
+
+pub use remembered::{Encode, EncodedEntity};
 
 /// What is wanted of an entity.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,50 +42,60 @@ impl Reader {
         query: &EntityQuery,
         options: &ReadOptions,
     ) -> Result<Read<Option<EntityAnswer>>, ReadError> {
+        self.bypass();
         let name = EntityName::canonical(entity_type, external_id);
-        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        let mut attempt = Attempt::first(self, scope, options).await?;
         loop {
-            let result = self
-                .entity_under(attempt.catalogue(), scope, &name, query, options)
-                .await;
-            if let Some(answer) = attempt.judge(result).await? {
-                return Ok(answer);
+            let source = attempt.source().await?;
+            let result = found_under(attempt.catalogue(), &source, scope, &name, query).await;
+            if let Some(Read { value, freshness }) = attempt.judge(source, result).await? {
+                let value = value.answer;
+                return Ok(Read { value, freshness });
             }
         }
     }
+}
 
-    async fn entity_under(
-        &self,
-        catalogue: &Catalogue,
-        scope: &TenantScope,
-        name: &EntityName,
-        query: &EntityQuery,
-        options: &ReadOptions,
-    ) -> Result<Read<Option<EntityAnswer>>, ReadError> {
-        let wanted = Wanted::resolve(query, catalogue)?;
-        let tenant = scope.tenant();
-        let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
-        let statements = [
-            read_entity(&tenant, &entity_type, &external_id),
-            read_snapshot(),
-        ];
-        let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let snapshot = snapshot_of(&rows[1], &self.settings)?;
-        check_lineage(catalogue, snapshot.position)?;
-        let freshness = Freshness::of_primary(&snapshot, options)?;
-        let stored = match rows[0].first() {
-            Some(row) => Some(document_of(row, catalogue)?),
-            None => None,
-        };
-        let value = match stored {
-            Some(stored) if stored.document.exists() => {
-                let version = Some(stored.document.version);
-                Some(wanted.answer(name, stored, version)?)
-            }
-            Some(_) | None => None,
-        };
-        Ok(Read { value, freshness })
-    }
+/// What a source says of an entity.
+struct Found {
+    /// Which it is; none where the name has no number.
+    entity: Option<EntityId>,
+    /// The version of its document; 0 where there never was one.
+    version: i64,
+    /// None where it is not found.
+    answer: Option<EntityAnswer>,
+}
+
+async fn found_under(
+    catalogue: &Catalogue,
+    source: &Source,
+    scope: &TenantScope,
+    name: &EntityName,
+    query: &EntityQuery,
+) -> Result<Found, ReadError> {
+    let wanted = Wanted::resolve(query, catalogue)?;
+    let tenant = scope.tenant();
+    let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
+    let statements = vec![read_entity(&tenant, &entity_type, &external_id)];
+    let rows = source.run(scope, statements).await?;
+    let Some(row) = rows[0].first() else {
+        return Ok(Found {
+            entity: None,
+            version: 0,
+            answer: None,
+        });
+    };
+    let (entity, stored) = entity_of(row, catalogue)?;
+    let version = stored.as_ref().map(|stored| stored.document.version);
+    let answer = match stored {
+        Some(stored) if stored.document.exists() => Some(wanted.answer(name, stored, version)?),
+        Some(_) | None => None,
+    };
+    Ok(Found {
+        entity: Some(entity),
+        version: version.unwrap_or(0),
+        answer,
+    })
 }
 
 /// What is wanted, with its names found.

@@ -43,9 +43,31 @@ pub enum ReadError {
     /// A token of a timeline that a failover has ended, so that what it stands for may be gone.
     #[error("the consistency token is of a timeline before the last failover")]
     StaleTimeline,
-    /// A token of a position that the primary has not reached.
+    /// A token of a position that no source has reached that can be asked.
     #[error("no source has reached the position of the consistency token")]
-    TokenNotReached,
+    TokenNotReached {
+        /// What was wrong with the primary, where something was.
+        #[source]
+        source: Option<PgError>,
+    },
+    /// No source that can be asked is as fresh as the request wants it.
+    #[error("no source is within the lag that the request allows")]
+    LagExceeded {
+        /// What was wrong with the primary, where something was.
+        #[source]
+        source: Option<PgError>,
+    },
+    /// The primary reads as much in place of replicas as it may.
+    #[error("the primary answers as many reads in place of replicas as it may")]
+    PrimaryCrowded,
+    /// A replica turned out not to fit while it was read; another source is asked then.
+    #[error("the replica {replica} does not fit: {why}")]
+    Unfit {
+        /// Which.
+        replica: std::sync::Arc<str>,
+        /// Why not.
+        why: &'static str,
+    },
     /// The query ran into its time limit or another bound.
     #[error("the query needs more than its limit: {detail}")]
     QueryLimit {
@@ -54,6 +76,14 @@ pub enum ReadError {
         /// What PostgreSQL said, where it did.
         #[source]
         source: Option<PgError>,
+    },
+    /// The query would read without bound.
+    #[error("{detail}")]
+    Unbounded {
+        /// What would be read, in a safe sentence.
+        detail: String,
+        /// The way out.
+        hint: String,
     },
     /// The catalogue changed under the read more often than it was tried again.
     #[error("the attribute catalogue changed while it was read")]
@@ -77,8 +107,13 @@ impl ReadError {
             ReadError::InvalidCursor => "invalid_cursor",
             ReadError::InvalidToken => "invalid_token",
             ReadError::StaleTimeline => "stale_timeline",
-            ReadError::TokenNotReached => "token_not_reached",
+            ReadError::TokenNotReached { .. } => "token_not_reached",
+            ReadError::LagExceeded { .. } => "lag_exceeded",
+            ReadError::PrimaryCrowded => "overloaded",
+            // Another source is asked first, and the primary never is unfit.
+            ReadError::Unfit { .. } => "internal",
             ReadError::QueryLimit { .. } => "query_limit",
+            ReadError::Unbounded { .. } => "unbounded_query",
             ReadError::CatalogueChanged => "overloaded",
             // Where only a newer catalogue was needed, the read was tried again with it.
             ReadError::MissingAttribute(_) => "internal",

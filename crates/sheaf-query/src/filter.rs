@@ -13,6 +13,7 @@
 //! both ends of its interval; `CASEI` compares upper-case forms by Unicode's full mapping, so that `Straße` equals
 //! `STRASSE`; `A_CONTAINS` and `A_OVERLAPS` are false for a json value that is no array; truth values have no order.
 
+mod access;
 mod ast;
 mod budget;
 mod evaluate;
@@ -21,17 +22,20 @@ mod like;
 mod operand;
 mod print;
 mod sql;
-
 mod text;
 mod token;
 mod typed;
+mod value_index;
 
+pub use access::AccessPath;
+pub(crate) use access::{Reading, is_led_by_equality};
 pub use ast::{ArrayRelation, Comparison, Condition, Expr, Located, Node, Scalar};
 pub use json::parse_json;
 pub(crate) use sql::attribute_value;
 pub use sql::{Parameter, Parameters, compile};
 pub use text::parse_text;
 pub use typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
+pub(crate) use value_index::{IndexRange, cast_of, kept, table_of};
 
 /// Bytes of a filter in text form. A request line of this size still passes usual proxies; it holds 256 conditions.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;

@@ -4,26 +4,29 @@
 //! one instant are never divided between two items.
 
 use sheaf_model::{BatchId, Timestamp, Value};
-use sheaf_pg::Access;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::events::history_of;
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
-use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+use sheaf_store::snapshot::limit_time;
 use tokio_postgres::Row;
 
 use crate::answer::{Page, Read};
-use crate::attempt::{Attempt, check_lineage};
-use crate::consistency::{Freshness, ReadOptions};
+use crate::attempt::Attempt;
+use crate::consistency::ReadOptions;
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
 use crate::selection::Selection;
+use crate::source::Source;
 
 mod collector;
+mod several;
 
 use collector::Collector;
+pub(crate) use collector::item_of_instant;
+pub(crate) use several::instants_of;
 
 /// Rows of one step: at most so many are in memory beside the page's items.
 const STEP_ROWS_MAX: usize = 250;
@@ -110,12 +113,15 @@ impl Reader {
             start: self.start(scope, digest, query, options)?,
             limit,
         };
-        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        let cursor = query.cursor.as_deref();
+        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
         loop {
+            let source = attempt.source().await?;
+            let catalogue = attempt.catalogue();
             let result = self
-                .history_under(attempt.catalogue(), scope, &walk, query, options)
+                .history_under(catalogue, &source, scope, &walk, query, options)
                 .await;
-            if let Some(answer) = attempt.judge(result).await? {
+            if let Some(answer) = attempt.judge(source, result).await? {
                 return Ok(answer);
             }
         }
@@ -124,11 +130,12 @@ impl Reader {
     async fn history_under(
         &self,
         catalogue: &Catalogue,
+        source: &Source,
         scope: &TenantScope,
         walk: &Walk,
         query: &HistoryQuery,
         options: &ReadOptions,
-    ) -> Result<Read<Option<HistoryAnswer>>, ReadError> {
+    ) -> Result<Option<HistoryAnswer>, ReadError> {
         let selection = Selection::resolve_attributes(query.attributes.as_deref(), catalogue)?;
         let keys = selection.keys();
         let name = &walk.name;
@@ -140,46 +147,38 @@ impl Reader {
             HistoryStep::new(&of, direction, place, end, keys.as_ref(), rows_max)
         };
         let first = step_from(walk.start);
-        let statements = [
+        let statements = vec![
             limit_time(&STATEMENT_TIME_MAX),
             of.find(),
-            read_snapshot(),
             first.statement(),
         ];
-        let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        // The first step's snapshot is the oldest, and what it lacks the page may lack.
-        let snapshot = snapshot_of(&rows[2], &self.settings)?;
-        check_lineage(catalogue, snapshot.position)?;
-        let freshness = Freshness::of_primary(&snapshot, options)?;
+        let rows = source.run(scope, statements).await?;
         if rows[1].is_empty() {
-            let value = None;
-            return Ok(Read { value, freshness });
+            return Ok(None);
         }
         let mut progress = Progress::new(walk, Collector::new(catalogue, selection, query));
-        let mut is_done = progress.take(&rows[3], rows_max, catalogue)?;
+        let mut is_done = progress.take(&rows[2], rows_max, catalogue)?;
         while !is_done {
             let step = step_from(progress.place);
-            let statements = [limit_time(&STATEMENT_TIME_MAX), step.statement()];
-            let rows = scope.run(&self.app, Access::Read, &statements).await?;
+            let statements = vec![limit_time(&STATEMENT_TIME_MAX), step.statement()];
+            let rows = source.run(scope, statements).await?;
             is_done = progress.take(&rows[1], rows_max, catalogue)?;
         }
         let (items, resume) = progress.collector.into_page(walk.limit, progress.is_end);
         let next_cursor = resume.map(|place| {
-            let keyset = [
+            let keyset = vec![
                 Some(place.observed_at.as_micros().to_string()),
                 Some(place.seq.to_string()),
             ];
             let binding = self.binding(scope, walk.digest, options);
-            binding.encode(&keyset).expect("two numbers fit a cursor")
+            let cursor = binding.encode_seen(keyset, source.kept_in_cursor());
+            cursor.expect("two numbers and a position fit a cursor")
         });
-        Ok(Read {
-            value: Some(HistoryAnswer {
-                entity_type: name.entity_type.clone(),
-                external_id: name.external_id.clone(),
-                page: Page { items, next_cursor },
-            }),
-            freshness,
-        })
+        Ok(Some(HistoryAnswer {
+            entity_type: name.entity_type.clone(),
+            external_id: name.external_id.clone(),
+            page: Page { items, next_cursor },
+        }))
     }
 
     /// Where a page begins: at the start of the range, or after the place in the cursor.

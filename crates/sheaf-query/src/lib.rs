@@ -11,18 +11,29 @@ mod entity;
 mod entity_name;
 mod error;
 pub mod filter;
+mod histories;
 mod history;
 mod list;
 mod reader;
 mod seal;
 mod selection;
+mod source;
 pub mod token;
 
 pub use answer::{EntityAnswer, Page, Read};
-pub use buckets::{Aggregate, AggregateValue, BucketItem, BucketQuery, BucketsAnswer, Fill};
-pub use consistency::{ConsistencyLevel, Freshness, ReadOptions};
-pub use entity::EntityQuery;
+pub use buckets::{
+    Aggregate, AggregateValue, BucketItem, BucketQuery, BucketsAnswer, Fill, aggregates_of,
+};
+pub use consistency::{ConsistencyLevel, DataSource, Freshness, Lag, ReadOptions};
+pub use entity::{Encode, EncodedEntity, EntityQuery};
 pub use error::ReadError;
+pub use histories::{Bucketing, HistoriesQuery, SeriesEntry, SeriesItem};
 pub use history::{HistoryAnswer, HistoryItem, HistoryQuery, RowSource};
-pub use list::{Count, CountKind, CountMode, ListAnswer, ListQuery, SortKey};
+pub use list::{
+    Count, CountKind, CountMode, ExplainedPart, Explanation, Facet, FacetKind, FacetQuery,
+    HistogramBucket, Interval, ListAnswer, ListQuery, SortKey, Spread,
+};
 pub use reader::Reader;
+pub use source::{
+    SOURCE_BREAKER, SOURCE_LAG_SECONDS, SOURCE_UP, SourcePools, SourceStatus, Sources,
+};

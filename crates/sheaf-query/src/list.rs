@@ -5,32 +5,43 @@
 //! grows, and one that is still the same after the search was the same in the search's snapshot.
 
 use sheaf_model::Name;
-use sheaf_pg::{Access, PgError};
+use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, read_version};
 use sheaf_store::documents::{StoredDocument, document_of};
-use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+use sheaf_store::snapshot::{limit_time, plan_as_configured, plan_singly};
 use tokio_postgres::Row;
 
 use crate::answer::{EntityAnswer, Page, Read};
 use crate::attempt::Attempt;
-use crate::consistency::{Freshness, ReadOptions};
+use crate::consistency::ReadOptions;
 use crate::cursor::{Binding, QueryDescription, QueryDigest};
 use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
 use crate::selection::{Selection, select_values};
+use crate::source::Source;
 
+mod bound;
+mod estimate;
+mod explain;
+mod facets;
+mod members;
 mod order;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use order::{Order, property};
+use bound::require_bounded;
+use estimate::{ESTIMATE_EXACT_MAX, estimate};
+pub use explain::{ExplainedPart, Explanation};
+use facets::Facets;
+pub use facets::{Facet, FacetKind, FacetQuery, HistogramBucket, Interval, Spread};
+pub(crate) use members::{Member, MembersFrom, MembersOf, members};
+use order::Order;
+pub(crate) use order::property;
 use sql::Matching;
-
-/// Up to here an estimate is a count: counting this far costs some milliseconds.
-const ESTIMATE_EXACT_MAX: i64 = 10_000;
 
 /// What is wanted of a list.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +60,8 @@ pub struct ListQuery {
     pub cursor: Option<String>,
     /// Whether all that match are counted.
     pub count: CountMode,
+    /// How the values of attributes are spread over all that match.
+    pub facets: Vec<FacetQuery>,
 }
 
 /// One key of an order. Entities without a value come last, either way.
@@ -65,7 +78,7 @@ pub struct SortKey {
 pub enum CountMode {
     /// No.
     None,
-    /// About how many: exact up to 10,000, then as the planner estimates.
+    /// About how many: exact up to 10,000, then by a sample.
     Estimate,
     /// Exactly.
     Exact,
@@ -118,6 +131,8 @@ pub struct ListAnswer {
     pub page: Page<EntityAnswer>,
     /// How many match in all, where that was asked for.
     pub count: Option<Count>,
+    /// How the values are spread, in the order asked for.
+    pub facets: Vec<Facet>,
 }
 
 impl Reader {
@@ -128,6 +143,27 @@ impl Reader {
         query: &ListQuery,
         options: &ReadOptions,
     ) -> Result<Read<ListAnswer>, ReadError> {
+        self.list_as(scope, query, options, Pace::OnePage).await
+    }
+
+    /// The same page for someone who reads all pages one after the other, and has met so many entities that the others are
+    /// better met by walking on in the order than by finding all that match again.
+    pub async fn list_on(
+        &self,
+        scope: &TenantScope,
+        query: &ListQuery,
+        options: &ReadOptions,
+    ) -> Result<Read<ListAnswer>, ReadError> {
+        self.list_as(scope, query, options, Pace::AllPages).await
+    }
+
+    async fn list_as(
+        &self,
+        scope: &TenantScope,
+        query: &ListQuery,
+        options: &ReadOptions,
+        pace: Pace,
+    ) -> Result<Read<ListAnswer>, ReadError> {
         let limit = page_limit(query.limit)?;
         let entity_type = match &query.entity_type {
             Some(text) => Some(
@@ -136,14 +172,19 @@ impl Reader {
             ),
             None => None,
         };
-        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        let cursor = query.cursor.as_deref();
+        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
         loop {
+            let source = attempt.source().await?;
             let catalogue = attempt.catalogue();
             let result = match Plan::resolve(query, entity_type.as_ref(), limit, catalogue) {
-                Ok(plan) => self.list_under(&plan, scope, query, options).await,
+                Ok(plan) => {
+                    let asked = (query, options, pace);
+                    self.list_under(&plan, &source, scope, asked).await
+                }
                 Err(error) => Err(error),
             };
-            if let Some(answer) = attempt.judge(result).await? {
+            if let Some(answer) = attempt.judge(source, result).await? {
                 return Ok(answer);
             }
         }
@@ -152,10 +193,10 @@ impl Reader {
     async fn list_under(
         &self,
         plan: &Plan<'_>,
+        source: &Source,
         scope: &TenantScope,
-        query: &ListQuery,
-        options: &ReadOptions,
-    ) -> Result<Read<ListAnswer>, ReadError> {
+        (query, options, pace): (&ListQuery, &ReadOptions, Pace),
+    ) -> Result<ListAnswer, ReadError> {
         let binding = self.binding(scope, query.digest(), options);
         let after = match &query.cursor {
             Some(text) => Some(binding.decode(text, plan.order.key_count())?),
@@ -166,8 +207,17 @@ impl Reader {
             entity_type: plan.entity_type,
             filter: plan.filter.as_ref(),
         };
+        if let Err(refused) = require_bounded(source, &matching, plan.catalogue).await {
+            // By now an index may answer what none did in a remembered catalogue.
+            check_version(source, scope, plan.catalogue).await?;
+            return Err(refused);
+        }
         let rows_max = i64::from(query.limit) + 1;
-        let page = matching.page(&plan.order, after.as_deref(), rows_max);
+        let after = after.as_deref();
+        let page = match pace {
+            Pace::OnePage => matching.page(&plan.order, after, rows_max),
+            Pace::AllPages => matching.next_page(&plan.order, after, rows_max),
+        };
         let count = match query.count {
             CountMode::None => None,
             CountMode::Estimate => Some(matching.count_to(ESTIMATE_EXACT_MAX + 1)),
@@ -175,96 +225,91 @@ impl Reader {
         };
         let mut statements = vec![
             limit_time(&STATEMENT_TIME_MAX),
-            read_snapshot(),
+            plan_singly(),
             page.statement(),
+            plan_as_configured(),
         ];
         statements.extend(count.as_ref().map(sql::Composed::statement));
-        let client = self.search.get().await?;
-        let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
-        drop(client);
-        let freshness = Freshness::of_primary(&snapshot_of(&rows[1], &self.settings)?, options)?;
+        let facets = (!plan.facets.is_empty()).then(|| plan.facets.statement(&matching));
+        statements.extend(facets.as_ref().map(sql::Composed::statement));
+        let rows = source.search(statements).await?;
         if plan.uses_attributes() {
-            self.check_version(scope, plan.catalogue).await?;
+            check_version(source, scope, plan.catalogue).await?;
         }
-        let count = match rows.get(3) {
-            Some(rows) => Some(self.count(&matching, query.count, rows).await?),
+        let mut more = rows.iter().skip(4);
+        let count = match count.as_ref().and_then(|_| more.next()) {
+            Some(rows) => Some(counted(source, &matching, query.count, rows).await?),
             None => None,
+        };
+        let facets = match more.next() {
+            Some(rows) => plan.facets.read(rows)?,
+            None => Vec::new(),
         };
         let (rows, has_more) = plan.rows(&rows[2])?;
         let next_cursor = match rows.last() {
-            Some(last) if has_more => Some(plan.cursor_after(last, &binding)?),
+            Some(last) if has_more => Some(plan.cursor_after(last, &binding, source)?),
             Some(_) | None => None,
         };
         let items = rows
             .into_iter()
             .map(|row| plan.item(row))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Read {
-            value: ListAnswer {
-                page: Page { items, next_cursor },
-                count,
-            },
-            freshness,
-        })
-    }
-
-    /// Fails where the catalogue is no longer the one that a query was compiled with.
-    async fn check_version(
-        &self,
-        scope: &TenantScope,
-        catalogue: &Catalogue,
-    ) -> Result<(), ReadError> {
-        let tenant = scope.tenant();
-        let statement = read_version(&tenant);
-        let rows = scope.run_one(&self.app, Access::Read, statement).await?;
-        if catalogue.is_current(&rows)? {
-            Ok(())
-        } else {
-            Err(ReadError::CatalogueChanged)
-        }
-    }
-
-    async fn count(
-        &self,
-        matching: &Matching<'_>,
-        mode: CountMode,
-        rows: &[Row],
-    ) -> Result<Count, ReadError> {
-        const STEP: &str = "counting entities";
-        let row = rows
-            .first()
-            .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
-        let counted: i64 = row.get("matches");
-        let kind = match mode {
-            CountMode::Exact => CountKind::Exact,
-            CountMode::Estimate | CountMode::None => CountKind::Estimate,
-        };
-        if kind == CountKind::Exact || counted <= ESTIMATE_EXACT_MAX {
-            return Ok(Count {
-                kind,
-                value: counted,
-            });
-        }
-        let plan = matching.plan();
-        let client = self.search.get().await?;
-        let rows = sheaf_pg::run(&client, Access::Read, None, &[plan.statement()]).await?;
-        let line: &str = rows[0]
-            .first()
-            .map(|row| row.get(0))
-            .ok_or_else(|| PgError::unreadable(STEP, "a plan"))?;
-        let estimate =
-            estimated_rows(line).ok_or_else(|| PgError::unreadable(STEP, "a plan's estimate"))?;
-        Ok(Count {
-            kind,
-            value: estimate.max(counted),
+        Ok(ListAnswer {
+            page: Page { items, next_cursor },
+            count,
+            facets,
         })
     }
 }
 
-/// The number in `.. (cost=0.29..8.31 rows=12 width=8)`.
-fn estimated_rows(line: &str) -> Option<i64> {
-    let (_, after) = line.split_once(" rows=")?;
-    after.split(' ').next()?.parse().ok()
+/// Fails where the catalogue is no longer the one that a query was compiled with, at the source that has answered it: a
+/// replica may be behind it.
+pub(crate) async fn check_version(
+    source: &Source,
+    scope: &TenantScope,
+    catalogue: &Catalogue,
+) -> Result<(), ReadError> {
+    let tenant = scope.tenant();
+    let rows = source.run(scope, vec![read_version(&tenant)]).await?;
+    let version = rows[0].first().map(|row| row.get("catalogue_version"));
+    match version {
+        Some(version) if catalogue.is_version(source.lineage(), version) => Ok(()),
+        Some(_) | None => Err(ReadError::CatalogueChanged),
+    }
+}
+
+async fn counted(
+    source: &Source,
+    matching: &Matching<'_>,
+    mode: CountMode,
+    rows: &[Row],
+) -> Result<Count, ReadError> {
+    const STEP: &str = "counting entities";
+    let row = rows
+        .first()
+        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let counted: i64 = row.get("matches");
+    let kind = match mode {
+        CountMode::Exact => CountKind::Exact,
+        CountMode::Estimate | CountMode::None => CountKind::Estimate,
+    };
+    if kind == CountKind::Exact || counted <= ESTIMATE_EXACT_MAX {
+        return Ok(Count {
+            kind,
+            value: counted,
+        });
+    }
+    Ok(Count {
+        kind,
+        value: estimate(source, matching, counted).await?,
+    })
+}
+
+/// How the pages of a list are read.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    OnePage,
+    AllPages,
 }
 
 /// A list query with its names found.
@@ -274,6 +319,7 @@ struct Plan<'a> {
     filter: Option<TypedExpr>,
     order: Order,
     selection: Selection,
+    facets: Facets,
     limit: usize,
 }
 
@@ -301,13 +347,14 @@ impl Plan<'_> {
             filter,
             order: Order::resolve(query, catalogue)?,
             selection: Selection::resolve("select", query.select.as_deref(), catalogue)?,
+            facets: Facets::resolve(&query.facets, catalogue)?,
             limit,
         })
     }
 
     /// Whether where values lie decides what is found and in which order.
     fn uses_attributes(&self) -> bool {
-        self.filter.is_some() || self.order.uses_attributes()
+        self.filter.is_some() || self.order.uses_attributes() || !self.facets.is_empty()
     }
 
     /// The entities of the page, and whether there are more.
@@ -326,9 +373,14 @@ impl Plan<'_> {
     }
 
     /// Where the next page begins.
-    fn cursor_after(&self, last: &ListRow, binding: &Binding<'_>) -> Result<String, ReadError> {
-        let keyset = self.order.keyset(last);
-        binding.encode(&keyset).ok_or(ReadError::QueryLimit {
+    fn cursor_after(
+        &self,
+        last: &ListRow,
+        binding: &Binding<'_>,
+        source: &Source,
+    ) -> Result<String, ReadError> {
+        let cursor = binding.encode_seen(self.order.keyset(last), source.kept_in_cursor());
+        cursor.ok_or(ReadError::QueryLimit {
             detail: "the length of a value to continue from; sort by another attribute",
             source: None,
         })

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sheaf_cache::Cache;
 use sheaf_pg::Pool;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
@@ -10,6 +11,7 @@ use sheaf_store::settings::Settings;
 use crate::consistency::ReadOptions;
 use crate::cursor::{Binding, QueryDigest};
 use crate::error::ReadError;
+use crate::source::{SourcePools, Sources};
 
 /// How long a statement that can be expensive may run. Long enough for an honest scan of a million documents; short
 /// enough that a few hundred hostile ones do not hold every connection for minutes.
@@ -20,26 +22,42 @@ const PAGE_ITEMS_MAX: u32 = 1_000;
 /// Answers every read of the interface.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pub(crate) app: Pool,
-    pub(crate) search: Pool,
+    pub(crate) sources: Arc<Sources>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) catalogues: Arc<Catalogues>,
+    pub(crate) cache: Option<Cache>,
 }
 
 impl Reader {
-    /// A reader with a pool of `sheaf_app` and one of `sheaf_search`.
+    /// A reader of the primary, with a pool of `sheaf_app` and one of `sheaf_search`. Replicas are added to its
+    /// [`Reader::sources`].
     pub fn new(
         app: Pool,
         search: Pool,
         settings: Arc<Settings>,
         catalogues: Arc<Catalogues>,
     ) -> Reader {
+        let primary = SourcePools { app, search };
+        let sources = Sources::new(primary, Arc::clone(&settings), Arc::clone(&catalogues));
         Reader {
-            app,
-            search,
+            sources: Arc::new(sources),
             settings,
             catalogues,
+            cache: None,
         }
+    }
+
+    /// The same reader, which remembers answers; without this it asks a source each time.
+    pub fn remembering(self, cache: Cache) -> Reader {
+        Reader {
+            cache: Some(cache),
+            ..self
+        }
+    }
+
+    /// Where answers come from.
+    pub fn sources(&self) -> &Arc<Sources> {
+        &self.sources
     }
 
     /// What the cursors of a query of this request are bound to.

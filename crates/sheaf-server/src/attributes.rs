@@ -246,6 +246,7 @@ async fn apply_change(
         }
         let description = change.clone().apply(&attribute.description);
         let temperature = temperature_after(attribute, description.pin, before.hot_count());
+        let value_index = attribute.value_index.after(attribute.kind, description.pin);
         let seen = before.version();
         if describe_attribute(
             &state.app,
@@ -253,11 +254,13 @@ async fn apply_change(
             attribute.id,
             &description,
             temperature,
+            value_index,
             seen,
         )
         .await?
         {
-            if temperature.is_moving() && temperature != attribute.temperature {
+            let is_set_moving = temperature.is_moving() && temperature != attribute.temperature;
+            if is_set_moving || value_index != attribute.value_index {
                 state.wake_upkeep.notify_one();
             }
             return Ok(());
@@ -319,6 +322,7 @@ async fn catalogue_now(
 #[cfg(test)]
 mod tests {
     use sheaf_model::AttributeId;
+    use sheaf_store::catalogue::ValueIndex;
 
     use super::*;
 
@@ -333,6 +337,7 @@ mod tests {
                 ..Description::default()
             },
             temperature,
+            value_index: ValueIndex::None,
             series_tag: false,
             created_at: Timestamp::MIN,
         }

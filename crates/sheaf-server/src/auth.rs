@@ -50,6 +50,22 @@ pub(crate) struct Caller(pub(crate) TenantScope);
 #[derive(Debug, Clone)]
 pub(crate) struct TenantName(pub(crate) String);
 
+/// Whether the key is an administrator's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ByAdmin(pub(crate) bool);
+
+impl<S: Send + Sync> FromRequestParts<S> for ByAdmin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ByAdmin, Problem> {
+        Ok(parts
+            .extensions
+            .get::<ByAdmin>()
+            .copied()
+            .unwrap_or(ByAdmin(false)))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
@@ -68,9 +84,10 @@ pub(crate) async fn guard(
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
     match admit(class, &shared, request.headers(), peer).await {
         Ok(caller) => {
-            if let Some((caller, name)) = caller {
+            if let Some((caller, name, by_admin)) = caller {
                 request.extensions_mut().insert(caller);
                 request.extensions_mut().insert(name);
+                request.extensions_mut().insert(by_admin);
             }
             next.run(request).await
         }
@@ -83,7 +100,7 @@ async fn admit(
     shared: &Shared,
     headers: &HeaderMap,
     peer: Option<IpAddr>,
-) -> Result<Option<(Caller, TenantName)>, Problem> {
+) -> Result<Option<(Caller, TenantName, ByAdmin)>, Problem> {
     let wanted = match class {
         KeyClass::Open => return Ok(None),
         KeyClass::Read => Some(KeyScope::Read),
@@ -107,7 +124,11 @@ async fn admit(
             })?;
             let tenant = shared.keys.tenant(&shared.state.app, &name).await?;
             let caller = Caller(TenantScope::authenticated(tenant));
-            Ok(Some((caller, TenantName(name.into_string()))))
+            Ok(Some((
+                caller,
+                TenantName(name.into_string()),
+                ByAdmin(true),
+            )))
         }
         (
             KeyOwner::Tenant {
@@ -128,7 +149,7 @@ async fn admit(
                 return Err(Problem::new(Code::Forbidden, detail));
             }
             let caller = Caller(TenantScope::authenticated(tenant));
-            Ok(Some((caller, TenantName(name))))
+            Ok(Some((caller, TenantName(name), ByAdmin(false))))
         }
     }
 }

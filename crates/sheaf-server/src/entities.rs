@@ -4,24 +4,31 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sheaf_query::filter::{Expr, parse_json, parse_text};
-use sheaf_query::{CountMode, EntityQuery, ListAnswer, ListQuery, Read, SortKey};
+use sheaf_query::{
+    CountMode, EntityAnswer, EntityQuery, FacetQuery, ListAnswer, ListQuery, Read, ReadOptions,
+    SortKey,
+};
+use sheaf_store::TenantScope;
 use utoipa::ToSchema;
 
-use crate::auth::Caller;
+use crate::auth::{ByAdmin, Caller};
 use crate::body::{SMALL_BYTES_MAX, read_json};
+use crate::explain::{ExplainBody, explain};
+use crate::facets::{SpreadBody, facets_body, facets_of_body, facets_of_text};
 use crate::freshness::{read_headers, read_options};
 use crate::members::{Change, Members};
 use crate::page::{check_limit, respond, take_limit};
 use crate::params::{Params, Segments, sort_keys};
-use crate::problem::{Code, Problem};
+use crate::problem::Problem;
 use crate::state::AppState;
-use crate::wire::EntityBody;
+use crate::stream::{self, Form, Source, Streams, form_of};
+use crate::wire::{EntityBody, Named};
 
 /// Show an entity, as it is or as it was.
 #[utoipa::path(get, path = "/v1/entities/{type}/{id}", tag = "entities",
@@ -45,35 +52,56 @@ pub(crate) async fn show(
         times: params.take_bool("times")?,
     };
     params.finish()?;
-    let read = match as_of {
-        None => {
-            state
-                .reader
-                .entity(&scope, &entity_type, &id, &query, &options)
-                .await?
-        }
-        Some(at) => {
-            state
-                .reader
-                .entity_as_of(&scope, &entity_type, &id, at, &query, &options)
-                .await?
-        }
+    let name = (entity_type.as_str(), id.as_str());
+    let reader = &state.reader;
+    let (fresh, answer) = if as_of.is_none() && query == EntityQuery::default() {
+        let read = reader
+            .entity_encoded(&scope, name, &options, encoded)
+            .await?;
+        let fresh = read_headers(&read.freshness, scope.tenant(), &state);
+        let answer = read.value.map(|entity| (Some(entity.version), entity.body));
+        (fresh, answer)
+    } else {
+        let read = match as_of {
+            None => {
+                reader
+                    .entity(&scope, name.0, name.1, &query, &options)
+                    .await?
+            }
+            Some(at) => {
+                reader
+                    .entity_as_of(&scope, name.0, name.1, at, &query, &options)
+                    .await?
+            }
+        };
+        let fresh = read_headers(&read.freshness, scope.tenant(), &state);
+        let answer = read.value.map(|entity| {
+            let version = entity.version;
+            (version, EntityBody::of(entity, as_of).to_bytes())
+        });
+        (fresh, answer)
     };
-    let fresh = read_headers(&read.freshness, scope.tenant(), &state);
-    let Some(entity) = read.value else {
+    let Some((version, body)) = answer else {
         return Ok((fresh, Problem::not_found()).into_response());
     };
-    let tag = entity.version.map(etag);
+    let tag = version.map(etag);
     let is_known = tag.as_ref().is_some_and(|tag| matches_any(&headers, tag));
     let mut response = if is_known {
         (StatusCode::NOT_MODIFIED, fresh).into_response()
     } else {
-        (fresh, Json(EntityBody::of(entity, as_of))).into_response()
+        (fresh, [(header::CONTENT_TYPE, JSON)], body).into_response()
     };
     if let Some(tag) = tag {
         response.headers_mut().insert(header::ETAG, tag);
     }
     Ok(response)
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// An entity with all its values, as it is remembered and sent.
+fn encoded(entity: EntityAnswer) -> Bytes {
+    EntityBody::of(entity, None).to_bytes()
 }
 
 /// A version as an entity tag.
@@ -104,6 +132,13 @@ pub(crate) struct ListBody {
     /// How many match in all, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<CountBody>,
+    /// How the values of attributes are spread over all that match, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, SpreadBody>>)]
+    facets: Option<Named<SpreadBody>>,
+    /// How the list is answered, where an administrator asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<ExplainBody>,
 }
 
 /// How many entities match.
@@ -125,25 +160,28 @@ const COUNTS: &str = "none, estimate or exact";
         ("sort" = Option<String>, Query, description = "Names as a comma list, - before those that come greatest first"),
         ("select" = Option<String>, Query, description = "Attributes, as a comma list"),
         ("count" = Option<String>, Query, description = "none, estimate or exact"),
-        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "A page", body = ListBody)))]
+        ("facets" = Option<String>, Query, description = "How values are spread over all that match: name[:N] for the N most frequent, name:histogram:<width or duration>; at most 10, as a comma list"),
+        ("explain" = Option<bool>, Query, description = "How the list is answered; for administrators"),
+        ("limit" = Option<u64>, Query, description = "1 to 1000; in a stream, any number"), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "A page; a stream of all of them where Accept asks for one", content(
+        (ListBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"),
+        (Vec<u8> = "application/vnd.apache.arrow.stream")))))]
 pub(crate) async fn list(
     State(state): State<Arc<AppState>>,
+    State(streams): State<Arc<Streams>>,
     Caller(scope): Caller,
+    by_admin: ByAdmin,
     mut params: Params,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
+    let form = form_of(&headers)?;
     let options = read_options(&mut params, &headers, scope.tenant(), &state)?;
-    refuse_unserved(params.take("facets")?.as_deref(), "facets")?;
-    refuse_unserved(
-        params
-            .take("explain")?
-            .as_deref()
-            .filter(|text| *text != "false"),
-        "explain",
-    )?;
+    let facets = match params.take("facets")? {
+        None => Vec::new(),
+        Some(text) => facets_of_text(&text)?,
+    };
+    let explains = params.take_bool("explain")?;
     let is_json = params.take_as("filter-lang", "cql2-text or cql2-json", |text| match text {
         "cql2-text" => Some(false),
         "cql2-json" => Some(true),
@@ -158,6 +196,10 @@ pub(crate) async fn list(
         None => Vec::new(),
         Some(text) => sort_keys(&text).map_err(|detail| Problem::invalid("sort", detail))?,
     };
+    let stream_limit = match form {
+        Form::Page => None,
+        Form::Ndjson | Form::Csv | Form::Arrow => stream::take_limit(&mut params)?,
+    };
     let query = ListQuery {
         entity_type: params.take("type")?,
         filter,
@@ -166,21 +208,39 @@ pub(crate) async fn list(
             .map(|(name, descending)| SortKey { name, descending })
             .collect(),
         select: params.take_names("select")?,
-        limit: take_limit(&mut params)?,
+        limit: match form {
+            Form::Page => take_limit(&mut params)?,
+            Form::Ndjson | Form::Csv | Form::Arrow => 1,
+        },
         cursor: params.take("cursor")?,
         count: params
             .take_as("count", COUNTS, CountMode::parse)?
             .unwrap_or(CountMode::None),
+        facets,
     };
     params.finish()?;
+    if form != Form::Page {
+        let asked = (form, options, stream_limit);
+        return stream_list((state, streams, scope), asked, query, explains).await;
+    }
+    let explanation = match explains {
+        true => Some(explain(&state, by_admin, &scope, &query, &options).await?),
+        false => None,
+    };
     let read = state.reader.list(&scope, &query, &options).await?;
     let fresh = read_headers(&read.freshness, scope.tenant(), &state);
-    let body = body_of(read);
+    let source = read.freshness.source.to_string();
+    let mut body = body_of(read);
+    body.explain = explanation.map(|explanation| ExplainBody::of(explanation, source));
     Ok(respond(&uri, fresh, &body, body.next_cursor.as_deref()))
 }
 
 fn body_of(read: Read<ListAnswer>) -> ListBody {
-    let ListAnswer { page, count } = read.value;
+    let ListAnswer {
+        page,
+        count,
+        facets,
+    } = read.value;
     ListBody {
         items: page
             .items
@@ -192,6 +252,8 @@ fn body_of(read: Read<ListAnswer>) -> ListBody {
             kind: count.kind.as_str(),
             value: count.value,
         }),
+        facets: facets_body(facets),
+        explain: None,
     }
 }
 
@@ -209,31 +271,23 @@ pub(crate) struct SearchBody {
     sort: Vec<SortKey>,
     /// The attributes of each entity; each element is one name as it is, unquoted.
     select: Option<Vec<String>>,
-    /// 1 to 1000.
-    limit: Option<u32>,
+    /// 1 to 1000; in a stream, any number.
+    limit: Option<u64>,
     /// Where the page before ended.
     cursor: Option<String>,
     /// none, estimate or exact.
     #[schema(value_type = Option<String>)]
     count: CountMode,
+    /// By name, {"top":3} for the most frequent values, {"histogram":100} or {"histogram":"1d"} for intervals.
+    #[schema(value_type = Option<Object>)]
+    facets: Vec<FacetQuery>,
 }
 
 impl SearchBody {
     fn read(body: &[u8]) -> Result<SearchBody, Problem> {
         let mut members = Members::read(body)?;
-        refuse_unserved(
-            members.take_raw("facets").filter(|raw| *raw != "null"),
-            "facets",
-        )?;
-        let filter = match members.take_raw("filter") {
-            None | Some("null") => None,
-            Some(raw) if raw.starts_with('"') => {
-                let text: Cow<'_, str> = serde_json::from_str(raw)
-                    .map_err(|fault| Problem::invalid("filter", fault.to_string()))?;
-                Some(parse_text(&text)?)
-            }
-            Some(raw) => Some(parse_json(raw)?),
-        };
+        let facets = facets_of_body(&mut members)?;
+        let filter = take_filter(&mut members)?;
         let keys: Vec<String> = members.take("sort")?.unwrap_or_default();
         let count = match members.take_as("count", COUNTS, CountMode::parse)? {
             Change::Keep | Change::Clear => CountMode::None,
@@ -247,9 +301,23 @@ impl SearchBody {
             limit: members.take("limit")?,
             cursor: members.take("cursor")?,
             count,
+            facets,
         };
         members.finish()?;
         Ok(search)
+    }
+}
+
+/// Takes a filter in either form: text is a string, JSON an object.
+pub(crate) fn take_filter(members: &mut Members<'_>) -> Result<Option<Expr>, Problem> {
+    match members.take_raw("filter") {
+        None | Some("null") => Ok(None),
+        Some(raw) if raw.starts_with('"') => {
+            let text: Cow<'_, str> = serde_json::from_str(raw)
+                .map_err(|fault| Problem::invalid("filter", fault.to_string()))?;
+            Ok(Some(parse_text(&text)?))
+        }
+        Some(raw) => Ok(Some(parse_json(raw)?)),
     }
 }
 
@@ -269,16 +337,22 @@ fn sort_key(key: String) -> SortKey {
 
 /// List entities that pass a filter given in a body.
 #[utoipa::path(post, path = "/v1/entities/search", tag = "entities", request_body = SearchBody,
-    responses((status = 200, description = "A page", body = ListBody)))]
+    params(("explain" = Option<bool>, Query, description = "How the list is answered; for administrators")),
+    responses((status = 200, description = "A page; a stream of all of them where Accept asks for one", content(
+        (ListBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"),
+        (Vec<u8> = "application/vnd.apache.arrow.stream")))))]
 pub(crate) async fn search(
     State(state): State<Arc<AppState>>,
+    State(streams): State<Arc<Streams>>,
     Caller(scope): Caller,
+    by_admin: ByAdmin,
     mut params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
+    let form = form_of(&headers)?;
     let options = read_options(&mut params, &headers, scope.tenant(), &state)?;
+    let explains = params.take_bool("explain")?;
     params.finish()?;
     let body = read_json(&headers, body, SMALL_BYTES_MAX).await?;
     let search = SearchBody::read(&body)?;
@@ -287,48 +361,47 @@ pub(crate) async fn search(
         filter: search.filter,
         sort: search.sort,
         select: search.select,
-        limit: check_limit(search.limit)?,
+        limit: match form {
+            Form::Page => check_limit(search.limit)?,
+            Form::Ndjson | Form::Csv | Form::Arrow => 1,
+        },
         cursor: search.cursor,
         count: search.count,
+        facets: search.facets,
+    };
+    if form != Form::Page {
+        let asked = (form, options, stream::check_limit(search.limit)?);
+        return stream_list((state, streams, scope), asked, query, explains).await;
+    }
+    let explanation = match explains {
+        true => Some(explain(&state, by_admin, &scope, &query, &options).await?),
+        false => None,
     };
     let read = state.reader.list(&scope, &query, &options).await?;
     let fresh = read_headers(&read.freshness, scope.tenant(), &state);
-    Ok((fresh, Json(body_of(read))).into_response())
+    let source = read.freshness.source.to_string();
+    let mut body = body_of(read);
+    body.explain = explanation.map(|explanation| ExplainBody::of(explanation, source));
+    Ok((fresh, Json(body)).into_response())
 }
 
-/// A part of the interface that this version does not answer. To pass over it would be to answer another question.
-fn refuse_unserved(given: Option<&str>, parameter: &str) -> Result<(), Problem> {
-    match given {
-        None => Ok(()),
-        Some(_) => Err(Problem::invalid(parameter, "is not served by this version")),
-    }
-}
-
-/// Lists and histories are JSON.
-pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut ranges = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|range| range.split(';').next().unwrap_or_default().trim())
-        .filter(|range| !range.is_empty())
-        .peekable();
-    let is_json = ranges.peek().is_none()
-        || ranges.any(|range| matches!(range, "*/*" | "application/*" | "application/json"));
-    if is_json {
-        Ok(())
-    } else {
-        Err(Problem::new(
-            Code::NotAcceptable,
-            "the answer is application/json",
-        ))
-    }
+/// Streams a list. What is said of all that match belongs to a page.
+async fn stream_list(
+    whose: (Arc<AppState>, Arc<Streams>, TenantScope),
+    (form, options, limit): (Form, ReadOptions, Option<u64>),
+    query: ListQuery,
+    explains: bool,
+) -> Result<Response, Problem> {
+    stream::refuse_of_pages("count", query.count != CountMode::None)?;
+    stream::refuse_of_pages("facets", !query.facets.is_empty())?;
+    stream::refuse_of_pages("explain", explains)?;
+    stream::respond(whose, form, Source::list(query), options, limit).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Code;
 
     fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -356,23 +429,6 @@ mod tests {
     }
 
     #[test]
-    fn only_json_is_served() {
-        for (value, expected) in [
-            ("*/*", true),
-            ("text/html, application/json;q=0.9", true),
-            ("text/csv", false),
-            ("application/x-ndjson", false),
-        ] {
-            assert_eq!(
-                require_json(&headers(header::ACCEPT, value)).is_ok(),
-                expected,
-                "{value}"
-            );
-        }
-        assert!(require_json(&HeaderMap::new()).is_ok());
-    }
-
-    #[test]
     fn a_search_reads_both_forms_of_a_filter_and_refuses_what_it_lacks() {
         let text = SearchBody::read(
             br#"{"type":"plane","filter":"seats >= 100","sort":["-seats"," a,\"b\""],"select":[" a,\"b\""]}"#,
@@ -393,10 +449,7 @@ mod tests {
         );
         assert_eq!(text.select, Some(vec![r#" a,"b""#.to_owned()]));
         for (body, code) in [
-            (
-                &br#"{"facets":{"a":{"top":3}}}"#[..],
-                Code::InvalidParameter,
-            ),
+            (&br#"{"facets":["a"]}"#[..], Code::MalformedJson),
             (br#"{"sort":"a,b"}"#, Code::InvalidParameter),
             (br#"{"select":"a,b"}"#, Code::InvalidParameter),
             (br#"{"count":"some"}"#, Code::InvalidParameter),

@@ -46,9 +46,14 @@ pub(crate) fn read_options(
         "strong, session, eventual or analytics",
         ConsistencyLevel::parse,
     )?;
-    options.level = level.unwrap_or(options.level);
     options.max_lag =
         params.take_as("max_lag", "a duration such as 3s", |text| text.parse().ok())?;
+    options.level = match level {
+        Some(level) => level,
+        // Who says how old an answer may be has not asked for the newest.
+        None if options.max_lag.is_some() && options.token.is_none() => ConsistencyLevel::Eventual,
+        None => options.level,
+    };
     Ok(options)
 }
 
@@ -60,11 +65,8 @@ pub(crate) fn read_headers(freshness: &Freshness, tenant: TenantId, state: &AppS
             HeaderValue::from_str(&value).expect("names, numbers and times are header values");
         headers.insert(HeaderName::from_static(name), value);
     };
-    put("x-data-source", freshness.source.to_owned());
-    put(
-        "x-data-lag-seconds",
-        format!("{:.3}", freshness.lag.as_secs_f64()),
-    );
+    put("x-data-source", freshness.source.to_string());
+    put("x-data-lag-seconds", freshness.lag.to_string());
     put("x-data-timestamp", freshness.data_timestamp.to_string());
     put("x-consistency-level", freshness.level.as_str().to_owned());
     put("x-cache-hit", freshness.cache_hit.to_string());

@@ -9,16 +9,17 @@ use serde::Serialize;
 use sheaf_model::{BatchId, Duration, Timestamp, Value};
 use sheaf_query::{
     Aggregate, AggregateValue, BucketItem, BucketQuery, Fill, HistoryItem, HistoryQuery,
+    SeriesEntry,
 };
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
-use crate::entities::require_json;
 use crate::freshness::{read_headers, read_options};
 use crate::page::{respond, take_limit};
 use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
+use crate::stream::{self, Form, Of, Source, Streams, form_of};
 use crate::wire::Named;
 
 /// A page of an entity's history.
@@ -92,6 +93,47 @@ pub(crate) struct BucketBody {
     attributes: Named<Named<AggregateValue>>,
 }
 
+/// An entry of a history that says whose it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SeriesItemBody {
+    /// The entity's type; absent in one series of all entities.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    entity_type: Option<String>,
+    /// Its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// What was observed at one instant, or a bucket.
+    #[serde(flatten)]
+    entry: EntryBody,
+}
+
+/// What was observed at one instant, or the aggregates of a bucket.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum EntryBody {
+    /// One instant.
+    Instant(HistoryItemBody),
+    /// A bucket.
+    Bucket(BucketBody),
+}
+
+impl SeriesItemBody {
+    pub(crate) fn of(entity: Option<(String, String)>, entry: SeriesEntry) -> SeriesItemBody {
+        let (entity_type, id) = entity.unzip();
+        SeriesItemBody {
+            entity_type,
+            id,
+            entry: match entry {
+                SeriesEntry::Instant(item) => EntryBody::Instant(item_of(item)),
+                SeriesEntry::Bucket(bucket) => EntryBody::Bucket(bucket_of(bucket)),
+            },
+        }
+    }
+}
+
+/// What stands for buckets without values, as errors say it.
+pub(crate) const FILLS: &str = "none, null, previous or linear";
+
 /// Show an entity's history, raw or in buckets of time.
 #[utoipa::path(get, path = "/v1/entities/{type}/{id}/history", tag = "entities",
     params(("type" = String, Path), ("id" = String, Path),
@@ -101,24 +143,40 @@ pub(crate) struct BucketBody {
         ("corrections" = Option<bool>, Query, description = "One item a row, with what was corrected"),
         ("bucket" = Option<String>, Query, description = "The width of a bucket, such as 1h"),
         ("agg" = Option<String>, Query, description = "avg, min, max, sum, count, first, last, as a comma list"),
-        ("fill" = Option<String>, Query, description = "none or null"),
-        ("limit" = Option<u32>, Query), ("cursor" = Option<String>, Query)),
-    responses((status = 200, description = "A page; in buckets, see BucketsBody", body = HistoryBody)))]
+        ("fill" = Option<String>, Query, description = "What stands for buckets without values: none, null, previous (what the last bucket with values came to, before the first one of the range the last value) or linear (between buckets of the range, for numbers); the last two need attribute"),
+        ("limit" = Option<u64>, Query, description = "1 to 1000; in a stream, any number"), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "A page; in buckets, see BucketsBody; a stream of all of them where Accept asks for one", content(
+        (HistoryBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"),
+        (Vec<u8> = "application/vnd.apache.arrow.stream")))))]
 pub(crate) async fn show(
     State(state): State<Arc<AppState>>,
+    State(streams): State<Arc<Streams>>,
     Caller(scope): Caller,
     Segments((entity_type, id)): Segments<(String, String)>,
     mut params: Params,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    require_json(&headers)?;
+    let form = form_of(&headers)?;
     let options = read_options(&mut params, &headers, scope.tenant(), &state)?;
+    let stream_limit = match form {
+        Form::Page => None,
+        Form::Ndjson | Form::Csv | Form::Arrow => stream::take_limit(&mut params)?,
+    };
     let query = match params.take_as("bucket", "a duration such as 1h", |text| text.parse().ok())? {
         None => Query::Raw(raw_query(&mut params)?),
         Some(bucket) => Query::Buckets(bucket_query(&mut params, bucket)?),
     };
     params.finish()?;
+    if form != Form::Page {
+        let of = Of { entity_type, id };
+        let source = match query {
+            Query::Raw(query) => Source::History(of, query),
+            Query::Buckets(query) => Source::Buckets(of, query),
+        };
+        let whose = (state, streams, scope);
+        return stream::respond(whose, form, source, options, stream_limit).await;
+    }
     let tenant = scope.tenant();
     match query {
         Query::Raw(query) => {
@@ -198,14 +256,10 @@ fn bucket_query(params: &mut Params, bucket: Duration) -> Result<BucketQuery, Pr
         bucket,
         aggregates: params
             .take("agg")?
-            .map(|text| aggregates(&text))
+            .map(|text| aggregates(text.split(',')))
             .transpose()?,
         fill: params
-            .take_as(
-                "fill",
-                "none or null; previous and linear are not served by this version",
-                Fill::parse,
-            )?
+            .take_as("fill", FILLS, Fill::parse)?
             .unwrap_or(Fill::None),
     })
 }
@@ -219,9 +273,12 @@ fn descending(params: &mut Params) -> Result<bool, Problem> {
     Ok(order.unwrap_or(false))
 }
 
-fn aggregates(text: &str) -> Result<Vec<Aggregate>, Problem> {
+/// Aggregates by their names; each stands once.
+pub(crate) fn aggregates<'a>(
+    names: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Aggregate>, Problem> {
     let mut aggregates = Vec::new();
-    for name in text.split(',') {
+    for name in names {
         let aggregate = Aggregate::parse(name.trim()).ok_or_else(|| {
             Problem::parameter(
                 Code::InvalidAggregate,
@@ -288,11 +345,13 @@ mod tests {
     #[test]
     fn aggregates_are_named_and_each_stands_once() {
         assert_eq!(
-            aggregates("avg, max,avg").expect("known"),
+            aggregates("avg, max,avg".split(',')).expect("known"),
             [Aggregate::Avg, Aggregate::Max]
         );
         assert_eq!(
-            aggregates("median").expect_err("unknown").code,
+            aggregates(["median"].into_iter())
+                .expect_err("unknown")
+                .code,
             Code::InvalidAggregate
         );
     }

@@ -62,6 +62,15 @@ impl<'a> Members<'a> {
         }
     }
 
+    /// Takes the first member that is left, with its name, as it was written.
+    pub(crate) fn take_first(&mut self) -> Option<(Cow<'a, str>, &'a str)> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let (name, raw) = self.0.remove(0);
+        Some((name, raw.get()))
+    }
+
     /// Takes a member as it was written.
     pub(crate) fn take_raw(&mut self, name: &str) -> Option<&'a str> {
         let place = self.0.iter().position(|(given, _)| given == name)?;

@@ -1,6 +1,6 @@
 //! The OpenAPI document: what the handlers say of themselves, and what is true of all of them.
 
-use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
     AllOfBuilder, ComponentsBuilder, ContentBuilder, Header, HeaderBuilder, Info, ObjectBuilder,
@@ -22,6 +22,28 @@ const TEMPORARY: [(&str, &str); 2] = [
         "Too many values, bytes or requests of the tenant, or too many failed attempts",
     ),
     ("503", "The server or the database has too much to do"),
+];
+
+/// Reads whose question is a body.
+const READS_BY_POST: [&str; 2] = ["/v1/entities/search", "/v1/history/query"];
+
+/// What every read may be asked of the freshness of its answer.
+const READ_OPTIONS: [(&str, ParameterIn, &str); 3] = [
+    (
+        "consistency",
+        ParameterIn::Query,
+        "strong, session, eventual or analytics; strong where nothing is said, session where a token is sent",
+    ),
+    (
+        "max_lag",
+        ParameterIn::Query,
+        "How far behind the source of the answer may be, such as 3s",
+    ),
+    (
+        "X-Consistency-Token",
+        ParameterIn::Header,
+        "What the answer has to hold at least: the token of an earlier answer",
+    ),
 ];
 
 fn retry_after() -> Header {
@@ -74,20 +96,33 @@ pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
                     let response = refusal(description).header("Retry-After", retry_after());
                     responses.insert(status.to_owned(), response.build().into());
                 }
-                let tenant = ParameterBuilder::new()
-                    .name("X-Tenant")
-                    .parameter_in(ParameterIn::Header)
-                    .required(Required::False)
-                    .description(Some("The tenant that an administrator acts for"))
-                    .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
-                operation
-                    .parameters
-                    .get_or_insert_default()
-                    .push(RefOr::T(tenant.build()));
+                let what = "The tenant that an administrator acts for";
+                add_parameter(operation, "X-Tenant", ParameterIn::Header, what);
+            }
+        }
+        let post = item.post.as_mut();
+        let reads_by_post = post.filter(|_| READS_BY_POST.contains(&path.as_str()));
+        let get = item.get.as_mut().filter(|_| path.starts_with("/v1/"));
+        for read in get.into_iter().chain(reads_by_post) {
+            for (name, place, what) in READ_OPTIONS {
+                add_parameter(read, name, place, what);
             }
         }
     }
     document
+}
+
+fn add_parameter(operation: &mut Operation, name: &str, place: ParameterIn, what: &str) {
+    let parameter = ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(Required::False)
+        .description(Some(what))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+    operation
+        .parameters
+        .get_or_insert_default()
+        .push(RefOr::T(parameter.build()));
 }
 
 /// The schema of an object that has a name, further members of its own, and those of `T`.

@@ -38,12 +38,14 @@ fn limit(text: &str) -> Option<u32> {
 }
 
 /// Checks a number of items that came in a body.
-pub(crate) fn check_limit(given: Option<u32>) -> Result<u32, Problem> {
-    match given {
-        None => Ok(ITEMS_DEFAULT),
-        Some(items) if (1..=ITEMS_MAX).contains(&items) => Ok(items),
-        Some(_) => Err(Problem::invalid("limit", "expected 1 to 1000")),
-    }
+pub(crate) fn check_limit(given: Option<u64>) -> Result<u32, Problem> {
+    let Some(items) = given else {
+        return Ok(ITEMS_DEFAULT);
+    };
+    u32::try_from(items)
+        .ok()
+        .filter(|items| (1..=ITEMS_MAX).contains(items))
+        .ok_or_else(|| Problem::invalid("limit", "expected 1 to 1000"))
 }
 
 /// A list that is paged by one text, such as a name.

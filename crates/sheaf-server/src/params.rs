@@ -156,9 +156,17 @@ fn first_sort_key(text: &str) -> Result<((String, bool), &str), &'static str> {
 
 /// The first name of a list and what follows it.
 fn first_name(text: &str) -> Result<(String, &str), &'static str> {
+    first_name_before(text, &[','])
+}
+
+/// The first name, which ends before one of these letters unless it is quoted, and what follows it.
+pub(crate) fn first_name_before<'a>(
+    text: &'a str,
+    ends: &[char],
+) -> Result<(String, &'a str), &'static str> {
     let text = text.trim_start();
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(',').unwrap_or(text.len());
+        let end = text.find(ends).unwrap_or(text.len());
         let name = text[..end].trim_end();
         return if name.is_empty() {
             Err("a name is empty")

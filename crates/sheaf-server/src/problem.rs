@@ -307,13 +307,21 @@ impl From<ReadError> for Problem {
             ReadError::InvalidParameter { parameter, detail } => {
                 Problem::parameter(code, parameter, detail)
             }
+            ReadError::Unbounded { detail, hint } => Problem {
+                hint: Some(hint),
+                ..Problem::new(code, detail)
+            },
             ReadError::Postgres(error) => error.into(),
-            error @ ReadError::MissingAttribute(_) => Problem::internal(error),
+            error @ (ReadError::MissingAttribute(_) | ReadError::Unfit { .. }) => {
+                Problem::internal(error)
+            }
             error @ (ReadError::InvalidAggregate { .. }
             | ReadError::InvalidCursor
             | ReadError::InvalidToken
             | ReadError::StaleTimeline
-            | ReadError::TokenNotReached
+            | ReadError::TokenNotReached { .. }
+            | ReadError::LagExceeded { .. }
+            | ReadError::PrimaryCrowded
             | ReadError::QueryLimit { .. }
             | ReadError::CatalogueChanged) => Problem::new(code, error.to_string()).because(error),
         }

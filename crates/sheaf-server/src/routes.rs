@@ -16,15 +16,17 @@ use crate::observe::observe;
 use crate::openapi;
 use crate::problem::Problem;
 use crate::state::{AppState, Shared};
+use crate::stream::Streams;
 use crate::{
-    attributes, batches, edits, entities, history, influx, ingest, keys, rejections, service,
-    tenants,
+    attributes, batches, edits, entities, histories, history, influx, ingest, keys, rejections,
+    service, tenants,
 };
 
 /// The whole interface.
 pub fn router(state: AppState) -> Router {
     let shared = Shared {
         keys: Arc::new(KeyRing::new(&state.bounds)),
+        streams: Arc::new(Streams::new(&state.bounds)),
         state: Arc::new(state),
     };
     let (router, document) = declared(&shared).split_for_parts();
@@ -64,6 +66,7 @@ fn declared(shared: &Shared) -> OpenApiRouter<Shared> {
             routes!(edits::patch, edits::replace, edits::delete),
         )
         .add(KeyClass::Read, routes!(history::show))
+        .add(KeyClass::Read, routes!(histories::query))
         .add(KeyClass::Write, routes!(ingest::ingest))
         .add(KeyClass::Read, routes!(batches::batch))
         .add(KeyClass::Read, routes!(rejections::list))

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Layer;
 
 use crate::auth::Peer;
+use crate::stalled::Stalled;
 
 /// How long a request's head may take to arrive, on a new connection and on one that waits for its next request. Longer
 /// lets slow clients hold sockets; shorter makes clients that pool connections connect more often.
@@ -29,6 +30,9 @@ const CROWDED_LOG_PAUSE: Duration = Duration::from_secs(60);
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;
+/// How long a client may take next to nothing of an answer that is being sent. Longer lets stalled readers hold streams; shorter cuts
+/// off those whose line is away for a moment.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long running requests may take to end once the server stops.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 /// How long to wait after a failed accept: it fails for want of file descriptors, and at once again.
@@ -145,7 +149,7 @@ fn connect(
         .header_read_timeout(head_max)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stalled::new(stream, TAKEN_WITHIN)), service);
     let connection = connections.watch(connection);
     // The task ends with its connection; at shutdown the watch above joins it, for a bounded time.
     tokio::spawn(async move {

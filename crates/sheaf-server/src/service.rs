@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::future::join_all;
 use serde::Serialize;
+use sheaf_query::DataSource;
 use utoipa::ToSchema;
 
 use crate::state::{AppState, Check, CheckStatus, ReadinessCheck};
@@ -40,7 +41,8 @@ pub(crate) struct ReadyBody {
 #[utoipa::path(get, path = "/readyz", tag = "service",
     responses((status = 200, description = "Ready", body = ReadyBody), (status = 503, description = "Not ready", body = ReadyBody)))]
 pub(crate) async fn readyz(State(state): State<Arc<AppState>>) -> Response {
-    let checks = join_all(state.readiness.iter().map(within_time)).await;
+    let mut checks = join_all(state.readiness.iter().map(within_time)).await;
+    checks.extend(replicas(&state));
     let is_ready = checks.iter().all(|check| check.status != CheckStatus::Fail);
     let (code, status) = if is_ready {
         (StatusCode::OK, "ready")
@@ -62,6 +64,23 @@ pub(crate) fn not_ready(name: &str, detail: &str) -> Response {
         checks: vec![check],
     };
     Json(body).into_response()
+}
+
+/// How the replicas are. Without any of them the primary answers, so that none is missed.
+fn replicas(state: &AppState) -> impl Iterator<Item = Check> {
+    let statuses = state.reader.sources().status();
+    let replicas = statuses
+        .into_iter()
+        .filter(|status| status.source != DataSource::Primary);
+    replicas.map(|status| Check {
+        name: status.source.to_string(),
+        status: if status.is_up && status.breaker == "closed" {
+            CheckStatus::Ok
+        } else {
+            CheckStatus::Warn
+        },
+        detail: status.detail,
+    })
 }
 
 async fn within_time(check: &ReadinessCheck) -> Check {

@@ -16,6 +16,7 @@ use sheaf_store::settings::Settings;
 use tokio::sync::Notify;
 
 use crate::auth::KeyRing;
+use crate::stream::Streams;
 use crate::{influx, ingest};
 
 /// What the routes need.
@@ -58,6 +59,11 @@ pub struct Bounds {
     pub body_pace: BodyPace,
     /// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
     pub key_believed: Duration,
+    /// Streams that a tenant may have running at once. Each holds a page in memory; more let one tenant take more of the
+    /// database's time from the others.
+    pub streams_of_tenant_max: usize,
+    /// Streams of all tenants at once.
+    pub streams_max: usize,
     /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
     /// let a guesser cause more look-ups.
     pub failed_attempts_max: u32,
@@ -82,6 +88,8 @@ impl Default for Bounds {
                 within: Duration::from_secs(10),
             },
             key_believed: Duration::from_secs(10),
+            streams_of_tenant_max: 4,
+            streams_max: 16,
             failed_attempts_max: 100,
         }
     }
@@ -128,6 +136,7 @@ pub enum CheckStatus {
 pub(crate) struct Shared {
     pub(crate) state: Arc<AppState>,
     pub(crate) keys: Arc<KeyRing>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 impl FromRef<Shared> for Arc<AppState> {
@@ -139,5 +148,11 @@ impl FromRef<Shared> for Arc<AppState> {
 impl FromRef<Shared> for Arc<KeyRing> {
     fn from_ref(shared: &Shared) -> Arc<KeyRing> {
         Arc::clone(&shared.keys)
+    }
+}
+
+impl FromRef<Shared> for Arc<Streams> {
+    fn from_ref(shared: &Shared) -> Arc<Streams> {
+        Arc::clone(&shared.streams)
     }
 }

@@ -1,5 +1,6 @@
 //! Forms that several answers share.
 
+use axum::body::Bytes;
 use serde::{Serialize, Serializer};
 use sheaf_model::{Timestamp, Value};
 use sheaf_query::EntityAnswer;
@@ -55,5 +56,12 @@ impl EntityBody {
             attributes: Named(entity.attributes),
             times: entity.times.map(Named),
         }
+    }
+
+    /// As it is sent.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let json = serde_json::to_vec(self);
+        json.expect("invariant: names are text and numbers are finite")
+            .into()
     }
 }

@@ -6,6 +6,12 @@ mod admission;
 mod attributes;
 #[path = "http/entities.rs"]
 mod entities;
+#[path = "http/explain.rs"]
+mod explain;
+#[path = "http/facets.rs"]
+mod facets;
+#[path = "http/histories.rs"]
+mod histories;
 #[path = "http/influx.rs"]
 mod influx;
 #[path = "http/ingest.rs"]
@@ -18,6 +24,8 @@ mod rejections;
 mod service;
 #[path = "http/staged.rs"]
 mod staged;
+#[path = "http/streams.rs"]
+mod streams;
 #[path = "http/support.rs"]
 mod support;
 #[path = "http/tenants.rs"]

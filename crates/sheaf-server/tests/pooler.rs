@@ -18,8 +18,8 @@ use sheaf_query::{
 };
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
-    AttributeBounds, Catalogues, Description, NewAttribute, Temperature, create_attributes,
-    declare_attribute, describe_attribute,
+    AttributeBounds, Catalogues, Description, NewAttribute, Temperature, ValueIndex,
+    create_attributes, declare_attribute, describe_attribute,
 };
 use sheaf_store::entities::{create_entities, fetch_entities};
 use sheaf_store::keys::{ApiKey, KeyOwner, KeyScope, fetch_key, insert_key, list_keys, revoke_key};
@@ -232,6 +232,7 @@ impl Task {
             limit: 6,
             cursor: None,
             count: CountMode::Exact,
+            facets: Vec::new(),
         };
         let mut found = 0;
         loop {
@@ -290,7 +291,16 @@ impl Task {
         let description = Description::default();
         // Either is right: another task may have moved the catalogue on.
         let (id, seen) = (made.id, catalogue.version());
-        describe_attribute(app, scope, id, &description, Temperature::Cold, seen).await?;
+        describe_attribute(
+            app,
+            scope,
+            id,
+            &description,
+            Temperature::Cold,
+            ValueIndex::None,
+            seen,
+        )
+        .await?;
         let theirs = self.catalogues.refresh(&self.theirs.scope).await?;
         ensure!(
             theirs.by_name(&name).is_none(),

@@ -111,6 +111,55 @@ impl TestStandby {
             .await?)
     }
 
+    /// Changes one of its settings while it runs; none for its configuration file's.
+    pub async fn set(&self, name: &str, value: Option<&str>) -> Result<()> {
+        let client = self.superuser("postgres").await?;
+        let change = match value {
+            Some(value) => format!("ALTER SYSTEM SET {name} = '{value}'"),
+            None => format!("ALTER SYSTEM RESET {name}"),
+        };
+        client.batch_execute(&change).await?;
+        client.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
+    /// Cuts it off from the primary. It goes on with what it has, and has replayed all that it received.
+    pub async fn cut_link(&self) -> Result<()> {
+        let nowhere = format!("host=/nowhere application_name={}", self.name);
+        self.set("primary_conninfo", Some(&nowhere)).await?;
+        let client = self.superuser("postgres").await?;
+        wait_until("nothing is received any more", WITHIN, async || {
+            let receivers = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+            let row = client.query_one(receivers, &[]).await;
+            row.is_ok_and(|row| row.get::<_, i64>(0) == 0)
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Mends what [`TestStandby::cut_link`] cut.
+    pub async fn mend_link(&self, primary: &TestCluster) -> Result<()> {
+        self.set("primary_conninfo", None).await?;
+        self.wait_streaming(primary).await
+    }
+
+    /// Returns once it shows everything that the primary has now.
+    pub async fn wait_caught_up(&self, primary: &TestCluster) -> Result<()> {
+        let written = primary.superuser("postgres").await?;
+        let row = written
+            .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
+            .await?;
+        let written: String = row.get(0);
+        let client = self.superuser("postgres").await?;
+        wait_until("the standby has caught up", WITHIN, async || {
+            let shows = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
+            let row = client.query_one(&shows, &[]).await;
+            row.is_ok_and(|row| row.get::<_, bool>(0))
+        })
+        .await;
+        Ok(())
+    }
+
     /// Makes it a primary of its own, on the next timeline.
     pub async fn promote(&self) -> Result<()> {
         let client = self.superuser("postgres").await?;

@@ -54,7 +54,7 @@ const CLIENTS: usize = 8;
 pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     let known = match args.suite {
         Suite::Ingest => ingest::Case::NAMES.map(|(name, _)| name).to_vec(),
-        Suite::Read => vec![read::CASE],
+        Suite::Read => read::CASES.to_vec(),
     };
     let chosen = chosen(&known, &args.case)?;
     let mut report = Report::new(args.json.as_deref())?;
@@ -91,7 +91,7 @@ async fn run_case(world: &World, args: &BenchArgs, case: &str, report: &mut Repo
             let case = ingest::Case::find(case).context("the cases were checked")?;
             ingest::run(world, args, case, report).await
         }
-        Suite::Read => read::run(world, args.scale, report).await,
+        Suite::Read => read::run(world, case, args.scale, report).await,
     }
 }
 

@@ -31,7 +31,11 @@ pub(crate) struct Access {
 impl Access {
     /// To the database of the settings. Reads the files that the settings name.
     pub(crate) fn from_settings(settings: &Settings) -> Result<Access> {
-        let database = &settings.database;
+        Access::to(&settings.database)
+    }
+
+    /// To this database.
+    pub(crate) fn to(database: &Database) -> Result<Access> {
         let tls = match &database.ca_file {
             Some(path) => Tls::with_ca_file(path)?,
             None => Tls::none(),

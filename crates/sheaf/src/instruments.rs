@@ -14,13 +14,10 @@ use sheaf_ingest::instruments::{
 };
 use sheaf_model::RefusalCode;
 use sheaf_pg::{PgError, Pool};
+use sheaf_query::{SOURCE_BREAKER, SOURCE_LAG_SECONDS, SOURCE_UP};
 use sheaf_server::{REQUEST_SECONDS, REQUESTS_TOTAL};
 
 use crate::serving::StopSignal;
-
-const SOURCE_UP: &str = "sheaf_source_up";
-const SOURCE_LAG_SECONDS: &str = "sheaf_source_lag_seconds";
-const PRIMARY: &str = "primary";
 
 /// A read by key takes a millisecond, and every request ends within 30 s. Three bounds a decade keep a quantile that is
 /// estimated from them within a factor of 2.5; each more is a further series for every route and method.
@@ -35,10 +32,6 @@ const STEP_SECONDS_BOUNDS: [f64; 14] = [
 /// A group is one edit or up to a few thousand events; what single parts add to that is rare.
 const GROUP_EVENTS_BOUNDS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
 const CONDENSE_EVERY: Duration = Duration::from_secs(5);
-/// Several times in the usual interval of a scrape, at one small statement each.
-const WATCH_EVERY: Duration = Duration::from_secs(5);
-/// A primary that takes longer to say anything serves nobody.
-const PING_MAX: Duration = Duration::from_secs(2);
 
 /// Begins to count. The primary has just answered.
 pub(crate) fn install() -> Result<PrometheusHandle> {
@@ -81,25 +74,11 @@ fn register() {
     ] {
         metrics::counter!(counter).absolute(0);
     }
-    tell_primary(true);
-}
-
-/// What is read from the primary is its own current state; of one that does not answer nothing is known.
-fn tell_primary(is_up: bool) {
-    let (up, lag) = if is_up { (1.0, 0.0) } else { (0.0, f64::NAN) };
-    metrics::gauge!(SOURCE_UP, "source" => PRIMARY).set(up);
-    metrics::gauge!(SOURCE_LAG_SECONDS, "source" => PRIMARY).set(lag);
-}
-
-/// Asks the primary for an answer again and again, and tells whether there was one.
-pub(crate) async fn watch_primary(pool: Pool, mut stop: StopSignal) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => {}
-            () = stop.requested() => return,
-        }
-        let answer = tokio::time::timeout(PING_MAX, ping(&pool)).await;
-        tell_primary(matches!(answer, Ok(Ok(()))));
+    // The primary has just answered; from now on the watch tells.
+    metrics::gauge!(SOURCE_UP, "source" => "primary").set(1.0);
+    metrics::gauge!(SOURCE_LAG_SECONDS, "source" => "primary").set(0.0);
+    for (state, is_it) in [("closed", 1.0), ("half-open", 0.0), ("open", 0.0)] {
+        metrics::gauge!(SOURCE_BREAKER, "source" => "primary", "state" => state).set(is_it);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only this crate reads the environment, configuration files and the command line. Everything else is told.
 
 mod bench;
+mod caching;
 mod cli;
 mod commands;
 mod connect;
@@ -13,6 +14,7 @@ mod import;
 mod instruments;
 mod logging;
 mod private_file;
+mod replicas;
 mod serving;
 mod waiting;
 

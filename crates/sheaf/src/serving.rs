@@ -21,8 +21,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::caching;
 use crate::descriptors::connections_max;
 use crate::instruments::{self, ping};
+use crate::replicas::{self, SettingsFile};
 
 /// How long background work may take to end after the last request, which itself may take 20 s. Service managers
 /// kill after 30 s.
@@ -78,11 +80,13 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("listening on {address}"))
 }
 
-/// Serves until told to stop, then lets running requests and background work finish.
+/// Serves until told to stop, then lets running requests and background work finish. Replicas are those of the settings,
+/// and of their file where it changes.
 pub(crate) async fn serve(
     listener: TcpListener,
     settings: &Settings,
     pools: Roles<Pool>,
+    file: Option<SettingsFile>,
     mut stop: StopSignal,
 ) -> Result<()> {
     let database = store::settings::Settings::read(&pools.app).await?;
@@ -102,7 +106,10 @@ pub(crate) async fn serve(
         stop.0.clone(),
     ));
     background.spawn(instruments::condense(metrics.clone(), stop.clone()));
-    background.spawn(instruments::watch_primary(pools.app.clone(), stop.clone()));
+    background.spawn(sheaf_upkeep::keep_beating(
+        pools.upkeep.clone(),
+        stop.0.clone(),
+    ));
     if let Some(address) = settings.server.admin_listen {
         let (listener, mut stop) = (listen(address).await?, stop.clone());
         let router = admin_router(metrics.clone());
@@ -114,7 +121,21 @@ pub(crate) async fn serve(
     // Told to stop only after the last request, which may be staged; the tasks end after a last flush.
     let (stop_staging, staging_stopped) = watch::channel(false);
     let (staging, flushers) = staging(settings, &pools, &database, &staging_stopped);
-    let (state, lanes) = state(settings, &pools, metrics, database, staging, wake)?;
+    let (state, lanes) = state(settings, &pools, metrics, database, staging, wake, &stop)?;
+    let sources = Arc::clone(state.reader.sources());
+    replicas::add(settings, &sources)?;
+    background.spawn(Arc::clone(&sources).watch(stop.0.clone()));
+    if let Some(file) = file {
+        let following = replicas::follow(file, settings.clone(), sources, stop.clone());
+        background.spawn(async move {
+            if let Err(error) = following.await {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the configuration is not followed"
+                );
+            }
+        });
+    }
     for task in lanes.into_iter().chain(flushers) {
         background.spawn(async move {
             if let Err(error) = task.await {
@@ -168,13 +189,14 @@ fn state(
     database: Arc<store::settings::Settings>,
     staging: Staging,
     wake_upkeep: Arc<Notify>,
+    stop: &StopSignal,
 ) -> Result<(AppState, Vec<JoinHandle<()>>)> {
     let limits = Limits {
         body_bytes_max: settings.server.body_bytes_max,
         ..Limits::DEFAULT
     };
     let catalogues = Arc::new(Catalogues::new(pools.app.clone()));
-    let (writer, lanes) = Writer::start(
+    let (writer, mut tasks) = Writer::start(
         pools.app.clone(),
         pools.writer.clone(),
         Arc::clone(&database),
@@ -182,13 +204,21 @@ fn state(
         limits,
     );
     let writer = writer.staging_through(staging);
-    let reader = Reader::new(
+    let mut reader = Reader::new(
         pools.app.clone(),
         pools.search.clone(),
         Arc::clone(&database),
         Arc::clone(&catalogues),
     );
-    let readiness = [&pools.app, &pools.search, &pools.writer].map(readiness_of);
+    let mut readiness = [&pools.app, &pools.search, &pools.writer]
+        .map(readiness_of)
+        .to_vec();
+    if let Some((cache, kept)) = caching::cache(settings, &database, &stop.0)? {
+        tasks.extend(kept);
+        readiness.extend(caching::readiness(&cache));
+        writer.tell(Arc::new(caching::Commits(cache.clone())));
+        reader = reader.remembering(cache);
+    }
     let state = AppState {
         app: pools.app.clone(),
         settings: database,
@@ -198,11 +228,11 @@ fn state(
         reader,
         wake_upkeep,
         metrics,
-        readiness: readiness.into(),
+        readiness,
         limits,
         bounds: Bounds::default(),
     };
-    Ok((state, lanes))
+    Ok((state, tasks))
 }
 
 /// Who may write when. Room for two of the largest bodies of one tenant, whatever their bound is.

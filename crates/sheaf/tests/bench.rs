@@ -1,5 +1,5 @@
-//! The benchmark of writing runs as a whole, on next to no data: every case measures something and says it in the form
-//! that is documented.
+//! The benchmarks run as a whole, on next to no data: every case measures something and says it in the form that is
+//! documented.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sheaf_testkit::ScratchDir;
 
-fn bench(dir: &ScratchDir, arguments: &[&str]) -> Result<Output> {
+fn bench(dir: &ScratchDir, suite: &str, arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_sheaf"))
-        .args(["bench", "ingest"])
+        .args(["bench", suite])
         .args(arguments)
         .env("TMPDIR", dir.path())
         .output()?)
@@ -25,11 +25,11 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn check(line: &Value) -> Result<()> {
+fn check(line: &Value, suite: &str) -> Result<()> {
     for member in ["suite", "case", "measure", "unit"] {
         ensure!(line[member].is_string(), "no {member} in {line}");
     }
-    ensure!(line["suite"] == "ingest", "another suite in {line}");
+    ensure!(line["suite"] == suite, "another suite in {line}");
     ensure!(line["value"].is_number(), "no value in {line}");
     ensure!(
         line["better"] == "higher" || line["better"] == "lower",
@@ -58,6 +58,7 @@ fn every_case_runs_and_each_line_has_its_members() -> Result<()> {
     let (json_text, svg_text) = (json.display().to_string(), svg.display().to_string());
     let output = bench(
         &dir,
+        "ingest",
         &["--scale", "tiny", "--json", &json_text, "--svg", &svg_text],
     )?;
     let shown = text(&output);
@@ -65,7 +66,7 @@ fn every_case_runs_and_each_line_has_its_members() -> Result<()> {
     let mut cases = BTreeSet::new();
     for line in std::fs::read_to_string(&json)?.lines() {
         let line: Value = serde_json::from_str(line).context("a line is one object")?;
-        check(&line)?;
+        check(&line, "ingest")?;
         cases.insert(line["case"].as_str().unwrap_or_default().to_owned());
     }
     let all = [
@@ -103,9 +104,37 @@ fn every_case_runs_and_each_line_has_its_members() -> Result<()> {
 }
 
 #[test]
+fn filters_are_measured_against_the_wide_table() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let json = dir.path().join("out.json");
+    let json_text = json.display().to_string();
+    let arguments = ["--case", "filters", "--scale", "tiny", "--json", &json_text];
+    let shown = text(&bench(&dir, "read", &arguments)?);
+    ensure!(!shown.contains("FAILED"), "a case failed:\n{shown}");
+    let mut measured = BTreeSet::new();
+    for line in std::fs::read_to_string(&json)?.lines() {
+        let line: Value = serde_json::from_str(line).context("a line is one object")?;
+        check(&line, "read")?;
+        measured.insert(line["case"].as_str().unwrap_or_default().to_owned());
+    }
+    let all = [
+        "cold_sparse",
+        "range_and_sort",
+        "selective",
+        "three_hot_attributes",
+        "two_hot_attributes",
+    ];
+    ensure!(
+        measured.iter().map(String::as_str).eq(all),
+        "measured: {measured:?}\n{shown}"
+    );
+    Ok(())
+}
+
+#[test]
 fn an_unknown_case_is_refused_with_the_known_ones_before_anything_starts() -> Result<()> {
     let dir = ScratchDir::new("bench")?;
-    let output = bench(&dir, &["--case", "ndjson", "--case", "ndjsn"])?;
+    let output = bench(&dir, "ingest", &["--case", "ndjson", "--case", "ndjsn"])?;
     let shown = text(&output);
     ensure!(output.status.code() == Some(2), "{shown}");
     ensure!(

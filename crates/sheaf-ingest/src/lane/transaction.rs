@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
 
 use futures::{join, try_join};
-use sheaf_model::{Position, Timestamp};
+use sheaf_model::{Position, Timestamp, WrittenEntity};
 use sheaf_pg::PgError;
 use sheaf_store::events::{EventColumns, EventCopy};
 use sheaf_store::ledger::{
@@ -23,11 +23,11 @@ use tokio_postgres::error::SqlState;
 
 use super::{Lane, Part, PartKind, PartOutcome, PartResult, Request, StoredPart};
 use crate::instruments::{GROUP_EVENTS, STEP_SECONDS};
-use crate::plan::GroupPart;
+use crate::plan::{GroupPart, GroupPlan};
 use crate::request::WriteError;
 use outcome::{check_condition, edited_document, rejections_of};
 use read::{Read, opens_at_first};
-use write::columns;
+use write::{columns, indexed};
 
 /// Why a transaction was not made.
 pub(super) enum Abort {
@@ -93,6 +93,10 @@ impl Lane {
         let mut running = Vec::new();
         for (place, part) in group.iter().enumerate() {
             if let Some(position) = read.was_there.get(&place) {
+                if part.prepared.is_some() {
+                    // Its commit came through after all.
+                    self.tell_unseen();
+                }
                 outcomes[place] = Some(Ok(part.already_there(*position)));
             } else if let Err(error) = check_condition(part, &read.documents) {
                 outcomes[place] = Some(Err(error));
@@ -139,6 +143,7 @@ impl Lane {
             return Ok(outcomes.into_iter().flatten().collect());
         }
         let (inserts, updates) = columns(&plan, &catalogues);
+        let index = indexed(&plan, &catalogues);
         let ledger_parts: Vec<LedgerPart<'_>> = storing
             .iter()
             .map(|(active, _, part)| LedgerPart {
@@ -184,6 +189,7 @@ impl Lane {
             try_join!(
                 inserts.insert(client),
                 updates.update(client),
+                index.put(client),
                 inserted_few,
                 insert_parts(client, &ledger_parts),
                 open_requests(client, &to_open),
@@ -220,6 +226,7 @@ impl Lane {
             Ok(position) => position,
             Err(error) => return Err(Abort::Unanswered { error, prepared }),
         };
+        self.tell(position, &plan);
         steps.ended("commit");
         let events: usize = parts.iter().map(|part| part.events.len()).sum();
         metrics::histogram!(GROUP_EVENTS).record(events as f64);
@@ -231,6 +238,28 @@ impl Lane {
             self.documents.put(bucket, planned.stored);
         }
         Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// Tells which documents the group wrote, before anybody hears that it was stored.
+    fn tell(&self, position: Position, plan: &GroupPlan) {
+        let Some(observer) = self.observed.get() else {
+            return;
+        };
+        let written = plan.documents.iter();
+        let written: Vec<WrittenEntity> = written
+            .filter(|planned| planned.change.written)
+            .map(|planned| WrittenEntity {
+                tenant: planned.tenant,
+                entity: planned.stored.entity,
+            })
+            .collect();
+        observer.committed(position, &written);
+    }
+
+    fn tell_unseen(&self) {
+        if let Some(observer) = self.observed.get() {
+            observer.committed_unseen();
+        }
     }
 
     /// Commits, and reads the position of the write history that has all of it.

@@ -1,24 +1,29 @@
 //! One page of buckets: which buckets, then what is in them.
 
-use sheaf_model::Timestamp;
-use sheaf_pg::{Access, PgTime};
+use std::collections::BTreeMap;
+
+use sheaf_model::{EntityId, Timestamp};
+use sheaf_pg::PgTime;
 use sheaf_store::TenantScope;
 use sheaf_store::buckets::BucketRange;
+use sheaf_store::histories::{ValuesBeside, values_beside};
 use sheaf_store::history::HistoryOf;
-use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+use sheaf_store::snapshot::limit_time;
 use tokio_postgres::Row;
 
+use super::fill::{Beside, Buckets, Nearest};
 use super::series::Series;
 use super::width::Width;
 use super::{BucketItem, BucketQuery, BucketsAnswer, Fill};
 use crate::answer::{Page, Read};
-use crate::attempt::{Attempt, check_lineage};
-use crate::consistency::{Freshness, ReadOptions};
+use crate::attempt::Attempt;
+use crate::consistency::ReadOptions;
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::history::{check_range, describe_range};
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::source::Source;
 
 /// Aggregated attributes of one page, over all its buckets.
 const ROWS_MAX: i64 = 100_000;
@@ -38,27 +43,28 @@ impl Reader {
         let name = EntityName::canonical(entity_type, external_id);
         let digest = query.digest(&name);
         let range = self.bucket_range(scope, digest, query, options)?;
-        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        let cursor = query.cursor.as_deref();
+        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
         loop {
+            let source = attempt.source().await?;
             let result = match Series::resolve(query, attempt.catalogue()) {
                 Ok(series) => {
-                    let read = self.buckets_under(&series, scope, &name, range, limit, options);
-                    read.await.and_then(|read| {
-                        check_lineage(attempt.catalogue(), read.freshness.position)?;
-                        Ok(read)
-                    })
+                    self.buckets_under(&series, &source, scope, &name, range, limit)
+                        .await
                 }
                 Err(error) => Err(error),
             };
-            let Some(read) = attempt.judge(result).await? else {
+            let Some(read) = attempt.judge(source, result).await? else {
                 continue;
             };
             let Read { value, freshness } = read;
             let value = value.map(|(items, resume)| {
                 let binding = self.binding(scope, digest, options);
                 let next_cursor = resume.map(|start| {
-                    let keyset = [Some(start.as_micros().to_string())];
-                    binding.encode(&keyset).expect("a number fits a cursor")
+                    let keyset = vec![Some(start.as_micros().to_string())];
+                    let seen = self.sources.kept_in_cursor(freshness.position);
+                    let cursor = binding.encode_seen(keyset, seen);
+                    cursor.expect("a number and a position fit a cursor")
                 });
                 BucketsAnswer {
                     entity_type: name.entity_type,
@@ -106,12 +112,12 @@ impl Reader {
     async fn buckets_under(
         &self,
         series: &Series<'_>,
+        source: &Source,
         scope: &TenantScope,
         name: &EntityName,
         range: Range,
         limit: usize,
-        options: &ReadOptions,
-    ) -> Result<Read<Option<BucketPage>>, ReadError> {
+    ) -> Result<Option<BucketPage>, ReadError> {
         let of = HistoryOf::new(scope.tenant(), &name.entity_type, &name.external_id);
         let query = series.query;
         let width = Width::new(query.bucket);
@@ -123,69 +129,175 @@ impl Reader {
         } else {
             whole.find_first(&keys, &buckets_max)
         };
-        let statements = [
+        let statements = vec![
             limit_time(&STATEMENT_TIME_MAX),
             of.find(),
-            read_snapshot(),
             match query.fill {
                 Fill::None => find,
-                Fill::Null => whole.find_ends(),
+                Fill::Null | Fill::Previous | Fill::Linear => whole.find_ends(),
             },
         ];
-        let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
+        let rows = source.run(scope, statements).await?;
         if rows[1].is_empty() {
-            return Ok(Read {
-                value: None,
-                freshness,
-            });
+            return Ok(None);
         }
         let mut starts = match query.fill {
-            Fill::None => rows[3]
+            Fill::None => rows[2]
                 .iter()
                 .map(|row| row.get::<_, PgTime>("starts_at").0)
                 .collect(),
-            Fill::Null => range.every_start(width, &rows[3], query.descending, limit + 1),
+            Fill::Null | Fill::Previous | Fill::Linear => {
+                range.every_start(width, &rows[2], query.descending, limit + 1)
+            }
         };
         let has_more = starts.len() > limit;
         starts.truncate(limit);
         let resume = starts.last().copied().filter(|_| has_more);
-        let items = self.aggregate(series, scope, &of, range, &starts).await?;
-        Ok(Read {
-            value: Some((items, resume)),
-            freshness,
-        })
+        let entity = EntityId(rows[1][0].get("entity_id"));
+        let of = Of {
+            source,
+            scope,
+            entity,
+            history: &of,
+        };
+        let items = self.aggregate(series, &of, range, starts).await?;
+        Ok(Some((items, resume)))
     }
 
     /// What is in the buckets that begin at these instants.
     async fn aggregate(
         &self,
         series: &Series<'_>,
-        scope: &TenantScope,
-        of: &HistoryOf,
+        of: &Of<'_>,
         range: Range,
-        starts: &[Timestamp],
+        mut starts: Vec<Timestamp>,
     ) -> Result<Vec<BucketItem>, ReadError> {
-        let (Some(first), Some(last)) = (starts.iter().min(), starts.iter().max()) else {
+        starts.sort_unstable();
+        let (Some(first), Some(last)) = (starts.first(), starts.last()) else {
             return Ok(Vec::new());
         };
         let width = Width::new(series.query.bucket);
-        let bounds = range.within(*first, width.end(*last));
-        let page = BucketRange::new(of, bounds, width.as_micros(), width.origin());
+        let (first, last) = (*first, *last);
+        let page = BucketRange::new(
+            of.history,
+            range.within(first, width.end(last)),
+            width.as_micros(),
+            width.origin(),
+        );
         let attributes = series.aggregated();
         let rows_max = ROWS_MAX + 1;
-        let statements = [
+        let statements = vec![
             limit_time(&STATEMENT_TIME_MAX),
             page.aggregate(&attributes, &rows_max),
         ];
-        let rows = scope.run(&self.app, Access::Read, &statements).await?;
+        let rows = of.source.run(of.scope, statements).await?;
         if i64::try_from(rows[1].len()).is_ok_and(|count| count > ROWS_MAX) {
             return Err(ReadError::QueryLimit {
                 detail: "aggregates of one page; name fewer attributes or ask for a smaller page",
                 source: None,
             });
         }
-        series.items(starts, width, &rows[1])
+        let buckets = series.buckets(width, &rows[1])?;
+        let beside = self.beside(series, of, (first, last), &buckets).await?;
+        let mut items = series.items(&starts, width, buckets, &beside)?;
+        if series.query.descending {
+            items.reverse();
+        }
+        Ok(items)
+    }
+
+    /// The nearest buckets with values on either side of a page, where what stands in it depends on them.
+    async fn beside(
+        &self,
+        series: &Series<'_>,
+        of: &Of<'_>,
+        (first, last): (Timestamp, Timestamp),
+        buckets: &Buckets<'_>,
+    ) -> Result<Beside, ReadError> {
+        let (from, to) = series.query.bounds();
+        let mut beside = Beside::default();
+        // What precedes the range counts for `previous` alone: a line needs a bucket of the range on either side.
+        let before = match series.query.fill {
+            Fill::None | Fill::Null => return Ok(beside),
+            Fill::Previous => Timestamp::MIN,
+            Fill::Linear => from,
+        };
+        let lacking = series.lacking(buckets.get(&first));
+        if !lacking.is_empty() {
+            let (values, is_last) = (of.values(lacking, (before, first.max(from))), true);
+            beside.before = self.nearest(series, of, &values, is_last).await?;
+        }
+        let end = Width::new(series.query.bucket).end(last);
+        let lacking = series.lacking(buckets.get(&last));
+        if series.query.fill == Fill::Linear && !lacking.is_empty() && end < to {
+            let (values, is_last) = (of.values(lacking, (end, to)), false);
+            beside.after = self.nearest(series, of, &values, is_last).await?;
+        }
+        Ok(beside)
+    }
+
+    /// The buckets of the range that hold these values; a value before the range stands for itself.
+    async fn nearest(
+        &self,
+        series: &Series<'_>,
+        of: &Of<'_>,
+        values: &ValuesBeside,
+        is_last: bool,
+    ) -> Result<Nearest, ReadError> {
+        let statement = if is_last {
+            values.find_last()
+        } else {
+            values.find_first()
+        };
+        let statements = vec![limit_time(&STATEMENT_TIME_MAX), statement];
+        let rows = of.source.run(of.scope, statements).await?;
+        let (from, to) = series.query.bounds();
+        let width = Width::new(series.query.bucket);
+        let mut nearest = Nearest::new();
+        let mut keys_by_start: BTreeMap<Timestamp, Vec<String>> = BTreeMap::new();
+        for found in values_beside(&rows[1])? {
+            let start = width.start(found.observed_at);
+            if found.observed_at >= from {
+                keys_by_start.entry(start).or_default().push(found.key);
+            } else {
+                let (name, aggregates) = series.of_one_value(&found.key, &found.raw)?;
+                nearest.insert(name, (start, aggregates));
+            }
+        }
+        for (start, keys) in keys_by_start {
+            let bounds = (start.max(from), width.end(start).min(to));
+            let bucket = BucketRange::new(of.history, bounds, width.as_micros(), width.origin());
+            let attributes = series.aggregated_where(|attribute| {
+                let key = attribute.id.to_string();
+                keys.contains(&key)
+            });
+            let statements = vec![
+                limit_time(&STATEMENT_TIME_MAX),
+                bucket.aggregate(&attributes, &ROWS_MAX),
+            ];
+            let rows = of.source.run(of.scope, statements).await?;
+            for (start, attributes) in series.buckets(width, &rows[1])? {
+                for (name, aggregates) in attributes {
+                    nearest.insert(name.to_owned(), (start, aggregates));
+                }
+            }
+        }
+        Ok(nearest)
+    }
+}
+
+/// Whose history is read.
+struct Of<'a> {
+    source: &'a Source,
+    scope: &'a TenantScope,
+    entity: EntityId,
+    history: &'a HistoryOf,
+}
+
+impl Of<'_> {
+    fn values(&self, keys: Vec<String>, bounds: (Timestamp, Timestamp)) -> ValuesBeside {
+        let wanted = keys.into_iter().map(|key| (self.entity, key));
+        ValuesBeside::new(self.scope.tenant(), wanted, bounds)
     }
 }
 
@@ -257,16 +369,22 @@ impl Range {
 }
 
 impl BucketQuery {
+    /// The range, its open ends as far out as there are times.
+    pub(crate) fn bounds(&self) -> (Timestamp, Timestamp) {
+        let range = Range {
+            from: self.from,
+            to: self.to,
+        };
+        range.bounds()
+    }
+
     fn digest(&self, name: &EntityName) -> QueryDigest {
         let mut description = QueryDescription::new("history in buckets");
         let attributes = self.attributes.as_deref();
         describe_range(&mut description, name, attributes, self.from, self.to);
         description.add(if self.descending { "desc" } else { "asc" });
         description.add(&self.bucket.as_micros().to_string());
-        description.add(match self.fill {
-            Fill::None => "none",
-            Fill::Null => "null",
-        });
+        description.add(self.fill.as_str());
         description.add(if self.aggregates.is_some() {
             "these"
         } else {

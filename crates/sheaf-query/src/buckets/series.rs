@@ -1,6 +1,6 @@
 //! Which aggregates of which attributes are wanted, and the answer made of what the database gave.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sheaf_model::{AttributeType, Timestamp, Value};
 use sheaf_pg::{PgError, PgTime};
@@ -8,6 +8,7 @@ use sheaf_store::buckets::AggregatedAttributes;
 use sheaf_store::catalogue::{Attribute, Catalogue};
 use tokio_postgres::Row;
 
+use super::fill::{self, Beside, Buckets};
 use super::width::Width;
 use super::{Aggregate, AggregateValue, BucketItem, BucketQuery, Fill};
 use crate::error::ReadError;
@@ -16,32 +17,51 @@ use crate::selection::find;
 const STEP: &str = "reading aggregates";
 
 /// What the aggregates of one attribute in one bucket came to, in the order asked for.
-type Aggregates = Vec<(Aggregate, AggregateValue)>;
+pub(crate) type Aggregates = Vec<(Aggregate, AggregateValue)>;
+
+/// One attribute, and which aggregates of it are wanted.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) attribute: &'a Attribute,
+    pub(crate) aggregates: Vec<Aggregate>,
+}
+
+/// Attributes of one query whose gaps depend on what is around them: each is looked up beside the range.
+const FILLED_MAX: usize = 100;
+/// Values of one page, over all its buckets and attributes, where every bucket has one of each.
+const FILLED_VALUES_MAX: usize = 100_000;
 
 /// A bucket query with its names found.
-pub(super) struct Series<'a> {
+pub(crate) struct Series<'a> {
     pub(super) query: &'a BucketQuery,
-    attributes: Vec<(&'a Attribute, Vec<Aggregate>)>,
+    pub(super) attributes: Vec<Wanted<'a>>,
 }
 
 impl<'a> Series<'a> {
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         query: &'a BucketQuery,
         catalogue: &'a Catalogue,
     ) -> Result<Series<'a>, ReadError> {
-        let mut attributes: Vec<(&Attribute, Vec<Aggregate>)> = Vec::new();
+        let mut attributes: Vec<Wanted<'_>> = Vec::new();
         let Some(names) = &query.attributes else {
+            if matches!(query.fill, Fill::Previous | Fill::Linear) {
+                let detail = format!("{} needs attribute", query.fill.as_str());
+                return Err(ReadError::parameter("fill", detail));
+            }
             for attribute in catalogue.attributes() {
-                let mut aggregates = wanted(query, attribute.kind);
+                let mut aggregates = aggregates_of(query.aggregates.as_deref(), attribute.kind);
                 aggregates.retain(|aggregate| aggregate.applies_to(attribute.kind));
                 if !aggregates.is_empty() {
-                    attributes.push((attribute, aggregates));
+                    attributes.push(Wanted {
+                        attribute,
+                        aggregates,
+                    });
                 }
             }
             return Ok(Series { query, attributes });
         };
         for attribute in find("attribute", &names.iter().collect::<Vec<_>>(), catalogue)? {
-            let aggregates = wanted(query, attribute.kind);
+            let aggregates = aggregates_of(query.aggregates.as_deref(), attribute.kind);
             if let Some(lacking) = aggregates
                 .iter()
                 .find(|aggregate| !aggregate.applies_to(attribute.kind))
@@ -55,102 +75,204 @@ impl<'a> Series<'a> {
                     ),
                 });
             }
-            if !attributes.iter().any(|(known, _)| known.id == attribute.id) {
-                attributes.push((attribute, aggregates));
+            if query.fill == Fill::Linear && !fill::is_numeric(attribute.kind) {
+                let detail = format!(
+                    "linear is for numbers, and {} is {}",
+                    attribute.name, attribute.kind
+                );
+                return Err(ReadError::parameter("fill", detail));
             }
+            if !attributes
+                .iter()
+                .any(|known| known.attribute.id == attribute.id)
+            {
+                attributes.push(Wanted {
+                    attribute,
+                    aggregates,
+                });
+            }
+        }
+        let is_filled = matches!(query.fill, Fill::Previous | Fill::Linear);
+        if is_filled && attributes.len() > FILLED_MAX {
+            let detail = format!(
+                "{} is for at most {FILLED_MAX} attributes",
+                query.fill.as_str()
+            );
+            return Err(ReadError::parameter("fill", detail));
         }
         Ok(Series { query, attributes })
     }
 
     /// The keys of rows that matter; absent where every row may.
-    pub(super) fn keys(&self) -> Option<Vec<String>> {
+    pub(crate) fn keys(&self) -> Option<Vec<String>> {
         self.query.attributes.as_ref()?;
-        let keys = self.attributes.iter().map(|(attribute, _)| attribute.id);
+        let keys = self.attributes.iter().map(|wanted| wanted.attribute.id);
         Some(keys.map(|id| id.to_string()).collect())
     }
 
-    pub(super) fn aggregated(&self) -> AggregatedAttributes {
+    pub(crate) fn aggregated(&self) -> AggregatedAttributes {
+        self.aggregated_where(|_| true)
+    }
+
+    /// The same of some of the attributes alone.
+    pub(super) fn aggregated_where(
+        &self,
+        is_wanted: impl Fn(&Attribute) -> bool,
+    ) -> AggregatedAttributes {
+        let wanted = || {
+            let all = self.attributes.iter();
+            all.filter(|wanted| is_wanted(wanted.attribute))
+        };
         AggregatedAttributes {
-            keys: self
-                .attributes
-                .iter()
-                .map(|(attribute, _)| attribute.id.to_string())
+            keys: wanted()
+                .map(|wanted| wanted.attribute.id.to_string())
                 .collect(),
-            types: self
-                .attributes
-                .iter()
-                .map(|(attribute, _)| attribute.kind.as_str())
+            types: wanted()
+                .map(|wanted| wanted.attribute.kind.as_str())
                 .collect(),
-            ends: self
-                .attributes
-                .iter()
-                .flat_map(|(_, aggregates)| aggregates)
+            ends: wanted()
+                .flat_map(|wanted| &wanted.aggregates)
                 .any(|aggregate| matches!(aggregate, Aggregate::First | Aggregate::Last)),
         }
     }
 
-    /// The buckets with these starts, in their order.
-    pub(super) fn items(
+    /// What the rows of aggregates say, bucket by bucket.
+    pub(crate) fn buckets<'r>(
         &self,
-        starts: &[Timestamp],
         width: Width,
-        rows: &[Row],
-    ) -> Result<Vec<BucketItem>, ReadError> {
-        let by_key: HashMap<String, &(&Attribute, Vec<Aggregate>)> = self
+        rows: impl IntoIterator<Item = &'r Row>,
+    ) -> Result<Buckets<'_>, ReadError> {
+        let by_key: HashMap<String, &Wanted<'_>> = self
             .attributes
             .iter()
-            .map(|wanted| (wanted.0.id.to_string(), wanted))
+            .map(|wanted| (wanted.attribute.id.to_string(), wanted))
             .collect();
-        let mut buckets: HashMap<Timestamp, BTreeMap<&str, Aggregates>> = HashMap::new();
-        let mut seen: BTreeMap<&str, &[Aggregate]> = BTreeMap::new();
+        let mut buckets = Buckets::new();
         for row in rows {
             let key: &str = row.get("key");
-            let (attribute, aggregates) = by_key
+            let wanted = by_key
                 .get(key)
                 .ok_or_else(|| PgError::unreadable(STEP, key))?;
-            let values = aggregates
+            let kind = wanted.attribute.kind;
+            let values = wanted
+                .aggregates
                 .iter()
-                .map(|aggregate| Ok((*aggregate, value(*aggregate, attribute.kind, row)?)))
+                .map(|aggregate| Ok((*aggregate, value(*aggregate, kind, row)?)))
                 .collect::<Result<Vec<_>, PgError>>()?;
             let starts_at = width.start(row.get::<_, PgTime>("starts_at").0);
             let bucket = buckets.entry(starts_at).or_default();
-            bucket.insert(&attribute.name, values);
-            seen.insert(&attribute.name, aggregates);
+            bucket.insert(wanted.attribute.name.as_str(), values);
         }
-        if self.query.attributes.is_some() {
-            let all = self.attributes.iter();
-            seen.extend(all.map(|(attribute, list)| (attribute.name.as_str(), list.as_slice())));
-        }
-        let mut items = Vec::with_capacity(starts.len());
-        for start in starts {
-            let mut attributes = buckets.remove(start).unwrap_or_default();
-            match self.query.fill {
-                Fill::None if attributes.is_empty() => continue,
-                Fill::None => {}
-                Fill::Null => {
-                    for (name, aggregates) in &seen {
-                        attributes
-                            .entry(name)
-                            .or_insert_with(|| nothing(aggregates));
-                    }
-                }
+        Ok(buckets)
+    }
+
+    /// The keys of attributes that a bucket has no values of.
+    pub(crate) fn lacking(&self, bucket: Option<&BTreeMap<&str, Aggregates>>) -> Vec<String> {
+        let lacking = self.attributes.iter().filter(|wanted| {
+            let name = wanted.attribute.name.as_str();
+            bucket.is_none_or(|bucket| !bucket.contains_key(name))
+        });
+        lacking
+            .map(|wanted| wanted.attribute.id.to_string())
+            .collect()
+    }
+
+    /// One value as all its aggregates: what stands before the first bucket of a range.
+    pub(crate) fn of_one_value(
+        &self,
+        key: &str,
+        raw: &str,
+    ) -> Result<(String, Aggregates), ReadError> {
+        let unreadable = || PgError::unreadable(STEP, key);
+        let wanted = self
+            .attributes
+            .iter()
+            .find(|wanted| wanted.attribute.id.to_string() == key)
+            .ok_or_else(unreadable)?;
+        let kind = wanted.attribute.kind;
+        let value = Value::from_stored(kind, raw).ok_or_else(unreadable)?;
+        let mean = match &value {
+            Value::Int(number) => {
+                let digits = number.to_string();
+                Value::from_stored(AttributeType::Float, &digits).ok_or_else(unreadable)?
             }
-            items.push(BucketItem {
+            other => other.clone(),
+        };
+        let values = wanted.aggregates.iter().map(|aggregate| {
+            let value = match aggregate {
+                Aggregate::Avg => mean.clone(),
+                Aggregate::Count => Value::Int(1),
+                Aggregate::Min
+                | Aggregate::Max
+                | Aggregate::Sum
+                | Aggregate::First
+                | Aggregate::Last => value.clone(),
+            };
+            (*aggregate, AggregateValue::Value(value))
+        });
+        Ok((wanted.attribute.name.clone(), values.collect()))
+    }
+
+    /// The buckets with these starts, in ascending order.
+    pub(crate) fn items<'s>(
+        &'s self,
+        starts: &[Timestamp],
+        width: Width,
+        mut buckets: Buckets<'s>,
+        beside: &Beside,
+    ) -> Result<Vec<BucketItem>, ReadError> {
+        if self.query.fill != Fill::None && self.query.attributes.is_some() {
+            let values = self.attributes.iter().map(|wanted| wanted.aggregates.len());
+            if starts.len().saturating_mul(values.sum()) > FILLED_VALUES_MAX {
+                return Err(ReadError::QueryLimit {
+                    detail: "100000 values of one page; name fewer attributes or ask for a smaller page",
+                    source: None,
+                });
+            }
+            fill::fill(
+                self.query.fill,
+                starts,
+                &self.attributes,
+                beside,
+                &mut buckets,
+            );
+        } else if self.query.fill == Fill::Null {
+            self.fill_seen(starts, &mut buckets);
+        }
+        let items = starts.iter().filter_map(|start| {
+            let attributes = buckets.remove(start)?;
+            let attributes = attributes.into_iter();
+            Some(BucketItem {
                 from: *start,
                 to: width.end(*start),
                 attributes: attributes
-                    .into_iter()
                     .map(|(name, values)| (name.to_owned(), values))
                     .collect(),
-            });
+            })
+        });
+        Ok(items.collect())
+    }
+
+    /// Where no attributes were named: nothing, for those that the page has somewhere.
+    fn fill_seen<'b>(&'b self, starts: &[Timestamp], buckets: &mut Buckets<'b>) {
+        let seen: BTreeSet<&str> = buckets.values().flat_map(BTreeMap::keys).copied().collect();
+        for start in starts {
+            let bucket = buckets.entry(*start).or_default();
+            for wanted in &self.attributes {
+                let name = wanted.attribute.name.as_str();
+                if seen.contains(name) {
+                    bucket
+                        .entry(name)
+                        .or_insert_with(|| nothing(&wanted.aggregates));
+                }
+            }
         }
-        Ok(items)
     }
 }
 
 /// The aggregates asked for; else the mean of numbers and the count of everything else.
-fn wanted(query: &BucketQuery, kind: AttributeType) -> Vec<Aggregate> {
-    let Some(asked) = &query.aggregates else {
+pub fn aggregates_of(asked: Option<&[Aggregate]>, kind: AttributeType) -> Vec<Aggregate> {
+    let Some(asked) = asked else {
         let usual = if Aggregate::Avg.applies_to(kind) {
             Aggregate::Avg
         } else {
@@ -168,7 +290,7 @@ fn wanted(query: &BucketQuery, kind: AttributeType) -> Vec<Aggregate> {
 }
 
 /// The aggregates of no values.
-fn nothing(aggregates: &[Aggregate]) -> Aggregates {
+pub(super) fn nothing(aggregates: &[Aggregate]) -> Aggregates {
     let of_nothing = |aggregate: &Aggregate| match aggregate {
         Aggregate::Count => AggregateValue::Value(Value::Int(0)),
         Aggregate::Avg
@@ -210,7 +332,7 @@ fn value(aggregate: Aggregate, kind: AttributeType, row: &Row) -> Result<Aggrega
 
 /// An exact number as a value of a type: as its digits where an int or a decimal cannot hold it, null where a double
 /// cannot.
-fn number(kind: AttributeType, digits: String) -> Result<AggregateValue, PgError> {
+pub(crate) fn number(kind: AttributeType, digits: String) -> Result<AggregateValue, PgError> {
     let value = match kind {
         AttributeType::Int => digits.parse().ok().map(Value::Int),
         AttributeType::Decimal => digits.parse().ok().map(Value::Decimal),

@@ -9,31 +9,31 @@ const MONDAY_MICROS: i64 = 4 * DAY_MICROS;
 
 /// The width of buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Width(i64);
+pub(crate) struct Width(i64);
 
 impl Width {
-    pub(super) fn new(bucket: Duration) -> Width {
+    pub(crate) fn new(bucket: Duration) -> Width {
         Width(bucket.as_micros())
     }
 
-    pub(super) fn as_micros(self) -> i64 {
+    pub(crate) fn as_micros(self) -> i64 {
         self.0
     }
 
     /// The bucket that holds an instant, by its start. The bucket that holds the first instant of all begins with it.
-    pub(super) fn start(self, time: Timestamp) -> Timestamp {
+    pub(crate) fn start(self, time: Timestamp) -> Timestamp {
         let offset = self.offset();
         let start = (time.as_micros() - offset).div_euclid(self.0) * self.0 + offset;
         Timestamp::from_micros(start).unwrap_or(Timestamp::MIN)
     }
 
     /// The first instant after a bucket.
-    pub(super) fn end(self, start: Timestamp) -> Timestamp {
+    pub(crate) fn end(self, start: Timestamp) -> Timestamp {
         start.saturating_add_micros(self.0)
     }
 
     /// The earliest start of a bucket.
-    pub(super) fn origin(self) -> Timestamp {
+    pub(crate) fn origin(self) -> Timestamp {
         self.start(Timestamp::MIN.saturating_add_micros(self.0))
     }
 

@@ -7,22 +7,23 @@
 use std::collections::BTreeSet;
 
 use sheaf_model::{AttributeId, EntityId, Op, StoredRow, Timestamp, fold_rows};
-use sheaf_pg::{Access, PgError};
+use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::documents::{StoredDocument, document_of, read_entity};
+use sheaf_store::documents::{StoredDocument, entity_of, read_entity};
 use sheaf_store::events::{HistoryRow, history_of};
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
-use sheaf_store::snapshot::{limit_time, read_snapshot, snapshot_of};
+use sheaf_store::snapshot::limit_time;
 
 use super::{EntityQuery, Wanted};
 use crate::answer::{EntityAnswer, Read};
 use crate::attempt::Attempt;
-use crate::consistency::{Freshness, ReadOptions};
+use crate::consistency::ReadOptions;
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::{Reader, STATEMENT_TIME_MAX};
 use crate::selection::Selection;
+use crate::source::Source;
 
 /// Rows of the first step. Most entities report the same attributes each time, so that a few rows settle all.
 const FIRST_ROWS_MAX: i64 = 50;
@@ -45,107 +46,100 @@ impl Reader {
         options: &ReadOptions,
     ) -> Result<Read<Option<EntityAnswer>>, ReadError> {
         let name = EntityName::canonical(entity_type, external_id);
-        let mut attempt = Attempt::first(&self.catalogues, scope).await?;
+        let mut attempt = Attempt::first(self, scope, options).await?;
         loop {
+            let source = attempt.source().await?;
             let result = match Wanted::resolve(query, attempt.catalogue()) {
-                Ok(wanted) => self.as_of_under(&wanted, scope, &name, at, options).await,
+                Ok(wanted) => as_of_under(&wanted, &source, scope, &name, at).await,
                 Err(error) => Err(error),
             };
-            if let Some(answer) = attempt.judge(result).await? {
+            if let Some(answer) = attempt.judge(source, result).await? {
                 return Ok(answer);
             }
         }
     }
+}
 
-    async fn as_of_under(
-        &self,
-        wanted: &Wanted<'_>,
-        scope: &TenantScope,
-        name: &EntityName,
-        at: Timestamp,
-        options: &ReadOptions,
-    ) -> Result<Read<Option<EntityAnswer>>, ReadError> {
-        let tenant = scope.tenant();
-        let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
-        let of = HistoryOf::new(tenant, entity_type, external_id);
-        let first = HistoryStep::new(
-            &of,
+async fn as_of_under(
+    wanted: &Wanted<'_>,
+    source: &Source,
+    scope: &TenantScope,
+    name: &EntityName,
+    at: Timestamp,
+) -> Result<Option<EntityAnswer>, ReadError> {
+    let tenant = scope.tenant();
+    let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
+    let of = HistoryOf::new(tenant, entity_type, external_id);
+    let first = HistoryStep::new(
+        &of,
+        Direction::ToFloor,
+        Place::after(at),
+        Timestamp::MIN,
+        None,
+        FIRST_ROWS_MAX,
+    );
+    let statements = vec![
+        read_entity(&tenant, &entity_type, &external_id),
+        first.statement(),
+    ];
+    let rows = source.run(scope, statements).await?;
+    let Some(row) = rows[0].first() else {
+        return Ok(None);
+    };
+    let (_, Some(current)) = entity_of(row, wanted.catalogue)? else {
+        return Ok(None);
+    };
+    let stored = if current.document.newest.is_some_and(|newest| newest <= at) {
+        // Nothing was observed since: the document is the fold.
+        current
+    } else {
+        let mut walk = Walk::new(current.entity);
+        let is_end = walk.take(&rows[1], FIRST_ROWS_MAX, wanted.catalogue)?;
+        if !is_end {
+            walk_on(&mut walk, wanted, source, scope, &of, at).await?;
+        }
+        walk.into_document()
+    };
+    if !stored.document.exists() {
+        return Ok(None);
+    }
+    Ok(Some(wanted.answer(name, stored, None)?))
+}
+
+/// Walks from the first step on, until all that is wanted is settled.
+async fn walk_on(
+    walk: &mut Walk,
+    wanted: &Wanted<'_>,
+    source: &Source,
+    scope: &TenantScope,
+    of: &HistoryOf,
+    at: Timestamp,
+) -> Result<(), ReadError> {
+    let mut steps = 1;
+    while !walk.is_settled(&wanted.selection) {
+        if steps == STEPS_MAX {
+            return Err(ReadError::QueryLimit {
+                detail: "rows of history; select fewer attributes",
+                source: None,
+            });
+        }
+        steps += 1;
+        let (keys, place) = (walk.settled_keys(), walk.place(at));
+        let step = HistoryStep::new(
+            of,
             Direction::ToFloor,
-            Place::after(at),
+            place,
             Timestamp::MIN,
-            None,
-            FIRST_ROWS_MAX,
+            Some(&keys),
+            ROWS_MAX,
         );
-        let statements = [
-            read_entity(&tenant, &entity_type, &external_id),
-            first.statement(),
-            read_snapshot(),
-        ];
-        let rows = scope.run(&self.app, Access::Read, &statements).await?;
-        let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &self.settings)?, options)?;
-        let nothing = Ok(Read {
-            value: None,
-            freshness: freshness.clone(),
-        });
-        let Some(row) = rows[0].first() else {
-            return nothing;
-        };
-        let current = document_of(row, wanted.catalogue)?;
-        let stored = if current.document.newest.is_some_and(|newest| newest <= at) {
-            // Nothing was observed since: the document is the fold.
-            current
-        } else {
-            let mut walk = Walk::new(current.entity);
-            let is_end = walk.take(&rows[1], FIRST_ROWS_MAX, wanted.catalogue)?;
-            if !is_end {
-                self.walk_on(&mut walk, wanted, scope, &of, at).await?;
-            }
-            walk.into_document()
-        };
-        if !stored.document.exists() {
-            return nothing;
+        let statements = vec![limit_time(&STATEMENT_TIME_MAX), step.statement()];
+        let rows = source.run(scope, statements).await?;
+        if walk.take(&rows[1], ROWS_MAX, wanted.catalogue)? {
+            break;
         }
-        Ok(Read {
-            value: Some(wanted.answer(name, stored, None)?),
-            freshness,
-        })
     }
-
-    /// Walks from the first step on, until all that is wanted is settled.
-    async fn walk_on(
-        &self,
-        walk: &mut Walk,
-        wanted: &Wanted<'_>,
-        scope: &TenantScope,
-        of: &HistoryOf,
-        at: Timestamp,
-    ) -> Result<(), ReadError> {
-        let mut steps = 1;
-        while !walk.is_settled(&wanted.selection) {
-            if steps == STEPS_MAX {
-                return Err(ReadError::QueryLimit {
-                    detail: "rows of history; select fewer attributes",
-                    source: None,
-                });
-            }
-            steps += 1;
-            let (keys, place) = (walk.settled_keys(), walk.place(at));
-            let step = HistoryStep::new(
-                of,
-                Direction::ToFloor,
-                place,
-                Timestamp::MIN,
-                Some(&keys),
-                ROWS_MAX,
-            );
-            let statements = [limit_time(&STATEMENT_TIME_MAX), step.statement()];
-            let rows = scope.run(&self.app, Access::Read, &statements).await?;
-            if walk.take(&rows[1], ROWS_MAX, wanted.catalogue)? {
-                break;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// The rows met so far that say something, newest first.

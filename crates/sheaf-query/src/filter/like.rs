@@ -51,6 +51,17 @@ pub(super) fn matches(pattern: &str, text: &str) -> bool {
         .all(|rest| matches!(rest, Piece::Any))
 }
 
+/// The letters that every text which fits the pattern begins with.
+pub(super) fn prefix(pattern: &str) -> String {
+    pieces(pattern)
+        .into_iter()
+        .map_while(|piece| match piece {
+            Piece::Letter(letter) => Some(letter),
+            Piece::Any | Piece::One => None,
+        })
+        .collect()
+}
+
 fn pieces(pattern: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut letters = pattern.chars();

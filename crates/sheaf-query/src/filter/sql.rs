@@ -7,10 +7,13 @@
 //! too. Then no test stands under a NOT, and whether one is unknown or false no longer matters to the result. So each
 //! test, denied or not, is compiled to a condition that holds exactly when the test does, and which may be false where
 //! the test is unknown. That is what lets equality be `@>`, and what lets every other test name the attribute in
-//! `d.present`, by which the index on it finds the few entities that have a sparse attribute.
+//! `d.present`, by which the index on it finds the few entities that have a sparse attribute. A range of an attribute
+//! with a value index is a semi-join with that index.
 //!
 //! `upper` under the collation `und-x-icu` gives Unicode's full upper-case mapping, independent of the database's
 //! locale. Servers are built with ICU everywhere that PostgreSQL 15 is packaged.
+
+use std::collections::BTreeMap;
 
 use postgres_types::{ToSql, Type};
 use sheaf_model::{AttributeId, AttributeType};
@@ -18,6 +21,7 @@ use sheaf_store::catalogue::Temperature;
 
 use super::ast::{ArrayRelation, Scalar};
 use super::typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
+use super::value_index::{IndexRange, table_of};
 
 /// A value that is sent beside the statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,10 +79,8 @@ pub fn compile(expr: &TypedExpr, parameters: &mut Parameters) -> String {
 
 fn condition(expr: &TypedExpr, denied: bool, parameters: &mut Parameters) -> String {
     match expr {
-        TypedExpr::And(terms) => {
-            let operator = if denied { " OR " } else { " AND " };
-            all(terms, denied, operator, parameters)
-        }
+        TypedExpr::And(terms) if denied => all(terms, denied, " OR ", parameters),
+        TypedExpr::And(terms) => conjunction(terms, parameters),
         TypedExpr::Or(terms) => {
             let operator = if denied { " AND " } else { " OR " };
             all(terms, denied, operator, parameters)
@@ -89,10 +91,12 @@ fn condition(expr: &TypedExpr, denied: bool, parameters: &mut Parameters) -> Str
                 id,
                 kind,
                 temperature,
+                is_indexed,
             } => Attribute {
                 id,
                 kind,
                 temperature,
+                is_indexed,
             }
             .condition(test, denied, parameters),
             Property::Reserved(reserved) => reserved_condition(reserved, test, denied, parameters),
@@ -108,21 +112,126 @@ fn all(terms: &[TypedExpr], denied: bool, operator: &str, parameters: &mut Param
     format!("({})", terms.join(operator))
 }
 
+/// Ranges of one attribute, each with its test.
+struct Ranges<'a> {
+    attribute: Attribute,
+    all: Vec<(IndexRange, &'a Test)>,
+}
+
+/// Equalities of several hot attributes are one document that has to be contained: the index intersects what it finds for
+/// each, where conditions by themselves would each be looked up whole. And both ends of a range are one range of the value
+/// index, where each by itself could be half of it.
+fn conjunction(terms: &[TypedExpr], parameters: &mut Parameters) -> String {
+    let mut equal: BTreeMap<AttributeId, String> = BTreeMap::new();
+    let mut ranges: BTreeMap<AttributeId, Ranges<'_>> = BTreeMap::new();
+    let mut others = Vec::new();
+    for term in terms {
+        if let Some((id, value)) = equality(term)
+            && !equal.contains_key(&id)
+        {
+            equal.insert(id, value);
+        } else if let Some((attribute, range, test)) = indexed(term) {
+            let of_attribute = ranges.entry(attribute.id).or_insert_with(|| Ranges {
+                attribute,
+                all: Vec::new(),
+            });
+            of_attribute.all.push((range, test));
+        } else {
+            others.push(term);
+        }
+    }
+    let mut conditions = Vec::new();
+    if !equal.is_empty() {
+        let members: Vec<String> = equal
+            .iter()
+            .map(|(id, value)| format!("\"{id}\":{value}"))
+            .collect();
+        let document = format!("{{{}}}", members.join(","));
+        conditions.push(contained(std::iter::once(document), parameters));
+    }
+    for Ranges { attribute, all } in ranges.values() {
+        conditions.push(attribute.in_ranges(all, parameters));
+    }
+    conditions.extend(
+        others
+            .into_iter()
+            .map(|term| condition(term, false, parameters)),
+    );
+    format!("({})", conditions.join(" AND "))
+}
+
+/// The range of a value index that a term is.
+fn indexed(term: &TypedExpr) -> Option<(Attribute, IndexRange, &Test)> {
+    let TypedExpr::Predicate(Predicate {
+        property:
+            Property::Attribute {
+                id,
+                kind,
+                temperature,
+                is_indexed: true,
+            },
+        test,
+    }) = term
+    else {
+        return None;
+    };
+    let attribute = Attribute {
+        id: *id,
+        kind: *kind,
+        temperature: *temperature,
+        is_indexed: true,
+    };
+    Some((attribute, IndexRange::of(*kind, test)?, test))
+}
+
+/// The hot attribute and the value in stored form, where a term says that they are equal.
+fn equality(term: &TypedExpr) -> Option<(AttributeId, String)> {
+    let TypedExpr::Predicate(Predicate {
+        property:
+            Property::Attribute {
+                id,
+                temperature: Temperature::Hot,
+                ..
+            },
+        test: Test::AnyOf(values),
+    }) = term
+    else {
+        return None;
+    };
+    match values.as_slice() {
+        [value] => Some((*id, json(value))),
+        _ => None,
+    }
+}
+
+/// What the index on hot parts answers: the hot part holds all of one of these documents.
+fn contained(documents: impl Iterator<Item = String>, parameters: &mut Parameters) -> String {
+    let list = parameters.push(texts(documents));
+    format!("d.hot_attrs @> ANY ({list}::jsonb[])")
+}
+
 struct Attribute {
     id: AttributeId,
     kind: AttributeType,
     temperature: Temperature,
+    is_indexed: bool,
 }
 
 impl Attribute {
     fn condition(&self, test: &Test, denied: bool, parameters: &mut Parameters) -> String {
-        let is_indexed = self.temperature == Temperature::Hot && !denied;
+        let is_hot = self.temperature == Temperature::Hot && !denied;
+        if self.is_indexed
+            && !denied
+            && let Some(range) = IndexRange::of(self.kind, test)
+        {
+            return self.in_ranges(&[(range, test)], parameters);
+        }
         let holds = match test {
             Test::Absent => return deny(!denied, self.present(parameters)),
-            Test::AnyOf(values) if is_indexed => {
+            Test::AnyOf(values) if is_hot => {
                 return self.contained(values.iter().map(json), parameters);
             }
-            Test::Array { relation, elements } if is_indexed => {
+            Test::Array { relation, elements } if is_hot => {
                 return self.contained(array_patterns(*relation, elements), parameters);
             }
             Test::AnyOf(values) => {
@@ -161,20 +270,45 @@ impl Attribute {
         format!("({present} AND {})", deny(denied, holds))
     }
 
+    /// What the value index answers, and where it may say too much, the document.
+    fn in_ranges(&self, ranges: &[(IndexRange, &Test)], parameters: &mut Parameters) -> String {
+        let id = parameters.push(Parameter::Int8(self.id.0));
+        let table = table_of(self.kind.as_str());
+        let within: Vec<String> = ranges
+            .iter()
+            .map(|(range, _)| range.conditions(parameters))
+            .collect();
+        let mut conditions = vec![format!(
+            "EXISTS (SELECT FROM sheaf.{table} i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = {id} \
+             AND i.entity_id = d.entity_id AND {})",
+            within.join(" AND ")
+        )];
+        let plain = Attribute {
+            is_indexed: false,
+            ..*self
+        };
+        for (_, test) in ranges.iter().filter(|(range, _)| !range.is_exact) {
+            conditions.push(plain.condition(test, false, parameters));
+        }
+        match conditions.as_slice() {
+            [one] => one.clone(),
+            several => format!("({})", several.join(" AND ")),
+        }
+    }
+
     fn present(&self, parameters: &mut Parameters) -> String {
         let id = parameters.push(Parameter::Int8Array(vec![self.id.0]));
         format!("d.present @> {id}")
     }
 
-    /// What the index on hot parts answers: the document holds this attribute with one of these values.
+    /// The hot part holds this attribute with one of these values.
     fn contained(
         &self,
         values: impl Iterator<Item = String>,
         parameters: &mut Parameters,
     ) -> String {
         let documents = values.map(|value| format!("{{\"{}\":{value}}}", self.id));
-        let list = parameters.push(texts(documents));
-        format!("d.hot_attrs @> ANY ({list}::jsonb[])")
+        contained(documents, parameters)
     }
 
     fn value(&self, operator: &'static str, parameters: &mut Parameters) -> String {

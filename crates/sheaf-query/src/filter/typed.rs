@@ -20,6 +20,8 @@ pub enum Property {
         kind: AttributeType,
         /// Where documents hold it.
         temperature: Temperature,
+        /// Whether its value index has every value.
+        is_indexed: bool,
     },
     /// A property of the entity itself.
     Reserved(Reserved),

@@ -107,8 +107,8 @@ impl<'a> Collector<'a> {
             observed_at,
         } = row;
         let (replaced, deleted) = (op == Op::Replace, op == Op::Delete);
-        let attributes = self.attributes(cells_of(&attrs))?;
-        if replaced || deleted || self.is_wanted(&attributes) {
+        let attributes = named(cells_of(&attrs), &self.selection, self.catalogue)?;
+        if replaced || deleted || is_wanted(&attributes, &self.selection) {
             let item = HistoryItem {
                 observed_at,
                 ingested_at,
@@ -127,58 +127,72 @@ impl<'a> Collector<'a> {
         if self.descending {
             rows.reverse();
         }
-        let (Some(first), Some(ingested_at)) = (
-            rows.first(),
-            rows.iter().map(|history| history.ingested_at).max(),
-        ) else {
+        let Some(observed_at) = rows.first().map(|history| history.row.observed_at) else {
             return Ok(());
         };
-        let observed_at = first.row.observed_at;
         let place = if self.descending {
             Place::before(observed_at)
         } else {
             Place::after(observed_at)
         };
         self.closed = Some(place);
-        let instant = fold_instant(rows.iter().map(|history| &history.row));
-        let attributes = self.attributes(instant.cells)?;
-        if instant.replaced || self.is_wanted(&attributes) {
-            let item = HistoryItem {
-                observed_at,
-                ingested_at,
-                replaced: instant.replaced && !instant.deleted,
-                deleted: instant.deleted,
-                attributes,
-                row: None,
-            };
-            self.items.push((item, place));
-        }
+        let item = item_of_instant(&rows, &self.selection, self.catalogue)?;
+        self.items.extend(item.map(|item| (item, place)));
         Ok(())
     }
+}
 
-    /// An instant at which the entity was seen and no more belongs to the whole history, not to that of an attribute.
-    fn is_wanted(&self, attributes: &[(String, Option<sheaf_model::Value>)]) -> bool {
-        self.selection == Selection::All || !attributes.is_empty()
-    }
+/// The item of the rows of one instant, in order of seq; nothing where none of them is about the selection.
+pub(crate) fn item_of_instant(
+    rows: &[HistoryRow],
+    selection: &Selection,
+    catalogue: &Catalogue,
+) -> Result<Option<HistoryItem>, ReadError> {
+    let (Some(first), Some(ingested_at)) = (
+        rows.first(),
+        rows.iter().map(|history| history.ingested_at).max(),
+    ) else {
+        return Ok(None);
+    };
+    let instant = fold_instant(rows.iter().map(|history| &history.row));
+    let attributes = named(instant.cells, selection, catalogue)?;
+    let is_item = instant.replaced || is_wanted(&attributes, selection);
+    let item = HistoryItem {
+        observed_at: first.row.observed_at,
+        ingested_at,
+        replaced: instant.replaced && !instant.deleted,
+        deleted: instant.deleted,
+        attributes,
+        row: None,
+    };
+    Ok(is_item.then_some(item))
+}
 
-    fn attributes(
-        &self,
-        cells: impl IntoIterator<Item = (sheaf_model::AttributeId, Cell)>,
-    ) -> Result<Vec<(String, Option<sheaf_model::Value>)>, ReadError> {
-        let mut attributes = Vec::new();
-        for (id, cell) in cells {
-            if !self.selection.contains(id) {
-                continue;
-            }
-            let value = match cell {
-                Cell::Value(value) => Some(value),
-                Cell::Removed => None,
-            };
-            attributes.push((name_of(id, self.catalogue)?.to_owned(), value));
+type NamedCells = Vec<(String, Option<sheaf_model::Value>)>;
+
+/// An instant at which the entity was seen and no more belongs to the whole history, not to that of an attribute.
+fn is_wanted(attributes: &NamedCells, selection: &Selection) -> bool {
+    *selection == Selection::All || !attributes.is_empty()
+}
+
+fn named(
+    cells: impl IntoIterator<Item = (sheaf_model::AttributeId, Cell)>,
+    selection: &Selection,
+    catalogue: &Catalogue,
+) -> Result<NamedCells, ReadError> {
+    let mut attributes = Vec::new();
+    for (id, cell) in cells {
+        if !selection.contains(id) {
+            continue;
         }
-        attributes.sort_by(|one, two| one.0.cmp(&two.0));
-        Ok(attributes)
+        let value = match cell {
+            Cell::Value(value) => Some(value),
+            Cell::Removed => None,
+        };
+        attributes.push((name_of(id, catalogue)?.to_owned(), value));
     }
+    attributes.sort_by(|one, two| one.0.cmp(&two.0));
+    Ok(attributes)
 }
 
 fn cells_of(attrs: &Attrs) -> impl Iterator<Item = (sheaf_model::AttributeId, Cell)> {

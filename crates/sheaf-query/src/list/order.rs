@@ -1,11 +1,11 @@
 //! The order of a list, as SQL and as the keyset of a cursor.
 
-use sheaf_model::{AttributeType, Cell, Name, Value};
-use sheaf_store::catalogue::Catalogue;
+use sheaf_model::{AttributeId, AttributeType, Cell, Name, Value};
+use sheaf_store::catalogue::{Catalogue, ValueIndex};
 
 use super::{ListQuery, ListRow, SortKey};
 use crate::error::ReadError;
-use crate::filter::{Parameter, Parameters, Property, Reserved, attribute_value};
+use crate::filter::{Parameter, Parameters, Property, Reserved, attribute_value, cast_of};
 
 /// Keys of one order. PostgreSQL compares them one by one; nobody sorts by more.
 const KEYS_MAX: usize = 8;
@@ -82,6 +82,22 @@ impl Order {
         Order::total(keys.collect(), entity_type.is_some())
     }
 
+    /// An order by an int attribute with a value index, of one type.
+    #[cfg(test)]
+    pub(super) fn of_indexed(id: AttributeId, descending: bool) -> Order {
+        let property = Property::Attribute {
+            id,
+            kind: AttributeType::Int,
+            temperature: sheaf_store::catalogue::Temperature::Hot,
+            is_indexed: true,
+        };
+        let key = Key {
+            property,
+            descending,
+        };
+        Order::total(vec![key], true)
+    }
+
     /// Whether the order reads the documents' attributes, whose place depends on the catalogue.
     pub(super) fn uses_attributes(&self) -> bool {
         self.keys.iter().any(|key| match key.property {
@@ -105,12 +121,45 @@ impl Order {
         columns.join(", ")
     }
 
+    /// The names of those columns.
+    pub(super) fn names(&self) -> String {
+        let names: Vec<String> = (0..self.keys.len())
+            .map(|place| format!("k{place}"))
+            .collect();
+        names.join(", ")
+    }
+
+    /// The attribute whose value index has the order's first key, and whether greatest come first.
+    pub(super) fn walked(&self) -> Option<Walked> {
+        let key = self.keys.first()?;
+        match key.property {
+            Property::Attribute {
+                id,
+                kind,
+                is_indexed: true,
+                ..
+            } => Some(Walked {
+                id,
+                kind,
+                cast: cast_of(kind)?,
+                descending: key.descending,
+            }),
+            Property::Attribute { .. } | Property::Reserved(_) => None,
+        }
+    }
+
     /// What follows ORDER BY, over those columns.
     pub(super) fn by(&self) -> String {
+        self.by_from(0)
+    }
+
+    /// The same without the first keys, for entities that are equal by those.
+    pub(super) fn by_from(&self, place: usize) -> String {
         let keys: Vec<String> = self
             .keys
             .iter()
             .enumerate()
+            .skip(place)
             .map(|(place, key)| match key.descending {
                 true => format!("k{place} DESC NULLS LAST"),
                 false => format!("k{place}"),
@@ -121,8 +170,22 @@ impl Order {
 
     /// Holds for what comes after an item, over those columns.
     pub(super) fn after(&self, keyset: &[Option<String>], parameters: &mut Parameters) -> String {
+        self.after_from(0, keyset, parameters)
+    }
+
+    /// The same among entities that are equal by the first keys.
+    pub(super) fn after_from(
+        &self,
+        from: usize,
+        keyset: &[Option<String>],
+        parameters: &mut Parameters,
+    ) -> String {
+        if let Some(condition) = self.after_row(keyset, parameters) {
+            return condition;
+        }
         let mut condition = "FALSE".to_owned();
-        for (place, (key, value)) in self.keys.iter().zip(keyset).enumerate().rev() {
+        let keys = self.keys.iter().zip(keyset).enumerate().skip(from);
+        for (place, (key, value)) in keys.rev() {
             let is_last = place + 1 == self.keys.len();
             condition = match value {
                 // Nothing comes after an absent value but other absent ones.
@@ -148,6 +211,34 @@ impl Order {
         condition
     }
 
+    /// The same as one comparison of rows, which an index on the columns can begin at; where every key is always there
+    /// and ascends.
+    fn after_row(&self, keyset: &[Option<String>], parameters: &mut Parameters) -> Option<String> {
+        let is_plain = self.keys.iter().all(|key| match key.property {
+            Property::Reserved(_) => !key.descending,
+            Property::Attribute { .. } => false,
+        });
+        let values: Option<Vec<&String>> = keyset.iter().map(Option::as_ref).collect();
+        let values = values.filter(|_| is_plain)?;
+        let columns: Vec<String> = (0..self.keys.len())
+            .map(|place| format!("k{place}"))
+            .collect();
+        let values: Vec<String> = self
+            .keys
+            .iter()
+            .zip(values)
+            .map(|(key, value)| {
+                let value = parameters.push(Parameter::Text(value.clone()));
+                format!("{value}{}", key.cast())
+            })
+            .collect();
+        Some(format!(
+            "({}) > ({})",
+            columns.join(", "),
+            values.join(", ")
+        ))
+    }
+
     /// The keyset of an item.
     pub(super) fn keyset(&self, row: &ListRow) -> Vec<Option<String>> {
         self.keys
@@ -168,6 +259,16 @@ impl Order {
             })
             .collect()
     }
+}
+
+/// An attribute that a list is walked by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walked {
+    pub(super) id: AttributeId,
+    pub(super) kind: AttributeType,
+    /// From text to what its index holds.
+    pub(super) cast: &'static str,
+    pub(super) descending: bool,
 }
 
 impl Key {
@@ -217,7 +318,7 @@ fn plain(value: &Value) -> String {
 }
 
 /// What a name stands for in filters and orders.
-pub(super) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
+pub(crate) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
     if let Some(reserved) = Reserved::named(name) {
         return Some(Property::Reserved(reserved));
     }
@@ -226,5 +327,6 @@ pub(super) fn property(name: &str, catalogue: &Catalogue) -> Option<Property> {
         id: attribute.id,
         kind: attribute.kind,
         temperature: attribute.temperature,
+        is_indexed: attribute.value_index == ValueIndex::Filled,
     })
 }

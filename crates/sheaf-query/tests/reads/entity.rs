@@ -1,8 +1,10 @@
 //! One entity, now and at an instant.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use sheaf_model::{AttributeType, Lsn, Op, Position, Timestamp, Value, fold_rows};
-use sheaf_query::{ConsistencyLevel, EntityQuery, ReadOptions};
+use sheaf_query::{ConsistencyLevel, DataSource, EntityQuery, Lag, ReadOptions};
 use sheaf_store::catalogue::Temperature;
 
 use crate::world::{Dice, Tenant, World, at, names, now, options, second};
@@ -81,9 +83,12 @@ async fn an_entity_reads_as_its_document_and_nothing_is_found_of_what_is_not_the
     assert_eq!(times[0], ("cold_decimal".to_owned(), second(0)));
     assert_eq!(times[1], ("cold_float".to_owned(), second(9)));
     let freshness = read.freshness;
-    assert_eq!((freshness.source, freshness.cache_hit), ("primary", false));
+    assert_eq!(
+        (freshness.source, freshness.cache_hit),
+        (DataSource::Primary, false)
+    );
     assert_eq!(freshness.level, ConsistencyLevel::Strong);
-    assert!(freshness.lag.is_zero());
+    assert_eq!(freshness.lag, Lag::Measured(Duration::ZERO));
     assert_eq!(freshness.position.system_id, world.settings.system_id);
 
     let some = select(&["hot_text", "external_id", "hot_int"]);
@@ -124,7 +129,7 @@ async fn an_entity_reads_as_its_document_and_nothing_is_found_of_what_is_not_the
             .entity(&tenant.scope, entity_type, id, &whole, &options())
             .await?;
         assert_eq!(read.value, None, "{entity_type}/{id}");
-        assert_eq!(read.freshness.source, "primary");
+        assert_eq!(read.freshness.source, DataSource::Primary);
     }
     // Any spelling of a name finds it.
     let read = reader

@@ -18,6 +18,7 @@ pub(crate) fn all_of(entity_type: Option<&str>) -> ListQuery {
         limit: 1_000,
         cursor: None,
         count: CountMode::None,
+        facets: Vec::new(),
     }
 }
 
@@ -191,6 +192,75 @@ async fn every_order_is_total_and_its_pages_are_the_whole_list() -> Result<()> {
             assert_eq!(items, whole, "{query:?}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn value_indexes_change_no_list() -> Result<()> {
+    let world = World::new().await?;
+    let (mut tenant, mut other) = (world.tenant("acme").await?, world.tenant("other").await?);
+    random_entities(&mut tenant, 150, &mut Dice(29));
+    random_entities(&mut other, 150, &mut Dice(31));
+    world.save(&tenant).await?;
+    world.save(&other).await?;
+    world.index(&other).await?;
+    let filters = [
+        None,
+        Some("hot_int >= 0"),
+        Some("hot_int BETWEEN -5.5 AND 9007199254740993"),
+        Some("hot_float < 72.25 AND hot_float > -1.5"),
+        Some("hot_decimal <= 12.5"),
+        Some("hot_text > 'a'"),
+        Some("hot_text LIKE 'b%'"),
+        Some("hot_time < TIMESTAMP('2013-01-01T00:00:10Z')"),
+        Some("NOT hot_int > 0"),
+        Some("hot_int > 0 OR hot_text < 'b'"),
+        Some("hot_int > 0 AND cold_int = 7"),
+    ];
+    let mut queries = Vec::new();
+    for filter in filters {
+        for kind in AttributeType::ALL {
+            if kind == AttributeType::Json {
+                continue;
+            }
+            let [hot, cold] = names(kind);
+            for descending in [false, true] {
+                for sort in [
+                    vec![key(&hot, descending)],
+                    vec![key(&hot, descending), key(&cold, !descending)],
+                ] {
+                    queries.push(ListQuery {
+                        filter: filter.map(parse_text).transpose()?,
+                        sort,
+                        count: CountMode::Exact,
+                        ..all_of([None, Some("plane")][queries.len() % 2])
+                    });
+                }
+            }
+        }
+    }
+    let mut before = Vec::new();
+    for query in &queries {
+        let answer = world.reader.list(&tenant.scope, query, &options()).await?;
+        before.push((answer.value.page.items, answer.value.count));
+    }
+    world.index(&tenant).await?;
+    world.superuser.batch_execute("ANALYZE").await?;
+    let mut telling = 0;
+    for (query, (items, count)) in queries.iter().zip(before) {
+        let answer = world.reader.list(&tenant.scope, query, &options()).await?;
+        assert_eq!(answer.value.page.items, items, "{query:?}");
+        assert_eq!(answer.value.count, count, "{query:?}");
+        let small = ListQuery {
+            limit: 7,
+            count: CountMode::None,
+            ..query.clone()
+        };
+        let (paged, _) = paged(&world, &tenant, &small).await?;
+        assert_eq!(paged, items, "{query:?}");
+        telling += usize::from(items.len() > 20);
+    }
+    assert!(telling > 100, "{telling}");
     Ok(())
 }
 

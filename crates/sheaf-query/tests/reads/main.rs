@@ -6,7 +6,12 @@
 
 mod buckets;
 mod entity;
+mod facets;
+mod fills;
+mod histories;
 mod history;
 mod list;
+mod remembered;
+mod streams;
 mod tenants;
 mod world;

@@ -21,7 +21,11 @@ use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
 
 pub(crate) struct World {
-    _database: TestDatabase,
+    #[allow(
+        dead_code,
+        reason = "where the tests of replicas find it; here it is only kept"
+    )]
+    pub(crate) database: TestDatabase,
     pub(crate) superuser: Client,
     pub(crate) app: Pool,
     pub(crate) reader: Reader,
@@ -47,7 +51,11 @@ pub(crate) fn names(kind: AttributeType) -> [String; 2] {
 
 impl World {
     pub(crate) async fn new() -> Result<World> {
-        let database = TestDatabase::create().await?;
+        World::on(TestDatabase::create().await?).await
+    }
+
+    /// In this database.
+    pub(crate) async fn on(database: TestDatabase) -> Result<World> {
         let app = Pool::new(&database.config("sheaf_app"), 4, &Tls::none());
         let search = Pool::new(&database.config("sheaf_search"), 4, &Tls::none());
         let settings = Arc::new(Settings::read(&app).await?);
@@ -55,7 +63,7 @@ impl World {
         let reader = Reader::new(app.clone(), search, Arc::clone(&settings), catalogues);
         Ok(World {
             superuser: database.superuser().await?,
-            _database: database,
+            database,
             app,
             reader,
             settings,
@@ -96,6 +104,23 @@ impl World {
             temperature,
         };
         declare_attribute(&self.app, scope, &attribute, &Description::default(), now()).await?;
+        Ok(())
+    }
+
+    /// Gives every hot attribute that has an order a value index, as writers and upkeep would.
+    pub(crate) async fn index(&self, tenant: &Tenant) -> Result<()> {
+        let number = tenant.scope.tenant().0;
+        self.superuser
+            .batch_execute(&format!(
+                "BEGIN;
+                UPDATE sheaf.attributes SET value_index = 'filled', pin = 'hot'
+                WHERE tenant_id = {number} AND temperature = 'hot' AND type NOT IN ('bool', 'json');
+                SELECT sheaf.index_documents(array_agg(tenant_id), array_agg(entity_id))
+                FROM sheaf.entity_jsonb WHERE tenant_id = {number};
+                UPDATE sheaf.tenants SET catalogue_version = catalogue_version + 1 WHERE tenant_id = {number};
+                COMMIT"
+            ))
+            .await?;
         Ok(())
     }
 

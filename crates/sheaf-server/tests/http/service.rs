@@ -74,7 +74,7 @@ async fn the_document_lists_every_route_of_the_interface() -> Result<()> {
         |POST /v1/tenants/{name}/keys|GET /v1/tenants/{name}/keys|DELETE /v1/tenants/{name}/keys/{key_id}\
         |POST /v1/attributes|GET /v1/attributes|GET /v1/attributes/{name}|PATCH /v1/attributes/{name}\
         |GET /v1/entities|POST /v1/entities/search|GET /v1/entities/{type}/{id}|PATCH /v1/entities/{type}/{id}\
-        |PUT /v1/entities/{type}/{id}|DELETE /v1/entities/{type}/{id}|GET /v1/entities/{type}/{id}/history\
+        |PUT /v1/entities/{type}/{id}|DELETE /v1/entities/{type}/{id}|GET /v1/entities/{type}/{id}/history|POST /v1/history/query\
         |POST /v1/ingest|GET /v1/ingest/batches/{id}|GET /v1/rejections|POST /v1/rejections/replay|POST /write|POST /api/v2/write";
     let expected: BTreeSet<String> = expected.split('|').map(str::to_owned).collect();
     ensure!(
@@ -162,7 +162,7 @@ async fn errors_that_no_handler_makes_are_problems_too() -> Result<()> {
         .await?;
     ensure!(problem(&wide, 431)? == "headers_too_large");
     let unserved = acme
-        .request("GET", "/v1/entities", &[("accept", "text/csv")], b"")
+        .request("GET", "/v1/entities", &[("accept", "text/html")], b"")
         .await?;
     ensure!(problem(&unserved, 406)? == "not_acceptable");
     ensure!(problem(&acme.get("/v1/entities/plane/%FF").await?, 400)? == "invalid_parameter");

@@ -1,5 +1,11 @@
-//! Reading one entity by id over HTTP, against the bare primary-key SELECT of its document through the same driver over as
+//! Reading: one entity by id, filters, and facets.
+//!
+//! One entity is read by id over HTTP, against the bare primary-key SELECT of its document through the same driver over as
 //! many connections.
+
+mod cached;
+mod facets;
+mod filters;
 
 use std::time::Instant;
 
@@ -14,10 +20,25 @@ use super::world::World;
 use super::{CLIENTS, Scale};
 
 const ENTITIES: usize = 10_000;
-/// The one case of the suite.
-pub(super) const CASE: &str = "entity_by_id";
+const CASE: &str = "entity_by_id";
+/// Every case of the suite, in the order in which they run.
+pub(super) const CASES: [&str; 4] = [CASE, cached::CASE, filters::CASE, facets::CASE];
 
-pub(super) async fn run(world: &World, scale: Scale, report: &mut Report) -> Result<()> {
+pub(super) async fn run(
+    world: &World,
+    case: &str,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    match case {
+        cached::CASE => cached::run(world, scale, report).await,
+        filters::CASE => filters::run(world, scale, report).await,
+        facets::CASE => facets::run(world, scale, report).await,
+        _ => entity_by_id(world, scale, report).await,
+    }
+}
+
+async fn entity_by_id(world: &World, scale: Scale, report: &mut Report) -> Result<()> {
     fill(world).await?;
     let numbers = numbers(world).await?;
     let reads = scale.pick(10, 500, 5_000);

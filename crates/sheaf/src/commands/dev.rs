@@ -78,7 +78,7 @@ async fn run_on(
     greet(args)?;
     let mut supervisor = tokio::spawn(supervise(Arc::clone(cluster), stop.clone()));
     let outcome = tokio::select! {
-        served = serving::serve(listener, &settings, pools, stop) => served,
+        served = serving::serve(listener, &settings, pools, None, stop) => served,
         failed = failure_of(&mut supervisor) => failed,
     };
     if !supervisor.is_finished() {

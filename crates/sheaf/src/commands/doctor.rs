@@ -1,21 +1,27 @@
 //! `sheaf doctor`: what a server would find wrong with its database, each thing by itself.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use sheaf_model::Timestamp;
 use sheaf_pg::{Fence, check_role};
+use sheaf_query::{DataSource, SourcePools, Sources};
+use sheaf_store::catalogue::Catalogues;
 use sheaf_store::invariants::{self, InvariantKind, Violation};
 use sheaf_store::maintenance::list_detached;
-use sheaf_store::migrate;
+use sheaf_store::{migrate, settings as database_settings};
 use tokio::time::Instant;
 use tokio_postgres::Config;
 
+use crate::caching;
 use crate::cli::DoctorArgs;
 use crate::commands::{partition, settings};
 use crate::connect::{APP, Access, OWNER, SEARCH, UPKEEP, WRITER};
 use crate::exit::say;
+use crate::replicas;
 
 /// How many documents of each tenant are compared with their history, unless all are asked for: a second or so.
 const SAMPLE_DOCUMENTS: i64 = 1000;
@@ -28,7 +34,7 @@ const OF_THE_WHOLE_HISTORY: &str = "events_are_in_the_ledger";
 
 /// One thing that was looked at.
 struct Check {
-    name: &'static str,
+    name: Cow<'static, str>,
     outcome: Result<String>,
 }
 
@@ -41,28 +47,36 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
         (WRITER, &access.configs.writer),
     ] {
         let outcome = check_bound(&access, config, name).await;
-        checks.push(Check { name, outcome });
+        checks.push(Check {
+            name: name.into(),
+            outcome,
+        });
     }
     let outcome = check_upkeep(&access).await;
     checks.push(Check {
-        name: UPKEEP,
+        name: UPKEEP.into(),
         outcome,
     });
     let outcome = check_schema(&access).await;
     let has_schema = outcome.is_ok();
     checks.push(Check {
-        name: "schema",
+        name: "schema".into(),
         outcome,
     });
     let outcome = check_replicated_acks(&access).await;
     checks.push(Check {
-        name: "replicated acknowledgements",
+        name: "replicated acknowledgements".into(),
         outcome,
     });
     if has_schema {
+        if args.target.data_dir.is_none() {
+            let (settings, _) = settings::load(&args.target.config)?;
+            checks.extend(check_replicas(&access, &settings).await?);
+            checks.extend(check_redis(&access, &settings).await);
+        }
         let upkeep = access.pools().upkeep;
         checks.push(Check {
-            name: "partitions",
+            name: "partitions".into(),
             outcome: partition::check(&upkeep, Timestamp::now()).await,
         });
         let has_whole_history = list_detached(&upkeep).await?.is_empty();
@@ -111,6 +125,53 @@ async fn check_replicated_acks(access: &Access) -> Result<String> {
     Ok("served, a synchronous standby confirms".to_owned())
 }
 
+/// Whether the Redis of the settings is there and would be used.
+async fn check_redis(access: &Access, settings: &sheaf_config::Settings) -> Option<Check> {
+    let redis = settings.redis.as_ref()?;
+    let outcome = async {
+        let database = database_settings::Settings::read(&access.pools().app).await?;
+        caching::remote(redis)?.reach(database.system_id).await?;
+        Ok("answers, and takes values".to_owned())
+    };
+    Some(Check {
+        name: "redis".into(),
+        outcome: outcome.await,
+    })
+}
+
+/// Whether each replica of the settings could answer reads.
+async fn check_replicas(access: &Access, settings: &sheaf_config::Settings) -> Result<Vec<Check>> {
+    let pools = access.pools();
+    let database = database_settings::Settings::read(&pools.app).await?;
+    let catalogues = Catalogues::new(pools.app.clone());
+    let primary = SourcePools {
+        app: pools.app,
+        search: pools.search,
+    };
+    let sources = Sources::new(primary, Arc::new(database), Arc::new(catalogues));
+    replicas::add(settings, &sources)?;
+    let mut looks = sources.look_once().await;
+    let statuses = sources.status();
+    let of_replicas = statuses
+        .into_iter()
+        .filter(|status| status.source != DataSource::Primary);
+    let checks = of_replicas.map(|status| {
+        let look = looks
+            .iter_mut()
+            .find(|(source, _)| *source == status.source);
+        let outcome = match look.and_then(|(_, error)| error.take()) {
+            Some(error) => Err(error.into()),
+            None if status.is_up => Ok(status.detail),
+            None => Err(anyhow::Error::msg(status.detail)),
+        };
+        Check {
+            name: status.source.to_string().into(),
+            outcome,
+        }
+    });
+    Ok(checks.collect())
+}
+
 /// What must hold whatever happened. The rows themselves are read only if asked for, apart from a sample of documents.
 async fn check_invariants(
     access: &Access,
@@ -129,7 +190,7 @@ async fn check_invariants(
         }
         let violations = invariant.check(&client).await?;
         checks.push(Check {
-            name: invariant.name,
+            name: invariant.name.into(),
             outcome: outcome_of(&violations, invariant.claim.to_owned()),
         });
     }
@@ -144,7 +205,7 @@ async fn check_invariants(
         done.documents, done.rows
     );
     checks.push(Check {
-        name: invariants::DOCUMENTS_ARE_THE_FOLD,
+        name: invariants::DOCUMENTS_ARE_THE_FOLD.into(),
         outcome: outcome_of(&done.violations, claim),
     });
     Ok(checks)
@@ -153,7 +214,7 @@ async fn check_invariants(
 fn not_compared(name: &'static str) -> Check {
     let text = "not compared, since partitions were detached from the history";
     Check {
-        name,
+        name: name.into(),
         outcome: Ok(text.to_owned()),
     }
 }

@@ -7,6 +7,7 @@ use crate::cli::ServeArgs;
 use crate::commands::settings;
 use crate::connect::Access;
 use crate::exit::say;
+use crate::replicas::SettingsFile;
 use crate::waiting::{self, Waited};
 use crate::{logging, serving};
 
@@ -26,7 +27,12 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
         return Ok(());
     }
     tracing::info!(listen = %settings.server.listen, database = %settings.database.url, "serving");
-    serving::serve(listener, &settings, access.pools(), stop).await
+    let config = args.config;
+    let file = config.config.clone().map(|path| SettingsFile {
+        path,
+        reread: Box::new(move || Ok(settings::load(&config)?.0)),
+    });
+    serving::serve(listener, &settings, access.pools(), file, stop).await
 }
 
 fn print(shown: &[Shown]) -> Result<()> {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sheaf_model::AttributeId;
+use sheaf_model::{AttributeId, Cell};
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::documents::DocumentColumns;
 use sheaf_store::events::{EventRows, Instants};
 use sheaf_store::stored::{PartsToWrite, write_document};
+use sheaf_store::value_index::IndexColumns;
 use tokio_postgres::Client;
 
 use super::super::{Lane, Part};
@@ -116,6 +117,35 @@ pub(super) fn columns(
         );
     }
     (inserts, updates)
+}
+
+/// What the documents that changed hold of attributes that have a value index.
+pub(super) fn indexed(plan: &GroupPlan, catalogues: &GroupCatalogues) -> IndexColumns {
+    let mut columns = IndexColumns::default();
+    for planned in &plan.documents {
+        let catalogue = catalogues.of_tenant(planned.tenant);
+        if !catalogue.has_value_index() {
+            continue;
+        }
+        for id in &planned.change.changed {
+            let known = catalogue.by_id(*id);
+            let Some(known) = known.filter(|known| known.value_index.is_kept()) else {
+                continue;
+            };
+            let value = match planned.stored.document.cells.get(id) {
+                Some((Cell::Value(value), _)) => Some(value),
+                Some((Cell::Removed, _)) | None => None,
+            };
+            columns.push(
+                planned.tenant,
+                *id,
+                known.kind,
+                planned.stored.entity,
+                value,
+            );
+        }
+    }
+    columns
 }
 
 fn changed_parts(planned: &PlannedDocument, catalogue: &Catalogue) -> PartsToWrite {

@@ -6,24 +6,32 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, ensure};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sheaf_model::{AttributeId, AttributeType, Decimal, JsonText, Timestamp, Value};
+use sheaf_model::{
+    AttributeId, AttributeType, Decimal, EntityId, JsonText, TenantId, Timestamp, Value,
+};
 use sheaf_store::catalogue::Temperature;
+use sheaf_store::value_index::IndexColumns;
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
 
 use super::generate::at;
 use crate::filter::{
     ArrayRelation, Comparison, Condition, Expr, Located, Node, Parameter, Parameters, Property,
-    Reserved, Scalar, TypedExpr, compile,
+    Reserved, Scalar, TypedExpr, cast_of, compile,
 };
 
 const TENANT: i64 = 1;
+/// Another, whose entities and attributes have the same numbers, so that a relation without its tenant would show.
+const OTHER_TENANT: i64 = 2;
 const ENTITIES: u32 = 300;
-const TEMPERATURES: [(&str, Temperature); 4] = [
-    ("hot", Temperature::Hot),
-    ("cold", Temperature::Cold),
-    ("warming", Temperature::Warming),
-    ("cooling", Temperature::Cooling),
+/// With whether there is a value index, which may be there while values still move.
+const TEMPERATURES: [(&str, Temperature, bool); 6] = [
+    ("hot", Temperature::Hot, false),
+    ("indexed", Temperature::Hot, true),
+    ("cold", Temperature::Cold, false),
+    ("warming", Temperature::Warming, false),
+    ("arriving", Temperature::Warming, true),
+    ("cooling", Temperature::Cooling, false),
 ];
 
 /// Small domains, so that conditions hold for some entities and not for others, with the cases that go wrong.
@@ -39,11 +47,28 @@ const NUMBERS: [&str; 10] = [
     "9007199254740993",
     "5e-324",
 ];
-const TEXTS: [&str; 14] = [
-    "", "a", "A", "b", "ab", "aB%", "a_b", "a\\b", "Straße", "STRASSE", "ΟΔΟΣ", "οδος", "é", "'\"",
+const TEXTS: [&str; 17] = [
+    "",
+    "a",
+    "A",
+    "b",
+    "ab",
+    "aB%",
+    "a_b",
+    "a\\b",
+    "Straße",
+    "STRASSE",
+    "ΟΔΟΣ",
+    "οδος",
+    "é",
+    "'\"",
+    // One that a value index just holds, and two that are longer and differ behind it.
+    "éééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééé",
+    "ééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééa",
+    "ééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééééb",
 ];
-const PATTERNS: [&str; 12] = [
-    "", "%", "_", "a%", "A_", "%b", "a\\%", "%\\%", "a\\_b", "a\\\\b", "stra%", "%ς",
+const PATTERNS: [&str; 13] = [
+    "", "%", "_", "a%", "A_", "%b", "a\\%", "%\\%", "a\\_b", "a\\\\b", "stra%", "%ς", "a%b",
 ];
 const MICROS: [i64; 5] = [
     -62_135_596_800_000_000,
@@ -66,13 +91,14 @@ const JSONS: [&str; 8] = [
 /// One attribute of each type and temperature: `hot_int`, numbered by its place.
 fn attributes() -> Vec<(String, Property)> {
     let mut attributes = Vec::new();
-    for (prefix, temperature) in TEMPERATURES {
+    for (prefix, temperature, is_indexed) in TEMPERATURES {
         for kind in AttributeType::ALL {
             let id = i64::try_from(attributes.len()).expect("few attributes") + 1;
             let property = Property::Attribute {
                 id: AttributeId(id),
                 kind,
                 temperature,
+                is_indexed: is_indexed && cast_of(kind).is_some(),
             };
             attributes.push((format!("{prefix}_{kind}"), property));
         }
@@ -166,14 +192,16 @@ impl Dice {
     }
 }
 
-async fn insert(client: &Client, number: u32, dice: &mut Dice) -> Result<Entity> {
+async fn insert(client: &Client, tenant: i64, number: u32, dice: &mut Dice) -> Result<Entity> {
     let (mut hot, mut cold) = (Vec::new(), Vec::new());
+    let mut index = IndexColumns::default();
     let mut values = BTreeMap::new();
     for (_, property) in attributes() {
         let Property::Attribute {
             id,
             kind,
             temperature,
+            is_indexed,
         } = property
         else {
             continue;
@@ -208,6 +236,10 @@ async fn insert(client: &Client, number: u32, dice: &mut Dice) -> Result<Entity>
                 away.push(stale);
             }
         }
+        if is_indexed {
+            let entity = EntityId(i64::from(number));
+            index.push(TenantId(tenant), id, kind, entity, Some(&value));
+        }
         values.insert(id.0, value);
     }
     let present: Vec<i64> = values.keys().copied().collect();
@@ -226,7 +258,7 @@ async fn insert(client: &Client, number: u32, dice: &mut Dice) -> Result<Entity>
             VALUES ($1, $2, 1, $5::text::timestamptz, false, $6::text::timestamptz,
                 $7::text::jsonb, $8::text::jsonb, $9, '{}')",
             &[
-                &TENANT,
+                &tenant,
                 &i64::from(number),
                 &entity_type,
                 &external_id,
@@ -239,6 +271,7 @@ async fn insert(client: &Client, number: u32, dice: &mut Dice) -> Result<Entity>
         )
         .await
         .context("insert an entity")?;
+    index.put(client).await?;
     Ok(Entity {
         values,
         entity_type: Value::Text(entity_type.to_owned()),
@@ -252,14 +285,16 @@ async fn populate(database: &TestDatabase) -> Result<Vec<Entity>> {
     let client = database.superuser().await?;
     client
         .execute(
-            "INSERT INTO sheaf.tenants (tenant_id, name, created_at) OVERRIDING SYSTEM VALUE VALUES ($1, 'demo', now())",
-            &[&TENANT],
+            "INSERT INTO sheaf.tenants (tenant_id, name, created_at) OVERRIDING SYSTEM VALUE
+            VALUES ($1, 'demo', now()), ($2, 'other', now())",
+            &[&TENANT, &OTHER_TENANT],
         )
         .await?;
     let mut dice = Dice(1);
     let mut entities = Vec::new();
     for number in 0..ENTITIES {
-        entities.push(insert(&client, number, &mut dice).await?);
+        entities.push(insert(&client, TENANT, number, &mut dice).await?);
+        insert(&client, OTHER_TENANT, number, &mut dice).await?;
     }
     client.batch_execute("ANALYZE").await?;
     Ok(entities)
@@ -484,6 +519,8 @@ async fn hot_equality_and_sparse_attributes_are_found_by_index() -> Result<()> {
                 CASE WHEN n % 1000 = 0 THEN jsonb_build_object('2', n) ELSE '{}' END,
                 CASE WHEN n % 1000 = 0 THEN ARRAY[1, 2] ELSE ARRAY[1] END, '{}'
             FROM generate_series(1, 20000) n;
+            INSERT INTO sheaf.entity_index_int (tenant_id, attribute_id, entity_id, value)
+            SELECT 1, 3, n, n FROM generate_series(1, 20000) n;
             ANALYZE",
         )
         .await?;
@@ -491,12 +528,14 @@ async fn hot_equality_and_sparse_attributes_are_found_by_index() -> Result<()> {
     let lookup = |name: &str| {
         let (id, temperature) = match name {
             "hot" => (1, Temperature::Hot),
+            "indexed" => (3, Temperature::Hot),
             _ => (2, Temperature::Cold),
         };
         Some(Property::Attribute {
             id: AttributeId(id),
             kind: AttributeType::Int,
             temperature,
+            is_indexed: name == "indexed",
         })
     };
     let table = [
@@ -507,6 +546,12 @@ async fn hot_equality_and_sparse_attributes_are_found_by_index() -> Result<()> {
         ("cold <> 10000", "entity_jsonb_present", 19),
         ("cold IS NOT NULL", "entity_jsonb_present", 20),
         ("hot = 149 OR cold = 10000", "entity_jsonb_present", 5),
+        (
+            "indexed BETWEEN 100 AND 110.5",
+            "entity_index_int_value",
+            11,
+        ),
+        ("indexed < 10 AND indexed > 3", "entity_index_int_value", 6),
     ];
     for (filter, index, count) in table {
         let typed = TypedExpr::resolve(&crate::filter::parse_text(filter)?, &lookup)?;

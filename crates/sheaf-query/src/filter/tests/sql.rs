@@ -10,9 +10,9 @@ fn lookup(name: &str) -> Option<Property> {
     if let Some(reserved) = Reserved::named(name) {
         return Some(Property::Reserved(reserved));
     }
-    let (temperature, kind) = name.split_once('_')?;
-    let temperature = match temperature {
-        "hot" => Temperature::Hot,
+    let (prefix, kind) = name.split_once('_')?;
+    let temperature = match prefix {
+        "hot" | "indexed" => Temperature::Hot,
         "cold" => Temperature::Cold,
         "warming" => Temperature::Warming,
         "cooling" => Temperature::Cooling,
@@ -22,6 +22,7 @@ fn lookup(name: &str) -> Option<Property> {
         id: AttributeId(7),
         kind: AttributeType::parse(kind)?,
         temperature,
+        is_indexed: prefix == "indexed",
     })
 }
 
@@ -44,6 +45,11 @@ fn each_test_becomes_its_shape() {
         (
             "hot_text IN ('a','b')",
             "d.hot_attrs @> ANY ($1::text[]::jsonb[])",
+        ),
+        (
+            "hot_int = 149 AND cold_int = 1 AND hot_int = 150",
+            "(d.hot_attrs @> ANY ($1::text[]::jsonb[]) AND (d.present @> $4::bigint[] \
+             AND (d.cold_attrs -> $2::text) = ANY ($3::text[]::jsonb[])) AND d.hot_attrs @> ANY ($5::text[]::jsonb[]))",
         ),
         (
             "NOT (NOT hot_int = 149)",
@@ -99,6 +105,31 @@ fn each_test_becomes_its_shape() {
             "(d.present @> $3::bigint[] AND \
              upper((d.cold_attrs ->> $1::text) COLLATE \"und-x-icu\") COLLATE \"C\" = ANY \
              (ARRAY(SELECT upper(list.text COLLATE \"und-x-icu\") COLLATE \"C\" FROM unnest($2::text[]) AS list (text))))",
+        ),
+        (
+            "indexed_int BETWEEN 1 AND 2.5",
+            "EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $1::bigint \
+             AND i.entity_id = d.entity_id AND i.value >= $2::text::bigint AND i.value <= $3::text::bigint)",
+        ),
+        (
+            "indexed_time > DATE('2013-01-01') AND hot_int = 1 AND indexed_time <= DATE('2013-01-02')",
+            "(d.hot_attrs @> ANY ($1::text[]::jsonb[]) AND EXISTS (SELECT FROM sheaf.entity_index_time i \
+             WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $2::bigint AND i.entity_id = d.entity_id \
+             AND i.value > $3::text::timestamptz AND i.value <= $4::text::timestamptz))",
+        ),
+        (
+            "indexed_text LIKE 'N%7'",
+            "(EXISTS (SELECT FROM sheaf.entity_index_text i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $1::bigint \
+             AND i.entity_id = d.entity_id AND i.value >= $2::text AND i.value < $3::text) \
+             AND (d.present @> $6::bigint[] AND (d.hot_attrs ->> $4::text) COLLATE \"C\" LIKE $5::text))",
+        ),
+        (
+            "NOT indexed_int < 1",
+            "(d.present @> $3::bigint[] AND NOT ((d.hot_attrs ->> $1::text)::numeric < $2::text::numeric))",
+        ),
+        (
+            "indexed_int = 1",
+            "d.hot_attrs @> ANY ($1::text[]::jsonb[])",
         ),
         ("hot_int IS NULL", "NOT (d.present @> $1::bigint[])"),
         ("hot_int IS NOT NULL", "d.present @> $1::bigint[]"),

@@ -22,6 +22,7 @@ fn lookup(name: &str) -> Option<Property> {
         id: AttributeId(i64::try_from(place).expect("a small number")),
         kind,
         temperature: Temperature::Hot,
+        is_indexed: false,
     })
 }
 

@@ -1,0 +1,264 @@
+//! Histories in buckets: of several entities by one statement, each over its whole range.
+//!
+//! A range is read whole, so that what stands in a bucket does not depend on the page that it is on; and so it may have
+//! only so many buckets.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sheaf_model::{EntityId, Timestamp};
+use sheaf_store::histories::{Division, HistoriesOf, ValuesBeside, values_beside};
+use sheaf_store::snapshot::limit_time;
+use tokio_postgres::Row;
+
+use super::{Attempted, Filling, SeriesEntry, SeriesItem, cursor_after, cursor_within};
+use crate::buckets::{Beside, BucketItem, Fill, Series, Width};
+use crate::cursor::Keyset;
+use crate::error::ReadError;
+use crate::list::Member;
+use crate::reader::STATEMENT_TIME_MAX;
+
+/// Aggregated attributes of one statement, over all its entities and buckets.
+const VALUES_MAX: usize = 100_000;
+
+/// How many entities are aggregated by one statement, where so many items are wanted.
+pub(super) fn entities_at_once(
+    attempted: &Attempted<'_>,
+    series: &Series<'_>,
+    items_max: usize,
+) -> Result<usize, ReadError> {
+    let (buckets, attributes) = (attempted.bucket_count(), series.aggregated().keys.len());
+    let values = buckets.saturating_mul(attributes.max(1));
+    let most = match attempted.fill() {
+        // Buckets without values are none: how many there are is known once they are read.
+        Fill::None => usize::MAX,
+        Fill::Null | Fill::Previous | Fill::Linear if attempted.query.to.is_none() => usize::MAX,
+        Fill::Null | Fill::Previous | Fill::Linear => VALUES_MAX / values,
+    };
+    if most == 0 {
+        return Err(too_many_values());
+    }
+    Ok((items_max / buckets).saturating_add(1).min(most))
+}
+
+pub(super) fn too_many_values() -> ReadError {
+    ReadError::QueryLimit {
+        detail: "100000 buckets times attributes of one history; ask for a narrower range, wider buckets or fewer attributes",
+        source: None,
+    }
+}
+
+impl Attempted<'_> {
+    fn width(&self) -> Width {
+        let bucketing = self.query.bucketing.as_ref();
+        Width::new(
+            bucketing
+                .expect("invariant: only buckets are divided")
+                .width,
+        )
+    }
+
+    fn fill(&self) -> Fill {
+        self.query
+            .bucketing
+            .as_ref()
+            .map_or(Fill::None, |buckets| buckets.fill)
+    }
+
+    fn bounds(&self) -> (Timestamp, Timestamp) {
+        (self.query.from, self.query.to.unwrap_or(Timestamp::MAX))
+    }
+
+    /// Buckets between the ends of the range, an open one being now: at least one.
+    fn bucket_count(&self) -> usize {
+        let to = self.query.to.unwrap_or(self.options.now);
+        let micros = to.as_micros().saturating_sub(self.query.from.as_micros());
+        let buckets = micros.max(0) / self.width().as_micros() + 1;
+        usize::try_from(buckets).unwrap_or(usize::MAX)
+    }
+
+    /// What the histories of these entities came to, by entity; all of them are entity 0 in one series. Nothing where that
+    /// is too much for one statement.
+    async fn aggregated(
+        &self,
+        series: &Series<'_>,
+        entities: impl IntoIterator<Item = EntityId>,
+    ) -> Result<Option<Vec<Row>>, ReadError> {
+        let width = self.width();
+        let of = HistoriesOf::new(self.scope.tenant(), entities, self.bounds());
+        let division = Division::new(width.as_micros(), width.origin());
+        let attributes = series.aggregated();
+        let rows_max = i64::try_from(VALUES_MAX + 1).expect("a small number");
+        let statements = vec![
+            limit_time(&STATEMENT_TIME_MAX),
+            of.aggregate(&division, &attributes, &self.query.is_one_series, &rows_max),
+        ];
+        let mut rows = self.source.run(self.scope, statements).await?;
+        let rows = rows.pop().unwrap_or_default();
+        Ok((rows.len() <= VALUES_MAX).then_some(rows))
+    }
+
+    /// The buckets of these entities, the first one's after a time. Tells whether they could be read at once; if not, none
+    /// was added.
+    pub(super) async fn add_buckets(
+        &self,
+        series: &Series<'_>,
+        members: &[Member],
+        after: Option<Timestamp>,
+        filling: &mut Filling,
+    ) -> Result<bool, ReadError> {
+        let entities = members.iter().map(|member| member.entity);
+        let Some(rows) = self.aggregated(series, entities).await? else {
+            return Ok(false);
+        };
+        let mut by_entity: HashMap<EntityId, Vec<&Row>> = HashMap::new();
+        for row in &rows {
+            let entity = EntityId(row.get("entity_id"));
+            by_entity.entry(entity).or_default().push(row);
+        }
+        let mut before = self.before(series, members, &by_entity).await?;
+        for (place, member) in members.iter().enumerate() {
+            let rows = by_entity.remove(&member.entity).unwrap_or_default();
+            let beside = before.remove(&member.entity).unwrap_or_default();
+            let items = self.items(series, rows, &beside)?;
+            let after = after.filter(|_| place == 0);
+            let new = items
+                .into_iter()
+                .filter(|item| after.is_none_or(|after| item.from > after));
+            for item in new {
+                if filling.items.len() == self.limit {
+                    filling.next = filling
+                        .items
+                        .last()
+                        .map(|last| cursor_after_item(last, member));
+                    return Ok(true);
+                }
+                filling.items.push(SeriesItem {
+                    entity: Some(member.pair()),
+                    entry: SeriesEntry::Bucket(item),
+                });
+            }
+        }
+        Ok(true)
+    }
+
+    /// The items of one history: those buckets that hold something, or all.
+    pub(super) fn items(
+        &self,
+        series: &Series<'_>,
+        rows: Vec<&Row>,
+        beside: &Beside,
+    ) -> Result<Vec<BucketItem>, ReadError> {
+        let width = self.width();
+        let buckets = series.buckets(width, rows)?;
+        let starts: Vec<Timestamp> = match self.fill() {
+            Fill::None => buckets.keys().copied().collect(),
+            Fill::Null | Fill::Previous | Fill::Linear => {
+                // An open range ends with the last bucket that holds something.
+                let last = match self.query.to {
+                    Some(to) => Some(to.saturating_add_micros(-1)),
+                    None => buckets.keys().next_back().copied(),
+                };
+                every_start(width, self.query.from, last)?
+            }
+        };
+        series.items(&starts, width, buckets, beside)
+    }
+
+    /// What stands before the first bucket of each entity, where it matters.
+    async fn before(
+        &self,
+        series: &Series<'_>,
+        members: &[Member],
+        by_entity: &HashMap<EntityId, Vec<&Row>>,
+    ) -> Result<HashMap<EntityId, Beside>, ReadError> {
+        let mut all = HashMap::new();
+        if self.fill() != Fill::Previous {
+            return Ok(all);
+        }
+        let width = self.width();
+        let first = width.start(self.query.from);
+        let mut wanted = Vec::new();
+        for member in members {
+            let rows = by_entity.get(&member.entity).into_iter().flatten();
+            let keys: BTreeSet<&str> = rows
+                .filter(|row| {
+                    let starts_at = row.get::<_, sheaf_pg::PgTime>("starts_at").0;
+                    width.start(starts_at) == first
+                })
+                .map(|row| row.get("key"))
+                .collect();
+            let lacking = series.lacking(None).into_iter();
+            let lacking = lacking.filter(|key| !keys.contains(key.as_str()));
+            wanted.extend(lacking.map(|key| (member.entity, key)));
+        }
+        if wanted.is_empty() {
+            return Ok(all);
+        }
+        let bounds = (Timestamp::MIN, self.query.from);
+        let values = ValuesBeside::new(self.scope.tenant(), wanted, bounds);
+        let statements = vec![limit_time(&STATEMENT_TIME_MAX), values.find_last()];
+        let rows = self.source.run(self.scope, statements).await?;
+        for found in values_beside(&rows[1])? {
+            let (name, aggregates) = series.of_one_value(&found.key, &found.raw)?;
+            let beside: &mut Beside = all.entry(found.entity).or_default();
+            let start = width.start(found.observed_at);
+            beside.before.insert(name, (start, aggregates));
+        }
+        Ok(all)
+    }
+
+    /// The buckets of one series of all these entities.
+    pub(super) async fn shared_buckets(
+        &self,
+        series: &Series<'_>,
+        members: &[Member],
+    ) -> Result<Vec<BucketItem>, ReadError> {
+        entities_at_once(self, series, self.limit)?;
+        let entities = members.iter().map(|member| member.entity);
+        let rows = self.aggregated(series, entities).await?;
+        let rows = rows.ok_or_else(too_many_values)?;
+        // What precedes the range would have to be looked for in every history: a series of all begins with the range.
+        self.items(series, rows.iter().collect(), &Beside::default())
+    }
+}
+
+/// Where a page begins that follows this item, the next one being of an entity.
+fn cursor_after_item(last: &SeriesItem, next: &Member) -> Keyset {
+    let Some((entity_type, external_id)) = &last.entity else {
+        return cursor_after(next);
+    };
+    match last.bucket_start() {
+        Some(start) if last.entity == Some(next.pair()) => cursor_within(next, start),
+        // The whole of an earlier entity is on the page.
+        Some(_) | None => vec![Some(external_id.clone()), Some(entity_type.clone()), None],
+    }
+}
+
+fn every_start(
+    width: Width,
+    from: Timestamp,
+    last: Option<Timestamp>,
+) -> Result<Vec<Timestamp>, ReadError> {
+    let mut starts = Vec::new();
+    let Some(last) = last else {
+        return Ok(starts);
+    };
+    let mut start = width.start(from);
+    while start <= last && starts.last() != Some(&start) {
+        if starts.len() > VALUES_MAX {
+            return Err(too_many_values());
+        }
+        starts.push(start);
+        start = width.end(start);
+    }
+    Ok(starts)
+}
+
+impl SeriesItem {
+    pub(super) fn bucket_start(&self) -> Option<Timestamp> {
+        match &self.entry {
+            SeriesEntry::Bucket(bucket) => Some(bucket.from),
+            SeriesEntry::Instant(_) => None,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What answers each part of a list's filter, for administrators: figures of the planner tell of other tenants as well.
+
+use sheaf_model::Name;
+use sheaf_pg::PgError;
+use sheaf_store::TenantScope;
+use sheaf_store::catalogue::Catalogue;
+
+use super::estimate::{ESTIMATE_EXACT_MAX, cost_of_plan, estimate};
+use super::order::property;
+use super::sql::Matching;
+use super::{ListQuery, Plan};
+use crate::consistency::ReadOptions;
+use crate::error::ReadError;
+use crate::filter::{AccessPath, Expr, Node, TypedExpr};
+use crate::reader::{Reader, page_limit};
+use crate::source::Source;
+
+/// How a list is answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// The conditions of the filter, in its order.
+    pub parts: Vec<ExplainedPart>,
+    /// What the planner takes the page to cost, in its own units.
+    pub cost: f64,
+}
+
+/// One condition of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainedPart {
+    /// The condition, as the printer writes it.
+    pub predicate: String,
+    /// What answers it.
+    pub by: AccessPath,
+    /// About how many entities pass it alone.
+    pub estimated_rows: i64,
+}
+
+impl Reader {
+    /// How a list would be answered now. The list itself is not read.
+    pub async fn explain(
+        &self,
+        scope: &TenantScope,
+        query: &ListQuery,
+        options: &ReadOptions,
+    ) -> Result<Explanation, ReadError> {
+        let limit = page_limit(query.limit)?;
+        let entity_type = match &query.entity_type {
+            Some(text) => Some(
+                Name::parse(text)
+                    .map_err(|fault| ReadError::parameter("type", fault.to_string()))?,
+            ),
+            None => None,
+        };
+        let catalogue = self.catalogues.current(scope).await?;
+        let plan = Plan::resolve(query, entity_type.as_ref(), limit, &catalogue)?;
+        let matching = Matching {
+            tenant: scope.tenant(),
+            entity_type: plan.entity_type,
+            filter: plan.filter.as_ref(),
+        };
+        let source = Source::primary(&self.sources, false, options).await?;
+        let page = matching
+            .page(&plan.order, None, i64::from(query.limit) + 1)
+            .explained();
+        let rows = source.search(vec![page.statement()]).await?;
+        let mut parts = Vec::new();
+        if let Some(filter) = &query.filter {
+            let mut conditions = Vec::new();
+            collect(filter, false, &mut conditions);
+            for (condition, denied) in conditions {
+                parts.push(part(&source, &matching, condition, denied, &catalogue).await?);
+            }
+        }
+        Ok(Explanation {
+            parts,
+            cost: cost_of_plan(&rows[0])?,
+        })
+    }
+}
+
+/// The conditions of a filter, each with whether it is denied.
+fn collect<'a>(expr: &'a Expr, denied: bool, conditions: &mut Vec<(&'a Expr, bool)>) {
+    match &expr.value {
+        Node::And(terms) | Node::Or(terms) => {
+            for term in terms {
+                collect(term, denied, conditions);
+            }
+        }
+        Node::Not(inner) => collect(inner, !denied, conditions),
+        Node::Condition(_) => conditions.push((expr, denied)),
+    }
+}
+
+async fn part(
+    source: &Source,
+    matching: &Matching<'_>,
+    condition: &Expr,
+    denied: bool,
+    catalogue: &Catalogue,
+) -> Result<ExplainedPart, ReadError> {
+    let typed = TypedExpr::resolve(condition, &|name| property(name, catalogue))?;
+    let (typed, predicate) = if denied {
+        let text = condition.to_text();
+        (TypedExpr::Not(Box::new(typed)), format!("NOT {text}"))
+    } else {
+        (typed, condition.to_text())
+    };
+    let alone = Matching {
+        filter: Some(&typed),
+        ..*matching
+    };
+    let by = path_of(&typed, false);
+    let estimated_rows = match by {
+        AccessPath::HotIndex | AccessPath::TypedIndex | AccessPath::Presence(_) => {
+            rows_of(source, &alone).await?
+        }
+        // Counting could read all of the tenant and find nothing.
+        AccessPath::AbsenceOf(_) | AccessPath::Scan => estimate(source, &alone, 0).await?,
+    };
+    Ok(ExplainedPart {
+        predicate,
+        by,
+        estimated_rows,
+    })
+}
+
+async fn rows_of(source: &Source, alone: &Matching<'_>) -> Result<i64, ReadError> {
+    const STEP: &str = "counting entities";
+    let count = alone.count_to(ESTIMATE_EXACT_MAX + 1);
+    let rows = source.search(vec![count.statement()]).await?;
+    let row = rows[0]
+        .first()
+        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    match row.get("matches") {
+        few if few <= ESTIMATE_EXACT_MAX => Ok(few),
+        many => estimate(source, alone, many).await,
+    }
+}
+
+/// What answers one condition; `<>` is the opposite of `=`.
+fn path_of(typed: &TypedExpr, denied: bool) -> AccessPath {
+    match typed {
+        TypedExpr::Predicate(predicate) => AccessPath::of(predicate, denied),
+        TypedExpr::Not(inner) => path_of(inner, !denied),
+        TypedExpr::And(_) | TypedExpr::Or(_) => AccessPath::Scan,
+    }
+}

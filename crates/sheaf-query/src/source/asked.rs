@@ -1,0 +1,408 @@
+//! A source that was chosen for one read: it runs the read's transactions, and keeps what they have proven.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sheaf_model::{Lineage, Lsn, Position};
+use sheaf_pg::{Access, Disposition, PgError, Pool, Reading, Setting, Statement, run, run_after};
+use sheaf_store::TenantScope;
+use sheaf_store::snapshot::{
+    Snapshot, read_replayed, read_snapshot, read_standing, replayed_of, snapshot_of, standing_of,
+};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_postgres::Row;
+
+use super::breaker::Event;
+use super::proof::{Demand, judge};
+use super::registry::{Replica, SourcePools, Sources};
+use super::view::LOST_AFTER;
+use crate::consistency::{DataSource, Freshness, Lag, ReadOptions};
+use crate::error::ReadError;
+
+/// How long an answer of a replica is waited for: longer than its statements may take, and short enough that another
+/// source has as long within the deadline of a request. What is cut off hangs, at a lock of a replay that was paused.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(12);
+/// How long a read waits for a connection to a replica before another source is asked.
+const REPLICA_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a read waits for its turn among those that the primary answers in place of replicas.
+const IN_PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// A source, asked on behalf of one read.
+#[derive(Debug)]
+pub(crate) struct Source {
+    sources: Arc<Sources>,
+    asked: Asked,
+    options: ReadOptions,
+    is_covering: bool,
+    proven: Mutex<Option<Freshness>>,
+    covers: Mutex<Option<Lsn>>,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// The turn is held until the read ends.
+    Primary {
+        _turn: Option<OwnedSemaphorePermit>,
+    },
+    Replica(Seat),
+}
+
+/// A place at a replica; whoever leaves it without an outcome says so.
+#[derive(Debug)]
+struct Seat {
+    replica: Arc<Replica>,
+    is_settled: AtomicBool,
+}
+
+impl Seat {
+    fn answered(&self, took: Duration) {
+        self.is_settled.store(true, Ordering::Relaxed);
+        self.replica.answered(took);
+    }
+
+    fn failed(&self) {
+        self.is_settled.store(true, Ordering::Relaxed);
+        let jitter = rand::random();
+        self.replica.step(Event::Failed { jitter });
+    }
+
+    /// Returns once the replica has not answered the watch for too long, or is taken out.
+    async fn lost(&self) {
+        loop {
+            let seen = self.replica.seen();
+            let is_removed = self.replica.is_removed.load(Ordering::Relaxed);
+            let Some(seen) = seen.filter(|seen| !is_removed && !seen.is_lost(Instant::now()))
+            else {
+                return;
+            };
+            sleep_until((seen.asked_at + LOST_AFTER + Duration::from_millis(1)).into()).await;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.replica.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_settled.load(Ordering::Relaxed) {
+            self.replica.step(Event::Left);
+        }
+    }
+}
+
+/// A role that reads.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    App,
+    Search,
+}
+
+impl Role {
+    fn of(self, pools: &SourcePools) -> &Pool {
+        match self {
+            Role::App => &pools.app,
+            Role::Search => &pools.search,
+        }
+    }
+}
+
+impl Source {
+    /// The primary; within a bound where it answers in place of replicas.
+    pub(crate) async fn primary(
+        sources: &Arc<Sources>,
+        in_place: bool,
+        options: &ReadOptions,
+    ) -> Result<Source, ReadError> {
+        let turn = if in_place {
+            let turn = Arc::clone(&sources.in_place).acquire_owned();
+            let turn = timeout(IN_PLACE_WAIT_MAX, turn).await;
+            let turn = turn.map_err(|_| ReadError::PrimaryCrowded)?;
+            Some(turn.expect("invariant: the semaphore is never closed"))
+        } else {
+            None
+        };
+        Ok(Source::new(
+            sources,
+            Asked::Primary { _turn: turn },
+            options,
+        ))
+    }
+
+    /// The replica, unless its breaker has let another read through meanwhile.
+    pub(crate) fn replica(
+        sources: &Arc<Sources>,
+        replica: &Arc<Replica>,
+        options: &ReadOptions,
+    ) -> Option<Source> {
+        if !replica.admit(Instant::now()) {
+            return None;
+        }
+        replica.in_flight.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat {
+            replica: Arc::clone(replica),
+            is_settled: AtomicBool::new(false),
+        };
+        Some(Source::new(sources, Asked::Replica(seat), options))
+    }
+
+    fn new(sources: &Arc<Sources>, asked: Asked, options: &ReadOptions) -> Source {
+        Source {
+            sources: Arc::clone(sources),
+            asked,
+            options: *options,
+            is_covering: false,
+            proven: Mutex::new(None),
+            covers: Mutex::new(None),
+        }
+    }
+
+    /// From now on, finds out how far the source had come before each transaction.
+    pub(crate) fn cover(&mut self) {
+        self.is_covering = true;
+    }
+
+    /// How far the source had come before its last transaction: all that was acknowledged with a token below this was seen.
+    /// At the position itself a commit may be in the log and not yet be seen by anybody.
+    pub(crate) fn covers(&self) -> Option<Lsn> {
+        *self.covers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica that it is, if it is one.
+    pub(crate) fn as_replica(&self) -> Option<&Arc<Replica>> {
+        match &self.asked {
+            Asked::Primary { .. } => None,
+            Asked::Replica(seat) => Some(&seat.replica),
+        }
+    }
+
+    /// The lineage that the transactions so far were of; absent before the first.
+    pub(crate) fn lineage(&self) -> Option<Lineage> {
+        self.seen().map(|seen| seen.lineage())
+    }
+
+    /// What a cursor keeps of what was read so far.
+    pub(crate) fn kept_in_cursor(&self) -> Option<Position> {
+        self.sources.kept_in_cursor(self.seen()?)
+    }
+
+    /// A position that covers everything that was read so far; absent before the first transaction.
+    fn seen(&self) -> Option<Position> {
+        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        proven.as_ref().map(|proven| proven.position)
+    }
+
+    /// What the transactions so far have proven; absent before the first.
+    pub(crate) fn into_freshness(self) -> Option<Freshness> {
+        self.proven
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs statements in one transaction under row-level security, from one snapshot and in one round trip.
+    pub(crate) async fn run(
+        &self,
+        scope: &TenantScope,
+        statements: Vec<Statement<'_>>,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        self.transact(Role::App, Some(scope.setting()), statements)
+            .await
+    }
+
+    /// The same as `sheaf_search`, whose statements name their tenant in every relation.
+    pub(crate) async fn search(
+        &self,
+        statements: Vec<Statement<'_>>,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        self.transact(Role::Search, None, statements).await
+    }
+
+    async fn transact(
+        &self,
+        role: Role,
+        setting: Option<Setting<'static>>,
+        mut statements: Vec<Statement<'_>>,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        let (rows, proven, covers) = match &self.asked {
+            Asked::Primary { .. } => {
+                statements.push(read_snapshot());
+                let pool = role.of(&self.sources.primary);
+                let outcome =
+                    on_primary(pool, self.is_covering, setting.as_ref(), &statements).await;
+                let event = match &outcome {
+                    Err(error) if error.disposition() == Disposition::Unavailable => {
+                        let jitter = rand::random();
+                        Event::Failed { jitter }
+                    }
+                    Ok(_) | Err(_) => Event::Answered,
+                };
+                self.sources.step_primary(event);
+                let (before, mut rows) = outcome?;
+                let last = rows.pop().unwrap_or_default();
+                let snapshot = snapshot_of(&last, &self.sources.settings)?;
+                let proven = self.sources.of_primary(&snapshot, &self.options)?;
+                let covers = match before {
+                    Some(before) => Some(snapshot_of(&before, &self.sources.settings)?.position),
+                    None => None,
+                };
+                // Behind a pooler another server may have answered the one than the other.
+                let covers =
+                    covers.filter(|covers| covers.lineage() == snapshot.position.lineage());
+                (rows, proven, covers.map(|covers| covers.lsn))
+            }
+            Asked::Replica(seat) => {
+                statements.push(read_standing());
+                self.sources
+                    .on_replica(seat, role, setting.as_ref(), &statements, &self.options)
+                    .await?
+            }
+        };
+        *self.covers.lock().unwrap_or_else(PoisonError::into_inner) = covers;
+        let mut kept = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some(match kept.take() {
+            None => proven,
+            Some(earlier) => both(earlier, proven)?,
+        });
+        Ok(rows)
+    }
+}
+
+/// The rows of the statements; and before them, where it is to be known, how far the primary had come.
+async fn on_primary(
+    pool: &Pool,
+    is_covering: bool,
+    setting: Option<&Setting<'_>>,
+    statements: &[Statement<'_>],
+) -> Result<(Option<Vec<Row>>, Vec<Vec<Row>>), PgError> {
+    let client = Reading::begin(pool).await?;
+    let outcome = if is_covering {
+        run_after(&client, &read_snapshot(), setting, statements)
+            .await
+            .map(|(before, rows)| (Some(before), rows))
+    } else {
+        run(&client, Access::Read, setting, statements)
+            .await
+            .map(|rows| (None, rows))
+    };
+    client.rest();
+    outcome
+}
+
+impl Sources {
+    fn of_primary(
+        &self,
+        snapshot: &Snapshot,
+        options: &ReadOptions,
+    ) -> Result<Freshness, ReadError> {
+        let freshness = Freshness::of_primary(snapshot, options)?;
+        self.newest().require(snapshot.position.lineage())?;
+        Ok(freshness)
+    }
+
+    /// A transaction on a replica, and what it has proven. One that stops answering is not waited for.
+    async fn on_replica(
+        &self,
+        seat: &Seat,
+        role: Role,
+        setting: Option<&Setting<'_>>,
+        statements: &[Statement<'_>],
+        options: &ReadOptions,
+    ) -> Result<(Vec<Vec<Row>>, Freshness, Option<Lsn>), ReadError> {
+        let replica = Arc::clone(&seat.replica);
+        let unfit = |why| ReadError::Unfit {
+            replica: Arc::clone(&replica.name),
+            why,
+        };
+        let begun = Instant::now();
+        let pool = role.of(&replica.pools);
+        let answer = unless_lost(seat, read_on(pool, setting, statements)).await;
+        let (before, mut rows) = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => {
+                if counts_as_failure(&error) {
+                    seat.failed();
+                }
+                return Err(error.into());
+            }
+            None => {
+                seat.failed();
+                return Err(unfit("it does not answer"));
+            }
+        };
+        seat.answered(begun.elapsed());
+        let standing = standing_of(&rows.pop().unwrap_or_default())?;
+        let demand = Demand {
+            system_id: self.settings.system_id,
+            timeline: self.newest().get(),
+            token: options.token,
+            lag_max: options.lag_max(),
+        };
+        let before = replayed_of(&before)?;
+        let proof = judge(&demand, &before, &standing, self.heart(), Instant::now());
+        let proof = proof.map_err(unfit)?;
+        let freshness = Freshness {
+            source: DataSource::Replica(Arc::clone(&replica.name)),
+            lag: proof.lag,
+            data_timestamp: proof.complete_until,
+            level: options.level,
+            cache_hit: false,
+            position: proof.position,
+        };
+        Ok((rows, freshness, before.lsn))
+    }
+}
+
+/// The outcome, or nothing where the replica was lost before there was one.
+async fn unless_lost<T>(seat: &Seat, read: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        outcome = read => Some(outcome),
+        () = seat.lost() => None,
+        () = sleep(ANSWER_WAIT_MAX) => None,
+    }
+}
+
+/// A read that nobody waits for any more is cancelled, and its connection closed: what is sent on it would wait behind.
+async fn read_on(
+    pool: &Pool,
+    setting: Option<&Setting<'_>>,
+    statements: &[Statement<'_>],
+) -> Result<(Vec<Row>, Vec<Vec<Row>>), PgError> {
+    let waited = timeout(REPLICA_WAIT_MAX, Reading::begin(pool)).await;
+    let client = waited.map_err(|_| PgError::Connect {
+        role: pool.role().to_owned(),
+        source: "no connection in time".into(),
+    })??;
+    let outcome = run_after(&client, &read_replayed(), setting, statements).await;
+    client.rest();
+    outcome
+}
+
+/// A statement that ran into its time limit, and one that was cancelled because the replay had to go on, say nothing
+/// against a replica.
+fn counts_as_failure(error: &PgError) -> bool {
+    match error.disposition() {
+        Disposition::TimedOut | Disposition::Retry => false,
+        Disposition::Unavailable
+        | Disposition::StorageFull
+        | Disposition::Conflict
+        | Disposition::Stop => true,
+    }
+}
+
+/// What two transactions of one read have proven together: as old as the older one, and covered by the newer one.
+fn both(one: Freshness, other: Freshness) -> Result<Freshness, ReadError> {
+    if one.position.lineage() != other.position.lineage() {
+        return Err(ReadError::CatalogueChanged);
+    }
+    let lag = match (one.lag, other.lag) {
+        (Lag::Measured(one), Lag::Measured(other)) => Lag::Measured(one.max(other)),
+        (Lag::Unknown, _) | (_, Lag::Unknown) => Lag::Unknown,
+    };
+    let Lsn(lsn) = one.position.lsn.max(other.position.lsn);
+    let mut together = one;
+    together.lag = lag;
+    together.data_timestamp = together.data_timestamp.min(other.data_timestamp);
+    together.position.lsn = Lsn(lsn);
+    Ok(together)
+}
