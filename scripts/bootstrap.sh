@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing to build and run sheaf on Debian: bootstrap.sh [--test]
-# With everything there it does nothing and needs no network. --test adds what the tests need beside it: Python clients, PgBouncer, Redis.
+# With everything there it does nothing and needs no network. --test adds what the tests need beside it: Python clients, PgBouncer, Redis, OpenSSL.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,6 +33,7 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
 # Tests start their own; no service of them is needed.
 [ "${1:-}" != --test ] || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
 [ "${1:-}" != --test ] || has redis-server || packages+=(redis-server)
+[ "${1:-}" != --test ] || has openssl || packages+=(openssl)
 
 if [ "${#packages[@]}" -gt 0 ]; then
     if ! has apt-get; then
