@@ -176,9 +176,10 @@ class Failing(unittest.TestCase):
         attempts = []
         with Faults("replica that comes and goes") as faults, Readers() as readers:
             for _ in range(FLAPS):
-                before = TWO.front.accepted
                 TWO.front.refuse = True
                 TWO.front.cut()
+                # From here on nothing answers: before, answers on the connections that were there stood between failures.
+                before = TWO.front.accepted
                 faults.inject()
                 time.sleep(0.5)
                 attempts.append(TWO.front.accepted - before)
