@@ -351,7 +351,14 @@ async fn a_backend_that_dies_under_load_costs_no_request_its_answer() -> Result<
             tokio::task::yield_now().await;
             let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                 WHERE usename = 'sheaf_writer' AND datname = current_database() AND state = 'active'";
-            Ok::<i64, anyhow::Error>(client.query_one(sql, &[]).await?.get(0))
+            // A backend is at work for a moment only.
+            for _ in 0..50 {
+                let terminated: i64 = client.query_one(sql, &[]).await?.get(0);
+                if terminated > 0 {
+                    return Ok(terminated);
+                }
+            }
+            Ok::<i64, anyhow::Error>(0)
         };
         let (answer, terminated) = futures::join!(write, kill);
         killed += terminated?;
