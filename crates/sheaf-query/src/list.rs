@@ -207,11 +207,12 @@ impl Reader {
             entity_type: plan.entity_type,
             filter: plan.filter.as_ref(),
         };
-        if let Err(refused) = require_bounded(source, &matching, plan.catalogue).await {
+        let bounded = require_bounded(source, &matching, plan.catalogue).await;
+        if let Err(ReadError::Unbounded { .. }) = bounded {
             // By now an index may answer what none did in a remembered catalogue.
             check_version(source, scope, plan.catalogue).await?;
-            return Err(refused);
         }
+        bounded?;
         let rows_max = i64::from(query.limit) + 1;
         let after = after.as_deref();
         let page = match pace {

@@ -87,10 +87,11 @@ pub(crate) async fn members(
     catalogue: &Catalogue,
 ) -> Result<Vec<Member>, ReadError> {
     let matching = of.matching(scope);
-    if let Err(refused) = require_bounded(source, &matching, catalogue).await {
+    let bounded = require_bounded(source, &matching, catalogue).await;
+    if let Err(ReadError::Unbounded { .. }) = bounded {
         check_version(source, scope, catalogue).await?;
-        return Err(refused);
     }
+    bounded?;
     let members_max = i64::try_from(members_max).expect("some thousands fit an i64");
     let composed = of.statement(&matching, from, members_max);
     let statements = vec![limit_time(&STATEMENT_TIME_MAX), composed.statement()];
