@@ -236,18 +236,26 @@ pub fn read_version(tenant: &TenantId) -> Statement<'_> {
     )
 }
 
-/// The versions of some tenants' catalogues, in the transaction of whoever remembers them.
+/// The versions of some tenants' catalogues, and the lineage that they are of, in the transaction of whoever remembers them.
 pub async fn read_versions(
     client: &Client,
     tenants: &Vec<i64>,
-) -> Result<HashMap<TenantId, i64>, PgError> {
+) -> Result<(Option<Lineage>, HashMap<TenantId, i64>), PgError> {
+    const STEP: &str = "reading the versions of catalogues";
     let sql = include_str!("../sql/tenants/read_catalogue_versions.sql");
     let rows = client
         .query_typed(sql, &[(tenants, Type::INT8_ARRAY)])
         .await
-        .map_err(PgError::statement("reading the versions of catalogues"))?;
-    let version = |row: &Row| (TenantId(row.get("tenant_id")), row.get("catalogue_version"));
-    Ok(rows.iter().map(version).collect())
+        .map_err(PgError::statement(STEP))?;
+    let first = rows
+        .first()
+        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let lineage = lineage_of(first)?;
+    let version = |row: &Row| {
+        let tenant: Option<i64> = row.get("tenant_id");
+        Some((TenantId(tenant?), row.get("catalogue_version")))
+    };
+    Ok((lineage, rows.iter().filter_map(version).collect()))
 }
 
 /// Statements that read a whole catalogue, in the transaction of whoever needs it.

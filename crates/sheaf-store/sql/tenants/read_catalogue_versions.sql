@@ -1,3 +1,7 @@
--- Purpose: whether remembered catalogues are still the ones of their tenants.
+-- Purpose: which lineage this transaction reads and writes, and whether remembered catalogues are still the ones of their
+--   tenants: a row for each that is there, and one without a tenant where none is. No timeline on a standby.
 -- Parameters: tenant_ids. Index: tenants_pkey. Locks: none.
-SELECT tenant_id, catalogue_version FROM sheaf.tenants WHERE tenant_id = ANY ($1::bigint[])
+SELECT l.system_id, l.timeline, t.tenant_id, t.catalogue_version
+FROM (SELECT (SELECT system_identifier FROM pg_control_system()) AS system_id,
+    CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS timeline) l
+LEFT JOIN sheaf.tenants t ON t.tenant_id = ANY ($1::bigint[])

@@ -11,7 +11,6 @@ use sheaf_store::documents::{StoredDocument, document_of, read_documents};
 use sheaf_store::ledger::{
     LedgerEntry, find_bucket_writers, find_parts, lock_buckets, open_requests,
 };
-use sheaf_store::lineage::fetch_lineage;
 use tokio_postgres::{Client, Row, RowStream};
 use uuid::Uuid;
 
@@ -83,10 +82,9 @@ impl Lane {
             let rows = client.query_typed_raw(statement.sql, statement.params);
             rows.await.map(Some)
         };
-        let (begun, locked, lineage, writers, opened, parts, versions, rows) = join!(
+        let (begun, locked, writers, opened, parts, versions, rows) = join!(
             client.batch_execute(BEGIN),
             lock_buckets(client, &buckets),
-            fetch_lineage(client),
             find_bucket_writers(client, &buckets),
             open_requests(client, &opening),
             find_parts(client, &doubtful),
@@ -95,9 +93,9 @@ impl Lane {
         );
         begun.map_err(PgError::statement("beginning a write"))?;
         locked?;
-        let (writers, opened, parts, versions) = (writers?, opened?, parts?, versions?);
+        let (writers, opened, parts) = (writers?, opened?, parts?);
+        let (lineage, versions) = versions?;
         let rows = rows.map_err(PgError::statement(step))?;
-        let lineage = lineage?;
         let places = was_there(group, &opened, &parts);
         let mut was_there = HashMap::new();
         if !places.is_empty() {
