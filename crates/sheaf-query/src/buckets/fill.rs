@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use sheaf_model::{AttributeType, Timestamp, Value};
 
-use super::series::{Aggregates, Wanted, nothing};
+use super::series::{Aggregates, Wanted, nothing, of_no_values};
 use super::{Aggregate, AggregateValue, Fill};
 
 /// What attributes came to in the nearest bucket with values, by name.
@@ -69,18 +69,9 @@ pub(super) fn fill<'a>(
 
 /// An empty bucket counts nothing, whatever it takes over.
 fn carried(values: &Aggregates) -> Aggregates {
-    let values = values.iter().map(|(aggregate, value)| {
-        let value = match aggregate {
-            Aggregate::Count => AggregateValue::Value(Value::Int(0)),
-            Aggregate::Avg
-            | Aggregate::Min
-            | Aggregate::Max
-            | Aggregate::Sum
-            | Aggregate::First
-            | Aggregate::Last => value.clone(),
-        };
-        (*aggregate, value)
-    });
+    let values = values
+        .iter()
+        .map(|(aggregate, value)| (*aggregate, of_no_values(*aggregate, || value.clone())));
     values.collect()
 }
 
@@ -93,16 +84,8 @@ fn between(
     let whole = right.0.as_micros() - left.0.as_micros();
     let ends = left.1.iter().zip(&right.1);
     let values = ends.map(|((aggregate, left), (_, right))| {
-        let value = match aggregate {
-            Aggregate::Count => AggregateValue::Value(Value::Int(0)),
-            Aggregate::Avg
-            | Aggregate::Min
-            | Aggregate::Max
-            | Aggregate::Sum
-            | Aggregate::First
-            | Aggregate::Last => number_between(left, right, part, whole),
-        };
-        (*aggregate, value)
+        let number = || number_between(left, right, part, whole);
+        (*aggregate, of_no_values(*aggregate, number))
     });
     values.collect()
 }

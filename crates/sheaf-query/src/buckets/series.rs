@@ -289,20 +289,32 @@ pub fn aggregates_of(asked: Option<&[Aggregate]>, kind: AttributeType) -> Vec<Ag
     wanted
 }
 
-/// The aggregates of no values.
-pub(super) fn nothing(aggregates: &[Aggregate]) -> Aggregates {
-    let of_nothing = |aggregate: &Aggregate| match aggregate {
+/// An aggregate of no values: it counts none, and is else what stands for it.
+pub(super) fn of_no_values(
+    aggregate: Aggregate,
+    stand_in: impl FnOnce() -> AggregateValue,
+) -> AggregateValue {
+    match aggregate {
         Aggregate::Count => AggregateValue::Value(Value::Int(0)),
         Aggregate::Avg
         | Aggregate::Min
         | Aggregate::Max
         | Aggregate::Sum
         | Aggregate::First
-        | Aggregate::Last => AggregateValue::Null,
-    };
+        | Aggregate::Last => stand_in(),
+    }
+}
+
+/// The aggregates of no values.
+pub(super) fn nothing(aggregates: &[Aggregate]) -> Aggregates {
     let values = aggregates.iter();
     values
-        .map(|aggregate| (*aggregate, of_nothing(aggregate)))
+        .map(|aggregate| {
+            (
+                *aggregate,
+                of_no_values(*aggregate, || AggregateValue::Null),
+            )
+        })
         .collect()
 }
 
