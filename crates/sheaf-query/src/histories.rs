@@ -19,7 +19,7 @@ use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
 use crate::history::{HistoryItem, HistoryQuery, check_range, instants_of};
 use crate::list::{Member, MembersFrom, MembersOf, members, property};
-use crate::reader::{Reader, page_limit};
+use crate::reader::{Reader, page_limit, type_filter};
 use crate::source::Source;
 
 mod divided;
@@ -124,13 +124,7 @@ impl Reader {
         if query.attributes.is_empty() {
             return Err(ReadError::parameter("attribute", "name at least one"));
         }
-        let entity_type = match &query.entity_type {
-            Some(text) => Some(
-                Name::parse(text)
-                    .map_err(|fault| ReadError::parameter("type", fault.to_string()))?,
-            ),
-            None => None,
-        };
+        let entity_type = type_filter(query.entity_type.as_deref())?;
         let binding = self.binding(scope, query.digest(), options);
         let keyset = match &query.cursor {
             Some(text) => Some(binding.decode(text, 3)?),

@@ -18,7 +18,7 @@ use crate::consistency::ReadOptions;
 use crate::cursor::{Binding, QueryDescription, QueryDigest};
 use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
-use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit, type_filter};
 use crate::selection::{Selection, select_values};
 use crate::source::Source;
 
@@ -165,13 +165,7 @@ impl Reader {
         pace: Pace,
     ) -> Result<Read<ListAnswer>, ReadError> {
         let limit = page_limit(query.limit)?;
-        let entity_type = match &query.entity_type {
-            Some(text) => Some(
-                Name::parse(text)
-                    .map_err(|fault| ReadError::parameter("type", fault.to_string()))?,
-            ),
-            None => None,
-        };
+        let entity_type = type_filter(query.entity_type.as_deref())?;
         let cursor = query.cursor.as_deref();
         let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
         loop {

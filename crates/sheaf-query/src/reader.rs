@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sheaf_cache::Cache;
+use sheaf_model::Name;
 use sheaf_pg::Pool;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
@@ -74,6 +75,12 @@ impl Reader {
             signing_key: &self.settings.signing_key,
         }
     }
+}
+
+/// The type that a query is bound to, where it is one that entities can have.
+pub(crate) fn type_filter(text: Option<&str>) -> Result<Option<Name>, ReadError> {
+    let name = text.map(Name::parse).transpose();
+    name.map_err(|fault| ReadError::parameter("type", fault.to_string()))
 }
 
 /// The number of items of a page, where it is one that is served.

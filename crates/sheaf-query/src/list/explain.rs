@@ -1,6 +1,5 @@
 //! What answers each part of a list's filter, for administrators: figures of the planner tell of other tenants as well.
 
-use sheaf_model::Name;
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
@@ -12,7 +11,7 @@ use super::{ListQuery, Plan};
 use crate::consistency::ReadOptions;
 use crate::error::ReadError;
 use crate::filter::{AccessPath, Expr, Node, TypedExpr};
-use crate::reader::{Reader, page_limit};
+use crate::reader::{Reader, page_limit, type_filter};
 use crate::source::Source;
 
 /// How a list is answered.
@@ -44,13 +43,7 @@ impl Reader {
         options: &ReadOptions,
     ) -> Result<Explanation, ReadError> {
         let limit = page_limit(query.limit)?;
-        let entity_type = match &query.entity_type {
-            Some(text) => Some(
-                Name::parse(text)
-                    .map_err(|fault| ReadError::parameter("type", fault.to_string()))?,
-            ),
-            None => None,
-        };
+        let entity_type = type_filter(query.entity_type.as_deref())?;
         let catalogue = self.catalogues.current(scope).await?;
         let plan = Plan::resolve(query, entity_type.as_ref(), limit, &catalogue)?;
         let matching = Matching {
