@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::admission::Admitted;
 use crate::auth::Caller;
 use crate::body::{SMALL_BYTES_MAX, media_type, read_admitted, read_body};
-use crate::ingest::{answer_headers, charge, idempotency_key};
+use crate::ingest::{answer_headers, idempotency_key, store};
 use crate::params::Params;
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
@@ -218,13 +218,7 @@ async fn write(
         idempotency_key,
         received_at,
     };
-    let mut written = 0;
-    let ended = state
-        .writer
-        .ingest_counting(&scope, request, &mut written)
-        .await;
-    charge(&mut permit, written, &ended);
-    let answer = ended?;
+    let answer = store(state, &scope, &mut permit, request).await?;
     Ok(dialect.written(answer, &scope, state))
 }
 

@@ -174,13 +174,7 @@ pub(crate) async fn ingest(
         idempotency_key,
         received_at,
     };
-    let mut written = 0;
-    let ended = state
-        .writer
-        .ingest_counting(&scope, request, &mut written)
-        .await;
-    charge(&mut permit, written, &ended);
-    let answer = ended?;
+    let answer = store(&state, &scope, &mut permit, request).await?;
     let headers = answer_headers(&answer, &scope, &state);
     let outcome = answer.outcome;
     let body = IngestBody::of(answer, &scope, &state);
@@ -201,6 +195,22 @@ pub(crate) fn respond(headers: HeaderMap, outcome: Outcome, body: IngestBody) ->
     let mut problem = Problem::new(code, code.row().explanation);
     problem.batch = Some(Arc::new(body));
     (headers, problem).into_response()
+}
+
+/// Stores the events of a body, and charges for what it has written, however it ends.
+pub(crate) async fn store(
+    state: &AppState,
+    scope: &TenantScope,
+    permit: &mut Permit,
+    request: IngestRequest,
+) -> Result<IngestAnswer, WriteError> {
+    let mut written = 0;
+    let ended = state
+        .writer
+        .ingest_counting(scope, request, &mut written)
+        .await;
+    charge(permit, written, &ended);
+    ended
 }
 
 /// Counts what a request has written against the tenant's rate. A refused event costs as much as one value, and a first

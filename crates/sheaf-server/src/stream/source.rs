@@ -43,6 +43,13 @@ fn is_of_the_name(key: &SortKey) -> bool {
     matches!(key.name.as_str(), "entity_type" | "external_id") && !key.descending
 }
 
+/// Items of the series of one entity.
+fn of_one<T>(entity: &(String, String), items: Vec<T>, entry: fn(T) -> SeriesEntry) -> Vec<Item> {
+    let items = items.into_iter();
+    let item = |item| Item::series(Some(entity.clone()), entry(item));
+    items.map(item).collect()
+}
+
 impl Source {
     /// A list. Without an order of its own or one type, it comes in the order of types, then ids, which has an index.
     pub(crate) fn list(mut query: ListQuery) -> Source {
@@ -97,13 +104,8 @@ impl Source {
                 };
                 query.cursor = answer.page.next_cursor;
                 let entity = (answer.entity_type, answer.external_id);
-                let items = answer.page.items.into_iter();
-                let items = items
-                    .map(|item| Item::series(Some(entity.clone()), SeriesEntry::Instant(item)));
-                Ok(Some(Read {
-                    value: items.collect(),
-                    freshness,
-                }))
+                let value = of_one(&entity, answer.page.items, SeriesEntry::Instant);
+                Ok(Some(Read { value, freshness }))
             }
             Source::Buckets(of, query) => {
                 query.limit = limit;
@@ -114,13 +116,8 @@ impl Source {
                 };
                 query.cursor = answer.page.next_cursor;
                 let entity = (answer.entity_type, answer.external_id);
-                let items = answer.page.items.into_iter();
-                let items =
-                    items.map(|item| Item::series(Some(entity.clone()), SeriesEntry::Bucket(item)));
-                Ok(Some(Read {
-                    value: items.collect(),
-                    freshness,
-                }))
+                let value = of_one(&entity, answer.page.items, SeriesEntry::Bucket);
+                Ok(Some(Read { value, freshness }))
             }
             Source::Histories(query) => {
                 query.limit = limit;
