@@ -108,7 +108,8 @@ fn filters_are_measured_against_the_wide_table() -> Result<()> {
     let dir = ScratchDir::new("bench")?;
     let json = dir.path().join("out.json");
     let json_text = json.display().to_string();
-    let arguments = ["--case", "filters", "--scale", "tiny", "--json", &json_text];
+    let cases = ["--case", "filters", "--case", "neighbours"];
+    let arguments = [&cases[..], &["--scale", "tiny", "--json", &json_text]].concat();
     let shown = text(&bench(&dir, "read", &arguments)?);
     ensure!(!shown.contains("FAILED"), "a case failed:\n{shown}");
     let mut measured = BTreeSet::new();
@@ -119,8 +120,10 @@ fn filters_are_measured_against_the_wide_table() -> Result<()> {
     }
     let all = [
         "cold_sparse",
+        "neighbours",
         "range_and_sort",
         "selective",
+        "selective_here_and_common_elsewhere",
         "three_hot_attributes",
         "two_hot_attributes",
     ];

@@ -1,11 +1,12 @@
 //! Reading: one entity by id, filters, and facets.
 //!
 //! One entity is read by id over HTTP, against the bare primary-key SELECT of its document through the same driver over as
-//! many connections.
+//! many connections: over one, which is how long a read takes, and over several, which is how many there can be.
 
 mod cached;
 mod facets;
 mod filters;
+mod neighbours;
 
 use std::time::Instant;
 
@@ -21,8 +22,19 @@ use super::{CLIENTS, Scale};
 
 const ENTITIES: usize = 10_000;
 const CASE: &str = "entity_by_id";
+/// Of the median over one connection: so many times the SELECT, and so many milliseconds for HTTP.
+const P50_RATIO: f64 = 1.3;
+const P50_HTTP_MS: f64 = 0.3;
+/// Of the 99th percentile over one connection, to that of the SELECT.
+const P99_RATIO: f64 = 2.0;
 /// Every case of the suite, in the order in which they run.
-pub(super) const CASES: [&str; 4] = [CASE, cached::CASE, filters::CASE, facets::CASE];
+pub(super) const CASES: [&str; 5] = [
+    CASE,
+    cached::CASE,
+    filters::CASE,
+    neighbours::CASE,
+    facets::CASE,
+];
 
 pub(super) async fn run(
     world: &World,
@@ -33,6 +45,7 @@ pub(super) async fn run(
     match case {
         cached::CASE => cached::run(world, scale, report).await,
         filters::CASE => filters::run(world, scale, report).await,
+        neighbours::CASE => neighbours::run(world, scale, report).await,
         facets::CASE => facets::run(world, scale, report).await,
         _ => entity_by_id(world, scale, report).await,
     }
@@ -42,25 +55,38 @@ async fn entity_by_id(world: &World, scale: Scale, report: &mut Report) -> Resul
     fill(world).await?;
     let numbers = numbers(world).await?;
     let reads = scale.pick(10, 500, 5_000);
-    let (mut cases, mut baselines) = (Vec::new(), Vec::new());
-    for round in 0..=scale.rounds() {
-        let case = over_http(world, reads, round).await?;
-        let baseline = by_hand(world, &numbers, reads, round).await?;
-        // The first round fills caches on both sides and is not counted.
-        if round > 0 {
-            cases.push(case);
-            baselines.push(baseline);
+    let is_measured = matches!(scale, Scale::Full);
+    for clients in [1, CLIENTS] {
+        let (mut cases, mut baselines) = (Vec::new(), Vec::new());
+        for round in 0..=scale.rounds() {
+            let case = over_http(world, clients, reads, round).await?;
+            let baseline = by_hand(world, &numbers, clients, reads, round).await?;
+            // The first round fills caches on both sides and is not counted.
+            if round > 0 {
+                cases.push(case);
+                baselines.push(baseline);
+            }
         }
-    }
-    for (figure, measure, unit, better) in [
-        (Figure::P50, "p50", "ms", Better::Lower),
-        (Figure::P99, "p99", "ms", Better::Lower),
-        (Figure::Rate, "rate", "reads/s", Better::Higher),
-    ] {
-        let of = |rounds: &[Latencies]| rounds.iter().map(|round| figure.of(round)).collect();
-        let baseline: Vec<f64> = of(&baselines);
-        let line = Line::new(("read", CASE), measure, unit, better, of(&cases));
-        report.add(&line.against("primary_key_select", &baseline, None))?;
+        let is_held_to = is_measured && clients == 1;
+        for (figure, measure, unit, better) in [
+            (Figure::P50, "p50", "ms", Better::Lower),
+            (Figure::P99, "p99", "ms", Better::Lower),
+            (Figure::Rate, "rate", "reads/s", Better::Higher),
+        ] {
+            let of = |rounds: &[Latencies]| rounds.iter().map(|round| figure.of(round)).collect();
+            let baseline: Vec<f64> = of(&baselines);
+            let measure = format!("{measure}, {clients} connections");
+            let line = || Line::new(("read", CASE), measure.clone(), unit, better, of(&cases));
+            let bar = matches!(figure, Figure::P99).then_some(P99_RATIO);
+            let bar = bar.filter(|_| is_held_to);
+            report.add(&line().against("primary_key_select", &baseline, bar))?;
+            if matches!(figure, Figure::P50) {
+                let allowed = |p50: &f64| p50 * P50_RATIO + P50_HTTP_MS;
+                let allowed: Vec<f64> = baseline.iter().map(allowed).collect();
+                let bar = is_held_to.then_some(1.0);
+                report.add(&line().against("primary_key_select_and_http", &allowed, bar))?;
+            }
+        }
     }
     Ok(())
 }
@@ -128,11 +154,8 @@ fn chosen(client: usize, read: usize, round: usize) -> usize {
     (client * 7919 + read * 104_729 + round * 1_299_709) % ENTITIES
 }
 
-async fn over_http(world: &World, reads: usize, round: usize) -> Result<Latencies> {
-    let mut connections = Vec::new();
-    for _ in 0..CLIENTS {
-        connections.push(world.first.connect().await?);
-    }
+async fn over_http(world: &World, clients: usize, reads: usize, round: usize) -> Result<Latencies> {
+    let connections = world.first.connections(clients).await?;
     let begun = Instant::now();
     let mut clients = tokio::task::JoinSet::new();
     for (client, mut connection) in connections.into_iter().enumerate() {
@@ -152,11 +175,17 @@ async fn over_http(world: &World, reads: usize, round: usize) -> Result<Latencie
     gathered(clients, begun).await
 }
 
-async fn by_hand(world: &World, numbers: &[i64], reads: usize, round: usize) -> Result<Latencies> {
+async fn by_hand(
+    world: &World,
+    numbers: &[i64],
+    clients: usize,
+    reads: usize,
+    round: usize,
+) -> Result<Latencies> {
     const SQL: &str = "SELECT hot_attrs::text, cold_attrs::text FROM sheaf.entity_jsonb WHERE tenant_id = $1 AND entity_id = $2";
     let tenant = world.first.scope.tenant().0;
     let mut prepared = Vec::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..clients {
         // As the search role, which no policy slows down: the barest read that the schema allows.
         let client = world.pools.search.get().await?;
         let statement = client.prepare_typed(SQL, &[Type::INT8, Type::INT8]).await?;

@@ -4,6 +4,7 @@
 //! Both sides hold the same million entities of one tenant among half as many of another, for whose attributes the rare
 //! values are common. The data is put into the tables as a server would have left it, since writing is not measured here.
 
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,8 @@ use crate::bench::world::{Tenant, World};
 pub(in crate::bench) const CASE: &str = "filters";
 
 const PAGE: usize = 100;
+/// Of what is selective: one in as many.
+pub(super) const LOTS: i64 = 5_000;
 
 /// The attributes: name, type, and a pin.
 const ATTRIBUTES: [(&str, &str, Option<&str>); 6] = [
@@ -33,13 +36,12 @@ const ATTRIBUTES: [(&str, &str, Option<&str>); 6] = [
 ];
 
 /// One query in both forms. `$1` is the tenant of the wide table's; `{}` in a literal is another number each time.
-struct Query {
-    name: &'static str,
+pub(super) struct Query {
+    pub(super) name: &'static str,
     filter: &'static str,
     sort: &'static [&'static str],
-    by_hand: &'static str,
-    /// Of the ratio of the medians.
-    bar: Option<f64>,
+    /// What is compared with, where anything is, and the bar of the ratio of the medians.
+    by_hand: Option<(&'static str, f64)>,
     /// Milliseconds of the 95th percentile.
     p95_max: Option<f64>,
     /// Whether every page is full at the full scale.
@@ -47,13 +49,15 @@ struct Query {
     variants: usize,
 }
 
-const QUERIES: [Query; 5] = [
+pub(super) const QUERIES: [Query; 6] = [
     Query {
         name: "two_hot_attributes",
         filter: "status = 's{a}' AND region = 'r{b}'",
         sort: &[],
-        by_hand: "status = 's{a}' AND region = 'r{b}' ORDER BY external_id",
-        bar: Some(1.5),
+        by_hand: Some((
+            "status = 's{a}' AND region = 'r{b}' ORDER BY external_id",
+            1.5,
+        )),
         p95_max: Some(25.0),
         is_full: true,
         variants: 200,
@@ -62,8 +66,10 @@ const QUERIES: [Query; 5] = [
         name: "three_hot_attributes",
         filter: "status = 's{a}' AND region = 'r{b}' AND model = 'm{c}'",
         sort: &[],
-        by_hand: "status = 's{a}' AND region = 'r{b}' AND model = 'm{c}' ORDER BY external_id",
-        bar: Some(1.5),
+        by_hand: Some((
+            "status = 's{a}' AND region = 'r{b}' AND model = 'm{c}' ORDER BY external_id",
+            1.5,
+        )),
         p95_max: Some(25.0),
         is_full: false,
         variants: 200,
@@ -72,8 +78,7 @@ const QUERIES: [Query; 5] = [
         name: "range_and_sort",
         filter: "speed BETWEEN {n} AND {m}",
         sort: &["speed"],
-        by_hand: "speed BETWEEN {n} AND {m} ORDER BY speed, external_id",
-        bar: Some(1.3),
+        by_hand: Some(("speed BETWEEN {n} AND {m} ORDER BY speed, external_id", 1.3)),
         p95_max: None,
         is_full: true,
         variants: 900,
@@ -82,18 +87,25 @@ const QUERIES: [Query; 5] = [
         name: "selective",
         filter: "lot = 'l{l}'",
         sort: &[],
-        by_hand: "lot = 'l{l}' ORDER BY external_id",
-        bar: None,
+        by_hand: None,
         p95_max: Some(5.0),
         is_full: false,
         variants: 5_000,
     },
     Query {
+        name: "selective_here_and_common_elsewhere",
+        filter: "lot = 'l0'",
+        sort: &[],
+        by_hand: None,
+        p95_max: Some(5.0),
+        is_full: false,
+        variants: 1,
+    },
+    Query {
         name: "cold_sparse",
         filter: "note > 0.{h}",
         sort: &[],
-        by_hand: "note > 0.{h} ORDER BY external_id",
-        bar: None,
+        by_hand: None,
         p95_max: Some(20.0),
         is_full: false,
         variants: 9,
@@ -128,19 +140,31 @@ pub(in crate::bench) async fn run(world: &World, scale: Scale, report: &mut Repo
     let calls = scale.pick(5, 60, 400);
     for query in &QUERIES {
         let (mut p50s, mut p95s, mut baselines) = (Vec::new(), Vec::new(), Vec::new());
+        let is_full = query.is_full && matches!(scale, Scale::Full);
+        let least = if is_full { PAGE } else { 0 };
         for round in 0..=scale.rounds() {
-            let case = over_http(&ours, query, calls, round, scale).await?;
-            let baseline = by_hand(world, &ours, query, calls, round).await?;
+            let case = over_http(&ours, query, calls, round, least).await?;
             // The first round fills caches on both sides and is not counted.
             if round > 0 {
                 p50s.push(percentile(&case, 50));
                 p95s.push(percentile(&case, 95));
-                baselines.push(percentile(&baseline, 50));
+            }
+            if let Some((condition, _)) = query.by_hand {
+                let condition = |variant| query.filled(condition, variant);
+                let baseline = by_hand(world, &ours, &condition, calls, round).await?;
+                if round > 0 {
+                    baselines.push(percentile(&baseline, 50));
+                }
             }
         }
         let line = Line::new(("read", query.name), "p50", "ms", Better::Lower, p50s);
-        let bar = query.bar.filter(|_| matches!(scale, Scale::Full));
-        report.add(&line.against("wide_table", &baselines, bar))?;
+        report.add(&match query.by_hand {
+            Some((_, bar)) => {
+                let bar = matches!(scale, Scale::Full).then_some(bar);
+                line.against("wide_table", &baselines, bar)
+            }
+            None => line,
+        })?;
         let line = Line::new(("read", query.name), "p95", "ms", Better::Lower, p95s);
         report.add(&match query.p95_max {
             Some(bound) if matches!(scale, Scale::Full) => line.stated(bound),
@@ -151,7 +175,16 @@ pub(in crate::bench) async fn run(world: &World, scale: Scale, report: &mut Repo
 }
 
 async fn fill(world: &World, ours: &Tenant, others: &Tenant, entities: i64) -> Result<()> {
-    for tenant in [others, ours] {
+    declare(&[others, ours]).await?;
+    create_wide(world).await?;
+    fill_tenant(world, others, 1..=entities / 2, 1).await?;
+    fill_tenant(world, ours, 1..=entities, LOTS).await?;
+    finish(world).await
+}
+
+/// Creates the attributes.
+pub(super) async fn declare(tenants: &[&Tenant]) -> Result<()> {
+    for tenant in tenants {
         let mut connection = tenant.connect().await?;
         for (name, kind, pin) in ATTRIBUTES {
             let body = json!({"name": name, "type": kind, "pin": pin}).to_string();
@@ -162,23 +195,31 @@ async fn fill(world: &World, ours: &Tenant, others: &Tenant, entities: i64) -> R
                 .await?;
         }
     }
+    Ok(())
+}
+
+/// Creates the wide table, in place of that of a case before.
+pub(super) async fn create_wide(world: &World) -> Result<()> {
     world
         .client
         .batch_execute(
-            "CREATE TABLE bench.wide (tenant_id bigint NOT NULL, entity_id bigint PRIMARY KEY, external_id text COLLATE \"C\" NOT NULL,
+            "DROP TABLE IF EXISTS bench.wide;
+            CREATE TABLE bench.wide (tenant_id bigint NOT NULL, entity_id bigint PRIMARY KEY, external_id text COLLATE \"C\" NOT NULL,
                 status text COLLATE \"C\", region text COLLATE \"C\", model text COLLATE \"C\", lot text COLLATE \"C\", speed bigint,
                 note double precision, version bigint, newest timestamptz, updated_at timestamptz)",
         )
         .await?;
-    for (tenant, entities, lots) in [(others, entities / 2, 1), (ours, entities, 5_000)] {
-        fill_tenant(world, tenant, entities, lots).await?;
-    }
+    Ok(())
+}
+
+/// Indexes and statistics, after the data.
+pub(super) async fn finish(world: &World) -> Result<()> {
     world
         .client
         .batch_execute(
-            "CREATE INDEX ON bench.wide (external_id); CREATE INDEX ON bench.wide (status); CREATE INDEX ON bench.wide (region);
-             CREATE INDEX ON bench.wide (model); CREATE INDEX ON bench.wide (lot); CREATE INDEX ON bench.wide (speed);
-             CREATE INDEX ON bench.wide (note)",
+            "CREATE INDEX IF NOT EXISTS wide_external_id ON bench.wide (external_id); CREATE INDEX IF NOT EXISTS wide_status ON bench.wide (status); CREATE INDEX IF NOT EXISTS wide_region ON bench.wide (region);
+             CREATE INDEX IF NOT EXISTS wide_model ON bench.wide (model); CREATE INDEX IF NOT EXISTS wide_lot ON bench.wide (lot); CREATE INDEX IF NOT EXISTS wide_speed ON bench.wide (speed);
+             CREATE INDEX IF NOT EXISTS wide_note ON bench.wide (note)",
         )
         .await?;
     for table in [
@@ -194,7 +235,14 @@ async fn fill(world: &World, ours: &Tenant, others: &Tenant, entities: i64) -> R
     Ok(())
 }
 
-async fn fill_tenant(world: &World, tenant: &Tenant, entities: i64, lots: i64) -> Result<()> {
+/// Entities with these numbers, on both sides.
+pub(super) async fn fill_tenant(
+    world: &World,
+    tenant: &Tenant,
+    entities: RangeInclusive<i64>,
+    lots: i64,
+) -> Result<()> {
+    let (first, last) = (entities.start(), entities.end());
     let catalogue = world.catalogue(tenant).await?;
     let of = |name: &str| number(&catalogue, name);
     let (status, region, model) = (of("status")?, of("region")?, of("model")?);
@@ -202,15 +250,17 @@ async fn fill_tenant(world: &World, tenant: &Tenant, entities: i64, lots: i64) -
     let tenant = tenant.scope.tenant().0;
     let names = format!(
         "INSERT INTO sheaf.entities (tenant_id, entity_type, external_id, created_at)
-         SELECT {tenant}, 'device', 'd' || n, now() FROM generate_series(1, {entities}) n"
+         SELECT {tenant}, 'device', 'd' || n, now() FROM generate_series({first}, {last}) n"
     );
     world.client.batch_execute(&names).await?;
-    // Each column in another period, so that no two go together.
+    // Each column as by its own dice, so that no two go together.
     let wide = format!(
         "INSERT INTO bench.wide
-         SELECT tenant_id, entity_id, external_id, 's' || n % 10, 'r' || n / 7 % 20, 'm' || n / 11 % 50, 'l' || n % {lots},
-            n * 7919 % 100000, CASE WHEN n % 1000 = 0 THEN n / 1000 % 10 / 10.0 END, 1, now(), now()
-         FROM (SELECT *, substr(external_id, 2)::bigint AS n FROM sheaf.entities WHERE tenant_id = {tenant}) e"
+         SELECT tenant_id, entity_id, external_id, 's' || {}, 'r' || {}, 'm' || {}, 'l' || n % {lots}, n * 7919 % 100000, CASE WHEN n % 1000 = 0 THEN n / 1000 % 10 / 10.0 END, 1, now(), now()
+         FROM (SELECT *, substr(external_id, 2)::bigint AS n FROM sheaf.entities WHERE tenant_id = {tenant}) e WHERE n BETWEEN {first} AND {last}",
+        drawn(1, 10),
+        drawn(2, 20),
+        drawn(3, 50),
     );
     world.client.batch_execute(&wide).await?;
     let documents = format!(
@@ -219,7 +269,7 @@ async fn fill_tenant(world: &World, tenant: &Tenant, entities: i64, lots: i64) -
             jsonb_build_object('{status}', status, '{region}', region, '{model}', model, '{lot}', lot, '{speed}', speed),
             CASE WHEN note IS NULL THEN '{{}}' ELSE jsonb_build_object('{note}', note) END,
             ARRAY[{status}, {region}, {model}, {lot}, {speed}] || CASE WHEN note IS NULL THEN '{{}}' ELSE ARRAY[{note}] END, '{{}}'
-         FROM bench.wide WHERE tenant_id = {tenant}"
+         FROM bench.wide WHERE tenant_id = {tenant} AND substr(external_id, 2)::bigint BETWEEN {first} AND {last}"
     );
     world.client.batch_execute(&documents).await?;
     for (table, attribute, column) in [
@@ -231,11 +281,16 @@ async fn fill_tenant(world: &World, tenant: &Tenant, entities: i64, lots: i64) -
     ] {
         let index = format!(
             "INSERT INTO sheaf.entity_index_{table} (tenant_id, attribute_id, entity_id, value)
-             SELECT tenant_id, {attribute}, entity_id, {column} FROM bench.wide WHERE tenant_id = {tenant}"
+             SELECT tenant_id, {attribute}, entity_id, {column} FROM bench.wide WHERE tenant_id = {tenant} AND substr(external_id, 2)::bigint BETWEEN {first} AND {last}"
         );
         world.client.batch_execute(&index).await?;
     }
     Ok(())
+}
+
+/// A number below `choices` from that of the entity, the same in every run.
+fn drawn(dice: u8, choices: u8) -> String {
+    format!("abs(hashint8extended(n, {dice}) % {choices})")
 }
 
 fn number(catalogue: &Catalogue, name: &str) -> Result<i64> {
@@ -245,13 +300,13 @@ fn number(catalogue: &Catalogue, name: &str) -> Result<i64> {
     Ok(attribute.id.0)
 }
 
-/// Latencies in milliseconds, sorted.
-async fn over_http(
+/// Latencies in milliseconds, sorted, of pages that have so many entities at least.
+pub(super) async fn over_http(
     tenant: &Tenant,
     query: &Query,
     calls: usize,
     round: usize,
-    scale: Scale,
+    least: usize,
 ) -> Result<Vec<f64>> {
     let mut connection = tenant.connect().await?;
     let mut latencies = Vec::with_capacity(calls);
@@ -263,11 +318,6 @@ async fn over_http(
         latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
         let answer: Value = serde_json::from_slice(&answer)?;
         let items = answer["items"].as_array().map_or(0, Vec::len);
-        let least = if query.is_full && matches!(scale, Scale::Full) {
-            PAGE
-        } else {
-            0
-        };
         ensure!(
             items >= least,
             "{}: {filter} found {items} entities",
@@ -293,7 +343,7 @@ async fn search(connection: &mut Connection, body: &Value) -> Result<Bytes> {
 async fn by_hand(
     world: &World,
     tenant: &Tenant,
-    query: &Query,
+    condition: &dyn Fn(usize) -> String,
     calls: usize,
     round: usize,
 ) -> Result<Vec<f64>> {
@@ -301,7 +351,7 @@ async fn by_hand(
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&tenant, Type::INT8)];
     let mut latencies = Vec::with_capacity(calls);
     for call in 0..calls {
-        let condition = query.filled(query.by_hand, round * calls + call);
+        let condition = condition(round * calls + call);
         let sql =
             format!("SELECT * FROM bench.wide WHERE tenant_id = $1 AND {condition} LIMIT {PAGE}");
         let begun = Instant::now();
