@@ -7,8 +7,9 @@ use sheaf_model::Value;
 
 use super::{Cell, Column};
 
-/// What makes a spreadsheet evaluate a text.
-const FORMULA_STARTS: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+/// What makes a spreadsheet evaluate a text. Some skip white space before a formula, and take full-width signs for their
+/// plain forms.
+const FORMULA_STARTS: [char; 11] = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
 
 pub(super) struct CsvFile {
     bytes: String,
@@ -91,23 +92,40 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_a_formula_is_defused_and_a_number_is_left_alone() {
-        for (text, field) in [
-            ("=1+1", "'=1+1"),
-            ("+1", "'+1"),
-            ("-1", "'-1"),
-            ("@SUM(A1)", "'@SUM(A1)"),
-            ("\t=1", "'\t=1"),
-            ("\r=1", "\"'\r=1\""),
-            ("=\"a\",b", "\"'=\"\"a\"\",b\""),
-            ("a=1", "a=1"),
-            ("'=1", "'=1"),
-            (" =1", " =1"),
-        ] {
-            let columns = [("a", AttributeType::Text)];
-            let csv = written(&columns, &[vec![Cell::text(text)]]);
-            assert_eq!(csv, format!("a\r\n{field}\r\n"), "{text:?}");
+    fn a_text_that_is_a_formula_is_defused_whatever_else_it_holds() {
+        for start in ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"] {
+            for (rest, quoted) in [
+                ("", false),
+                ("1+1", false),
+                ("SUM(A1)", false),
+                (" ", false),
+                ("a,b", true),
+                ("\"a\"", true),
+                ("a\nb", true),
+                ("a\rb", true),
+                ("=1", false),
+                ("'", false),
+            ] {
+                let is_quoted = quoted || matches!(start, "\r" | "\n");
+                let inside = format!("'{start}{rest}");
+                let field = match is_quoted {
+                    true => format!("\"{}\"", inside.replace('"', "\"\"")),
+                    false => inside,
+                };
+                let text = format!("{start}{rest}");
+                let columns = [(text.as_str(), AttributeType::Text)];
+                let csv = written(&columns, &[vec![Cell::text(&*text)]]);
+                assert_eq!(csv, format!("{field}\r\n{field}\r\n"), "{text:?}");
+            }
         }
+        for text in ["a=1", "'=1", " =1", "1-1", "\u{2212}1", "é"] {
+            let csv = written(&[("a", AttributeType::Text)], &[vec![Cell::text(text)]]);
+            assert_eq!(csv, format!("a\r\n{text}\r\n"));
+        }
+    }
+
+    #[test]
+    fn numbers_stay_numbers() {
         let (time, _) = Timestamp::parse("2013-01-01T00:00:00Z").expect("a time");
         let row = vec![
             Cell::Value(Value::Int(-5)),
