@@ -141,7 +141,7 @@ pub async fn list_moving_indexes(upkeep: &Pool) -> Result<Vec<MovingIndex>, PgEr
     moving.collect()
 }
 
-/// One step of filling or emptying, of at most so many rows after an entity.
+/// One step of filling or emptying, of at most so many rows after an entity: the last of the step before it.
 pub async fn step_index(
     upkeep: &Pool,
     moving: &MovingIndex,
@@ -180,6 +180,7 @@ pub async fn step_index(
             vec![
                 (&moving.tenant.0, Type::INT8),
                 (&moving.attribute.0, Type::INT8),
+                (&after.0, Type::INT8),
                 (&rows_max, Type::INT8),
             ],
         ),
@@ -189,12 +190,7 @@ pub async fn step_index(
     if rows[0].is_empty() {
         return Ok(IndexStep::Overtaken);
     }
-    let through: Option<i64> = match moving.state {
-        ValueIndex::Emptying => rows[1].first().map(|row| row.get("entity_id")),
-        ValueIndex::Filling | ValueIndex::Filled | ValueIndex::None => {
-            rows[1].first().and_then(|row| row.get("through"))
-        }
-    };
+    let through: Option<i64> = rows[1].first().and_then(|row| row.get("through"));
     if let Some(through) = through {
         return Ok(IndexStep::Through(EntityId(through)));
     }

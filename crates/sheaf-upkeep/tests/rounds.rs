@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sheaf_model::{AttributeType, Name, Timestamp};
+use sheaf_model::{AttributeType, EntityId, Name, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{
@@ -13,6 +13,7 @@ use sheaf_store::catalogue::{
 use sheaf_store::documents::{MoveStep, list_moving, step_move};
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
+use sheaf_store::value_index::{IndexStep, list_moving_indexes, step_index};
 use sheaf_testkit::{TestDatabase, wait_until};
 
 #[tokio::test]
@@ -121,6 +122,71 @@ async fn a_changed_pin_moves_every_value_and_no_document_changes_its_version() -
         sheaf_upkeep::move_values(&upkeep, settings.bucket_count).await?,
         0
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn emptying_goes_on_after_the_step_before_it_and_meets_no_row_twice() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let pool = |role: &str| Pool::new(&database.config(role), 2, &Tls::none());
+    let (app, upkeep) = (pool("sheaf_app"), pool("sheaf_upkeep"));
+    let now = Timestamp::now();
+    let tenant = create_tenant(&app, &Name::parse("acme")?, &TenantPolicy::default(), now).await?;
+    let scope = TenantScope::authenticated(tenant.context("a new name")?);
+    let client = database.superuser().await?;
+    for kind in ["int", "float", "decimal", "text", "time"] {
+        let speed = NewAttribute {
+            name: format!("a_{kind}"),
+            kind: AttributeType::parse(kind).context("a type")?,
+            temperature: Temperature::Hot,
+        };
+        declare_attribute(&app, &scope, &speed, &Description::default(), now).await?;
+    }
+    client
+        .batch_execute(&format!(
+            "UPDATE sheaf.attributes SET value_index = 'emptying';
+             INSERT INTO sheaf.entities (tenant_id, entity_id, entity_type, external_id, created_at)
+             SELECT {t}, n, 'plane', 'N' || n, now() FROM generate_series(1, 25) n",
+            t = scope.tenant()
+        ))
+        .await?;
+    let moving = list_moving_indexes(&upkeep).await?;
+    assert_eq!(moving.len(), 5);
+    for index in &moving {
+        let (table, id) = (
+            format!("sheaf.entity_index_{}", index.kind),
+            index.attribute,
+        );
+        // Against their order, so that the order of what is deleted is not that of the keys.
+        client
+            .batch_execute(&format!(
+                "INSERT INTO {table} (tenant_id, attribute_id, entity_id, value)
+                 SELECT {t}, {id}, n, {value} FROM generate_series(25, 1, -1) n",
+                t = scope.tenant(),
+                value = match index.kind {
+                    AttributeType::Time => "now()",
+                    _ => "'1'",
+                }
+            ))
+            .await?;
+        let left = async || -> Result<i64> {
+            let count = format!("SELECT count(*) FROM {table}");
+            Ok(client.query_one(&count, &[]).await?.get(0))
+        };
+        let mut after = EntityId(i64::MIN);
+        for (through, rows) in [(10, 15), (20, 5)] {
+            let step = step_index(&upkeep, index, after, 10).await?;
+            assert_eq!(step, IndexStep::Through(EntityId(through)), "{table}");
+            assert_eq!(left().await?, rows, "{table}");
+            after = EntityId(through);
+        }
+        // What is behind a step is not looked at by the next one.
+        let behind = step_index(&upkeep, index, EntityId(23), 10).await?;
+        assert_eq!(behind, IndexStep::Through(EntityId(25)), "{table}");
+        assert_eq!(left().await?, 3, "{table}");
+        let settled = step_index(&upkeep, index, EntityId(25), 10).await?;
+        assert_eq!(settled, IndexStep::Settled, "{table}");
+    }
     Ok(())
 }
 
