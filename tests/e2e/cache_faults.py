@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from support.database import Statements, wait_until  # noqa: E402
 from support.faults import Faults  # noqa: E402
 from support.proxy import Proxy  # noqa: E402
-from support.reads import Line, read, write  # noqa: E402
+from support.reads import Line, metric, read, write  # noqa: E402
 from support.redis import Redis, RedisError  # noqa: E402
 from support.sessions import Sessions  # noqa: E402
 from support.world import World  # noqa: E402
@@ -29,6 +29,8 @@ SLACK_SECONDS = 1.5
 # What a read may take where Redis does not answer: its deadline is 20 ms; the rest is for two busy processors.
 BYPASS_SECONDS_MAX = 0.5
 HERD = 300
+# One answer in so many is compared with the primary.
+SAMPLED_EVERY = 1000
 # Reads of the database that a herd may make: one a server and shape, and some for those who came before the first was there.
 HERD_READS_MAX = 20
 
@@ -198,6 +200,92 @@ class Caches(unittest.TestCase):
     def test_sessions_beside_a_redis_that_stands_still_and_goes_on(self):
         pauses = contextlib.ExitStack()
         self.under_sessions("SIGSTOP of Redis under sessions", lambda: pauses.enter_context(REDIS.standing_still()), pauses.close)
+
+    def test_a_redis_that_stands_still_for_seconds_empties_no_memory(self):
+        def told(name):
+            return [metric(server, name) for server in SERVERS]
+
+        def answers_late():
+            for server in SERVERS:
+                # Each asks Redis for what its own memory is too old for.
+                for place in range(10):
+                    read(server, path(f"kept{place}"), consistency="eventual", max_lag="1ms")
+            return told("sheaf_cache_redis_up") == [0.0, 0.0]
+
+        for place in range(10):
+            write(SERVERS[0], path(f"kept{place}"), {"n": 1})
+        lost = told("sheaf_cache_losses_total")
+        with Faults("SIGSTOP of Redis until requests to it are given up") as faults, REDIS.standing_still():
+            faults.inject()
+            wait_until(answers_late, "requests are given up", 60)
+            write(SERVERS[0], path("kept0"), {"n": 2})
+        wait_until(lambda: told("sheaf_cache_redis_up") == [1.0, 1.0], "Redis is used again", 60)
+        wait_until(lambda: number_of(read(SERVERS[1], path("kept0"), consistency="eventual")) == 2, "the write is heard of")
+        self.assertEqual(told("sheaf_cache_losses_total"), lost)
+
+    def test_announcements_that_stop_coming_are_noticed_and_memory_is_dropped(self):
+        lost = metric(SERVERS[1], "sheaf_cache_losses_total")
+        told = "announcements of other servers are not heard"
+        before = SERVERS[1].log_text().count(told)
+        with Faults("stream of announcements that falls silent") as faults:
+            WAYS[1].stall()
+            faults.inject()
+            token, written_at = write_both(SERVERS[0], "silent", 1)
+            wait_until(lambda: SERVERS[1].log_text().count(told) > before, "the silence is noticed", 60)
+            WAYS[1].heal()
+            wait_until(lambda: metric(SERVERS[1], "sheaf_cache_losses_total") > lost, "memory is dropped", 60)
+            self.assertEqual(self.follow("silent", 1, token, written_at), 0)
+
+    def test_a_session_that_sends_its_newest_token_is_answered_from_memory(self):
+        server = SERVERS[0]
+        token = write(server, path("session"), {"n": 1})
+        sources = []
+        with contextlib.closing(Line(server.port, WORLD.key)) as line:
+            ends = time.monotonic() + 30
+            while time.monotonic() < ends and sources.count("cache") < 50:
+                # Others write all the time.
+                write(server, path("elsewhere"), {"n": len(sources)})
+                answer = line.read(path("session"), token)
+                self.assertEqual(number_of(answer), 1, answer.shown())
+                token = answer.token
+                sources.append(answer.source)
+        print(f"of {len(sources)} reads with the newest token, {sources.count('cache')} were answered from memory")
+        self.assertEqual(sources.count("cache"), 50)
+        self.assertGreater(sources.count("cache"), len(sources) / 2)
+
+    def test_the_sampler_finds_what_nobody_announced(self):
+        server = WORLD.server(settings={"cache": {"age_max": "60s"}})
+        write(server, path("planted"), {"n": 1})
+
+        def sampled(result):
+            return metric(server, "sheaf_cache_samples_total", result=result)
+
+        with Faults("change that nobody announced") as faults, contextlib.closing(Line(server.port, WORLD.key)) as line:
+
+            def compared(result):
+                """Reads from memory until one more was compared and found to be this."""
+                before = sampled(result)
+
+                def found():
+                    for _ in range(SAMPLED_EVERY // 10):
+                        answer = line.read(path("planted"), consistency="analytics", max_lag="1m")
+                    self.assertEqual(answer.source, "cache", answer.shown())
+                    return sampled(result) > before
+
+                wait_until(found, f"an answer was compared and is {result}", 60)
+
+            line.read(path("planted"), consistency="analytics", max_lag="1m")
+            compared("fresh")
+            self.assertEqual((sampled("stale"), metric(server, "sheaf_cache_stale_ratio")), (0.0, 0.0))
+            WORLD.postgres.rows(
+                "UPDATE sheaf.entity_jsonb d SET version = version + 1 FROM sheaf.entities e"
+                " WHERE e.entity_id = d.entity_id AND e.external_id = 'planted'"
+            )
+            faults.inject()
+            compared("stale")
+            ratio = metric(server, "sheaf_cache_stale_ratio")
+            self.assertAlmostEqual(ratio, sampled("stale") / (sampled("stale") + sampled("fresh")))
+        server.stop()
 
     def test_a_slow_redis_makes_no_answer_wrong(self):
         def slow():

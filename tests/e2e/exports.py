@@ -27,6 +27,8 @@ EXPORTS = 100
 NDJSON, CSV, ARROW = "application/x-ndjson", "text/csv", "application/vnd.apache.arrow.stream"
 # Of all streams together, beside what the server has anyway.
 GROWTH_BYTES_MAX = 200 << 20
+# Of one stream of much more than that, which is stored as little: each value is one character again and again.
+WIDE_ENTITIES, WIDE_EVENTS, WIDE = 100, 15, "w" * 200_000
 SERVED_SECONDS_MAX = 10
 FORMULAS = [
     "=1+1", "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "-", "@", "plain", "a,b", 'say "x"', "two\nlines", "",
@@ -158,6 +160,30 @@ class Exports(unittest.TestCase):
             return again.status() == 200
 
         wait_until(all_free, "the places are free")
+
+    def test_a_stream_of_much_more_than_memory_holds_is_in_memory_a_page_at_a_time(self):
+        for n in range(WIDE_ENTITIES):
+            events = [
+                {"type": "wide", "id": f"w{n:03}", "observed_at": f"2013-01-01T06:00:{second:02}Z", "attributes": {"wide": WIDE}}
+                for second in range(WIDE_EVENTS)
+            ]
+            self.assertEqual(SERVER.ingest(events)[0], 200)
+        asked = {"type": "wide", "attribute": ["wide"], "from": TIME}
+        for group in ("entity", "all"):
+            before, most, lines, length = resident_bytes(), 0, 0, 0
+            connection = http.client.HTTPConnection("127.0.0.1", SERVER.port, timeout=60)
+            headers = {"Authorization": "Bearer " + SERVER.key, "Accept": NDJSON, "Content-Type": "application/json"}
+            connection.request("POST", "/v1/history/query", json.dumps({**asked, "group": group}), headers)
+            answer = connection.getresponse()
+            self.assertEqual(answer.status, 200)
+            while piece := answer.read(4 << 20):
+                lines, length = lines + piece.count(b"\n"), length + len(piece)
+                most = max(most, resident_bytes())
+            connection.close()
+            print(f"{group}: {length >> 20} MiB of {lines} lines; {(most - before) >> 20} MiB more memory")
+            self.assertEqual(lines, WIDE_ENTITIES * WIDE_EVENTS)
+            self.assertGreater(length, GROWTH_BYTES_MAX)
+            self.assertLess(most - before, length / 2)
 
     def test_a_stream_that_fails_in_the_middle_is_seen_to_be_cut_off(self):
         with Faults("connection ended under a stream") as faults:

@@ -12,6 +12,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 from support.database import wait_until  # noqa: E402
 from support.faults import Faults  # noqa: E402
+from support.proxy import Proxy  # noqa: E402
 from support.reads import Line, read, write  # noqa: E402
 from support.replica import sources  # noqa: E402
 from support.tokens import opened  # noqa: E402
@@ -153,19 +154,109 @@ class Promoted(unittest.TestCase):
                         if level != "analytics" or not answer.from_cache():
                             self.assertEqual(number_of(answer), expected, f"{name} at {level}: {answer.shown()}")
         print(f"while two took themselves for the primary, writes were answered {outcomes}")
-        self.assertEqual(world.postgres.rows(there), before, "something was written to the old primary")
-        world.postgres.stop()
+        # Who knows of the promotion passes over the host that is named first, while it is there.
         for server in everyone:
 
             def written(server=server):
                 with contextlib.suppress(AssertionError, OSError, http.client.HTTPException):
-                    return write(server, path("alone"), {"by": f"{server.port}"})
+                    return write(server, path("beside"), {"by": f"{server.port}"})
 
             token = wait_until(written, f"the server at {server.port} writes again", FAILOVER_SECONDS_MAX)
             self.assertEqual(opened(token).timeline, timeline + 1)
             answer = read(server, path("counted"), token=kept)
             self.assertEqual((answer.status, answer.code()), (409, "stale_timeline"), answer.shown())
+        self.assertEqual(world.postgres.rows(there), before, "something was written to the old primary")
         self.check_nothing_lost(everyone)
+        world.postgres.stop()
+        for server in everyone:
+            wait_until(lambda server=server: write(server, path("alone"), {"by": f"{server.port}"}), "writes go on", FAILOVER_SECONDS_MAX)
+        self.check_nothing_lost(everyone)
+
+    def test_a_server_that_knows_the_old_primary_alone_shows_nothing_of_it_to_who_has_a_token_of_the_new_one(self):
+        with World() as world:
+            replica = world.replica("one")
+            ignorant = world.server()
+            write(ignorant, path("split"), {"n": 1})
+            replica.wait_caught_up()
+            with Faults("promotion while the old primary goes on") as faults:
+                replica.promote()
+                faults.inject()
+                informed = world.server(database_port=replica.port)
+                token = write(informed, path("split"), {"n": 2})
+                question = {"path": "/v1/entities", "type": "promoted", "filter": "external_id = 'split'"}
+                for level in LEVELS:
+                    for asked in ({"path": path("split")}, {"path": path("split") + "/history"}, question):
+                        answer = read(ignorant, **asked, token=token, consistency=level)
+                        self.assertEqual((answer.status, answer.code()), (409, "stale_timeline"), answer.shown())
+                        self.assertNotIn('"n":1', answer.text)
+                # It stops nobody else: only a source that was asked shows that there was a promotion.
+                self.assertEqual(read(ignorant, path("split")).status, 200)
+                write(ignorant, path("split"), {"n": 3})
+            with Faults("source that shows the promotion") as faults:
+                told = world.server(settings=sources(replica, direct=True))
+                faults.inject()
+
+                def refused():
+                    with contextlib.closing(Line(told.port, world.key)) as line:
+                        answer = line.send("PATCH", path("split"), {"attributes": {"n": 4}})
+                    return answer.status == 503 and read(told, path("split")).status == 503
+
+                wait_until(refused, "the old primary takes no writes and gives no reads", FAILOVER_SECONDS_MAX)
+                there = "SELECT count(*) FROM sheaf.entity_events"
+                before = world.postgres.rows(there)
+                for _ in range(WRITES):
+                    self.assertTrue(refused())
+                self.assertEqual(world.postgres.rows(there), before)
+
+    def test_connections_to_an_old_primary_that_goes_on_are_left_although_nothing_cuts_them(self):
+        with World() as world:
+            replica = world.replica("one")
+            # The address of the primary leads to another server later.
+            address = world.keep(Proxy(world.postgres.port))
+            server = world.server(database_port=address.port, settings=sources(replica, direct=True))
+            before = opened(write(server, path("kept"), {"n": 1})).timeline
+            replica.wait_caught_up()
+
+            def ask(outcomes):
+                with contextlib.closing(Line(server.port, world.key)) as line:
+                    for _ in range(WRITES):
+                        outcomes.append(line.send("PATCH", path("kept"), {"attributes": {"n": 1}}))
+
+            def together():
+                """As many at once as make use of all connections that there are."""
+                outcomes = []
+                threads = [threading.Thread(target=ask, args=(outcomes,), daemon=True) for _ in range(READERS)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+                return outcomes
+
+            def revoke():
+                """What an administrator whose key is believed is told."""
+                with contextlib.closing(Line(server.port, world.admin_key)) as line:
+                    return line.send("DELETE", f"/v1/tenants/demo/keys/k_{world.key.split('_')[2]}").status
+
+            with contextlib.closing(Line(server.port, world.admin_key)) as line:
+                self.assertEqual(line.send("GET", "/v1/tenants").status, 200)
+            self.assertEqual({answer.status for answer in together()}, {200})
+            with Faults("promotion while the old primary goes on") as faults:
+                replica.promote()
+                faults.inject()
+
+                def refused():
+                    return read(server, path("kept"), consistency="strong").status == 503
+
+                wait_until(refused, "the old primary is not read from", FAILOVER_SECONDS_MAX)
+                self.assertEqual({answer.status for answer in together()}, {503})
+                self.assertEqual(revoke(), 503, "a key was revoked on the old primary")
+                address.target_port = replica.port
+                wait_until(lambda: not refused(), "the new primary is read from", FAILOVER_SECONDS_MAX)
+                for _ in range(5):
+                    answers = together()
+                    self.assertEqual({answer.status for answer in answers}, {200}, "a connection to the old primary was kept")
+                    timelines = {opened(answer.document()["token"]).timeline for answer in answers}
+                    self.assertEqual(timelines, {before + 1})
 
     def test_a_promotion_in_the_middle_of_waiting_reads_makes_none_of_them_wrong(self):
         with World() as world:
@@ -181,20 +272,23 @@ class Promoted(unittest.TestCase):
             wrong, answers = [], []
             stopping = threading.Event()
 
-            def ask():
+            def ask(question):
                 with contextlib.closing(Line(server.port, world.key)) as line:
                     while not stopping.is_set():
                         number, token = last[0]
                         answer = line.read(**question, token=token)
                         answers.append(answer)
                         if answer.status == 200:
-                            items = answer.document()["items"]
+                            document = answer.document()
+                            items = document.get("items", [document])
                             if not items or items[0]["attributes"]["n"] < number:
                                 wrong.append(f"{number} was written: {answer.shown()}")
                         elif (answer.status, answer.code()) != (409, "stale_timeline") and answer.status != 503:
                             wrong.append(answer.shown())
 
-            threads = [threading.Thread(target=ask, daemon=True) for _ in range(READERS)]
+            # By filter and by id, which are read in different ways.
+            questions = [question, {"path": path("waited")}] * (READERS // 2)
+            threads = [threading.Thread(target=ask, args=(each,), daemon=True) for each in questions]
             for thread in threads:
                 thread.start()
             with Faults("promotion while reads wait") as faults:

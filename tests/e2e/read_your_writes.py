@@ -20,7 +20,9 @@ from support.world import World  # noqa: E402
 
 WORLD = None
 SERVERS = []
-PAIRS = 2_000
+# Each write with each of its reads.
+PAIRS = 6_000
+READS = 3
 CLIENTS = 4
 ENTITIES = 25
 # What has to have answered some of the reads.
@@ -42,9 +44,9 @@ def setUpModule():
 class Pairs(threading.Thread):
     """Writes at one server and reads at another, by id and by filter, at once and again."""
 
-    def __init__(self, number, pairs, random):
+    def __init__(self, number, writes, random):
         super().__init__(daemon=True)
-        self.number, self.pairs, self.random = number, pairs, random
+        self.number, self.writes, self.random = number, writes, random
         self.lines = [Line(server.port, WORLD.key) for server in SERVERS]
         self.sources = collections.Counter()
         self.seconds = []
@@ -52,15 +54,15 @@ class Pairs(threading.Thread):
         self.refused = []
 
     def run(self):
-        for count in range(self.pairs):
+        for count in range(self.writes):
             try:
-                self.pair(count)
+                self.write(count)
             except (OSError, http.client.HTTPException, KeyError, IndexError) as error:
-                self.stale.append(f"pair {count}: {error!r}")
+                self.stale.append(f"write {count}: {error!r}")
         for line in self.lines:
             line.close()
 
-    def pair(self, count):
+    def write(self, count):
         name = f"e{self.number}-{self.random.randrange(ENTITIES)}"
         path = f"/v1/entities/pair/{name}"
         answer = self.random.choice(self.lines).send("PATCH", path, {"attributes": {"n": count}})
@@ -68,7 +70,7 @@ class Pairs(threading.Thread):
             self.refused.append(answer.shown())
             return
         token = written = answer.document()["token"]
-        for again in range(3):
+        for again in range(READS):
             line = self.random.choice(self.lines)
             # Without a level it is `session`; the others honour the token as well.
             query = self.random.choice([{}, {}, {"consistency": "eventual"}, {"consistency": "analytics"}])
@@ -82,7 +84,7 @@ class Pairs(threading.Thread):
                 self.refused.append(answer.shown())
                 continue
             if not found or found[0]["attributes"]["n"] != count:
-                self.stale.append(f"pair {count} of {name}, read {again}: {answer.shown()}")
+                self.stale.append(f"write {count} of {name}, read {again}: {answer.shown()}")
             self.sources[answer.source] += 1
             self.seconds.append(answer.seconds)
             # On from there, or once more from the write.
@@ -97,7 +99,7 @@ class ReadYourWrites(unittest.TestCase):
 
         wait_until(all_used, "both replicas are used", 60)
         random = seeded("pairs")
-        clients = [Pairs(number, PAIRS // CLIENTS, type(random)(random.random())) for number in range(CLIENTS)]
+        clients = [Pairs(number, PAIRS // CLIENTS // READS, type(random)(random.random())) for number in range(CLIENTS)]
         begun = time.monotonic()
         with Faults("write read back with its token elsewhere") as faults:
             for client in clients:
@@ -108,7 +110,7 @@ class ReadYourWrites(unittest.TestCase):
             faults.inject(total.total())
         seconds = sorted(second for client in clients for second in client.seconds)
         print(
-            f"{PAIRS} pairs in {time.monotonic() - begun:.0f} s, answered by {dict(total)};"
+            f"{total.total()} pairs of a write and a read in {time.monotonic() - begun:.0f} s, answered by {dict(total)};"
             f" p50 {seconds[len(seconds) // 2] * 1000:.1f} ms, p99 {seconds[len(seconds) * 99 // 100] * 1000:.1f} ms"
         )
         self.assertEqual([problem for client in clients for problem in client.stale][:5], [])

@@ -3,24 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use sheaf_model::{EntityId, Lineage, Lsn, Position, TenantId, Timestamp, WrittenEntity};
+use sheaf_model::{Lineage, Position, TenantId, WrittenEntity};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::decision::{Demand, Known, Verdict, decide};
+use crate::decision::{Arrival, Demand, Known, Verdict, decide};
 use crate::fences::Fences;
-use crate::flights::{Flights, Place};
+use crate::flights::{Flights, Landing, Place};
 use crate::horizon::Horizon;
 use crate::instruments::Counted;
 use crate::local::{Key, Local};
+use crate::reading::{Answer, EntityName, Fetched, Reading};
 use crate::remote::{Remote, RemoteOptions};
-use crate::sampler::{Sample, Sampler};
+use crate::sampler::Sampler;
 use crate::value::{Held, Origin, Value};
 
-/// How often a read goes along with others before it asks by itself: once more, where the first it went along with failed
-/// or brought back what is not enough for it.
-const FLIGHTS_MAX: usize = 2;
+/// How many others a read waits for who bring nothing back before it asks beside those who ask: another where one went away,
+/// and no line in which each waits until all before it have failed.
+const FAILED_MAX: usize = 2;
 
 /// How much is remembered, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,61 +40,6 @@ pub struct Database {
     pub system_id: u64,
     /// The secret of its servers.
     pub signing_key: [u8; 32],
-}
-
-/// An entity by name.
-#[derive(Debug, Clone, Copy)]
-pub struct EntityName<'a> {
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// Its type, in its canonical spelling.
-    pub entity_type: &'a str,
-    /// Its id within the type, in its canonical spelling.
-    pub external_id: &'a str,
-}
-
-/// What a source was found to say of an entity.
-#[derive(Debug, Clone)]
-pub struct Fetched {
-    /// Whether the primary said it: what was acknowledged before it was asked is then in it.
-    pub is_primary: bool,
-    /// The entity; none where the name has no number.
-    pub entity: Option<EntityId>,
-    /// The version of its document; 0 where there never was one.
-    pub version: i64,
-    /// The answer; none where it is not found.
-    pub body: Option<Bytes>,
-    /// A position that covers everything that was seen.
-    pub position: Position,
-    /// What the source had reached before its snapshot was taken: every commit whose token is below was seen. None where
-    /// that is unknown.
-    pub covers: Option<Lsn>,
-    /// How far the source was behind when it was asked; none where that is unknown.
-    pub lag: Option<Duration>,
-    /// Everything committed before this was seen.
-    pub data_timestamp: Timestamp,
-}
-
-/// An answer from memory.
-#[derive(Debug)]
-pub struct Answer {
-    /// What it says, and how fresh that is.
-    pub value: Value,
-    /// Which memory.
-    pub origin: Origin,
-    /// How old it is.
-    pub lag: Duration,
-    /// There where the answer is to be compared with the primary.
-    pub sample: Option<Sample>,
-}
-
-/// How a read was answered.
-#[derive(Debug)]
-pub enum Reading<T> {
-    /// From memory.
-    Remembered(Box<Answer>),
-    /// By asking a source.
-    Asked(T),
 }
 
 /// The cache of one server. Clones share it.
@@ -120,10 +65,12 @@ impl std::fmt::Debug for Cache {
     }
 }
 
-/// What was known before a source was asked.
-struct Ticket {
-    began: Instant,
-    turn: u64,
+/// What became of what a source said.
+struct Kept {
+    /// What its token stands for.
+    position: Position,
+    /// What those have of it who waited for it.
+    landing: Landing,
 }
 
 impl Cache {
@@ -172,44 +119,58 @@ impl Cache {
         let key = inner
             .local
             .key(name.tenant, name.entity_type, name.external_id);
+        let arrival = inner.arrival();
         let mut known = inner.local.get(key);
         let was_known = known.is_some();
-        let mut flights = 0;
-        loop {
-            if let Some(held) = &known
-                && let Some(answer) = inner.answer(held, demand, Origin::Memory)
-            {
-                return Ok(Reading::Remembered(answer));
-            }
-            if flights == FLIGHTS_MAX {
-                inner.counted.asked(was_known);
-                let (_, answer) = ask.await?;
-                return Ok(Reading::Asked(answer));
-            }
-            flights += 1;
-            match inner.flights.join(key) {
-                Place::Follows(follower) => known = follower.landed().await,
-                Place::Leads(lead) => {
-                    if let Some(held) = inner.ask_redis(name.tenant, known.as_ref()).await
-                        && let Some(answer) = inner.answer(&held, demand, Origin::Redis)
-                    {
-                        inner.local.keep(key, &held);
-                        lead.land(held);
+        let mut failed = 0;
+        // Whoever came before an answer of the primary was asked for has one with it, so that a herd asks twice.
+        let lead = loop {
+            if let Some(held) = &known {
+                match inner.verdict(held, demand, arrival) {
+                    Verdict::Answers { lag } => {
+                        let answer = inner.answer(held, demand, lag, Origin::Memory);
                         return Ok(Reading::Remembered(answer));
                     }
-                    inner.counted.asked(was_known);
-                    let ticket = Ticket {
-                        turn: inner.fences.turn(),
-                        began: Instant::now(),
-                    };
-                    let (fetched, answer) = ask.await?;
-                    if let Some(held) = inner.keep(key, name.tenant, &ticket, fetched) {
-                        lead.land(held);
-                    }
-                    return Ok(Reading::Asked(answer));
+                    // Asking takes longer than its answer may be old: nobody else's will do.
+                    Verdict::TooOld if arrival.at <= held.began => break None,
+                    Verdict::TooOld
+                    | Verdict::OtherLineage
+                    | Verdict::Overwritten
+                    | Verdict::NotCovered => {}
                 }
             }
+            match inner.flights.join(key) {
+                Place::Leads(lead) => break Some(lead),
+                Place::Follows(_) if failed == FAILED_MAX => break None,
+                Place::Follows(follower) => match follower.landed().await {
+                    Some(Landing::Held(held)) => known = Some(held),
+                    Some(Landing::Unshared) => break None,
+                    None => failed += 1,
+                },
+            }
+        };
+        if lead.is_some()
+            && let Some(held) = inner.ask_redis(name.tenant, known.as_ref()).await
+            && let Verdict::Answers { lag } = inner.verdict(&held, demand, arrival)
+        {
+            inner.local.keep(key, &held);
+            let answer = inner.answer(&held, demand, lag, Origin::Redis);
+            if let Some(lead) = lead {
+                lead.land(Landing::Held(held));
+            }
+            return Ok(Reading::Remembered(answer));
         }
+        inner.counted.asked(was_known);
+        let ticket = inner.arrival();
+        let (fetched, answer) = ask.await?;
+        let mut position = fetched.position;
+        if let Some(lead) = lead {
+            let kept = inner.keep(key, name.tenant, &ticket, fetched);
+            position = kept.position;
+            lead.land(kept.landing);
+        }
+        let position = later(demand.token, position);
+        Ok(Reading::Asked { answer, position })
     }
 
     /// The database continues this history, or one from before that is not continued: then nothing changes.
@@ -228,21 +189,31 @@ impl Cache {
         self.inner.learn(position, written);
         if let Some(remote) = &self.inner.remote {
             remote.announce(position, written);
+            remote.announce_firsts(written);
         }
     }
 
-    /// Names of the tenant were found to have a number, or got one. Told before anything is written under them by this
-    /// server.
-    pub fn named(&self, tenant: TenantId, are_new: bool) {
+    /// Names of the tenant were found to have a number. Told before anything is written under them by this server: what
+    /// another has written under them may not have been heard of.
+    pub fn named(&self, tenant: TenantId) {
         self.inner.fences.name(tenant);
-        if let Some(remote) = self.inner.remote.as_ref().filter(|_| are_new) {
-            remote.announce_names(tenant);
-        }
     }
 
     /// Entities were written by anybody, and the position has them: for whoever follows the changes of the database.
     pub fn learn(&self, position: Position, written: &[WrittenEntity]) {
         self.inner.learn(position, written);
+    }
+
+    /// Whether nothing that is only known by its position is believed, until it is known how far the primary has come.
+    pub fn awaits_primary(&self) -> bool {
+        self.inner.fences.is_raised()
+    }
+
+    /// The primary had come this far at some time after it was asked.
+    pub fn saw_primary(&self, position: Position, asked_at: Instant) {
+        if self.inner.horizon.follow(position.lineage()) {
+            self.inner.fences.settle(asked_at, position.lsn);
+        }
     }
 
     /// Entities were or may have been written that nobody can name: everything that is remembered is behind.
@@ -260,27 +231,34 @@ impl Cache {
 }
 
 impl Inner {
-    fn verdict(&self, held: &Held, demand: &Demand, now: Instant) -> Verdict {
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            turn: self.fences.turn(),
+            at: Instant::now(),
+        }
+    }
+
+    fn verdict(&self, held: &Held, demand: &Demand, arrival: Arrival) -> Verdict {
         let known = Known {
             lineage: self.horizon.lineage(),
             fence: self.fences.of(held.value.tenant, held.value.entity),
             age_max: self.options.age_max,
-            now,
+            arrival,
+            now: Instant::now(),
         };
         decide(demand, held, &known)
     }
 
-    fn answer(&self, held: &Held, demand: &Demand, origin: Origin) -> Option<Box<Answer>> {
-        let Verdict::Answers { lag } = self.verdict(held, demand, Instant::now()) else {
-            return None;
-        };
-        self.counted.answered(held.value.body.is_some());
-        Some(Box::new(Answer {
-            value: held.value.clone(),
+    fn answer(&self, held: &Held, demand: &Demand, lag: Duration, origin: Origin) -> Box<Answer> {
+        let mut value = held.value.clone();
+        value.position = later(demand.token, value.position);
+        self.counted.answered(value.body.is_some());
+        Box::new(Answer {
+            sample: self.sampler.claim(value.version),
+            value,
             origin,
             lag,
-            sample: self.sampler.claim(held.value.version),
-        }))
+        })
     }
 
     /// What Redis has of an entity whose number is known from a value that is too old. A number is one entity's on one
@@ -308,61 +286,61 @@ impl Inner {
     }
 
     /// Remembers what a source said, if it is known how fresh that is and nothing was written meanwhile.
-    fn keep(
-        &self,
-        key: Key,
-        tenant: TenantId,
-        ticket: &Ticket,
-        fetched: Fetched,
-    ) -> Option<Arc<Held>> {
-        let Fetched {
+    fn keep(&self, key: Key, tenant: TenantId, asked: &Arrival, fetched: Fetched) -> Kept {
+        let (position, is_primary) = (fetched.position, fetched.is_primary);
+        let mut value = Value {
+            tenant,
+            entity: fetched.entity,
+            version: fetched.version,
+            body: fetched.body,
             position,
-            is_primary,
-            data_timestamp,
-            ..
-        } = fetched;
+            covers: fetched.covers,
+            data_timestamp: fetched.data_timestamp,
+        };
+        value.position = self.local.shown_since(key, &value);
+        let unshared = Kept {
+            position: value.position,
+            landing: Landing::Unshared,
+        };
         if !self.horizon.follow(position.lineage()) {
-            return None;
+            return unshared;
         }
         if is_primary {
-            self.fences.settle(ticket.turn, position.lsn);
-            self.horizon.set_clock(data_timestamp, ticket.began);
+            self.fences.settle(asked.at, position.lsn);
+            self.horizon.set_clock(value.data_timestamp, asked.at);
         }
+        let Some(lag) = fetched.lag else {
+            return unshared;
+        };
         let held = Arc::new(Held {
-            value: Value {
-                tenant,
-                entity: fetched.entity,
-                version: fetched.version,
-                body: fetched.body,
-                position,
-                covers: fetched.covers,
-                data_timestamp,
-            },
-            began: ticket.began,
-            lag: fetched.lag?,
-            turn: ticket.turn,
+            value,
+            began: asked.at,
+            lag,
+            turn: asked.turn,
             is_exact: is_primary,
         });
         let any = Demand {
             lag_max: Duration::MAX,
             token: None,
         };
-        match self.verdict(&held, &any, Instant::now()) {
-            Verdict::Answers { .. } => {}
+        match self.verdict(&held, &any, self.arrival()) {
+            Verdict::Answers { .. } => {
+                self.local.keep(key, &held);
+                self.counted.holds(self.local.bytes());
+                if let Some(remote) = &self.remote {
+                    remote.put(&held.value);
+                }
+            }
             Verdict::OtherLineage
             | Verdict::TooOld
             | Verdict::Overwritten
-            | Verdict::NotCovered => {
-                self.counted.refused();
-                return None;
-            }
+            | Verdict::NotCovered => self.counted.refused(),
         }
-        self.local.keep(key, &held);
-        self.counted.holds(self.local.bytes());
-        if let Some(remote) = &self.remote {
-            remote.put(&held.value);
+        Kept {
+            position: held.value.position,
+            // It may do for those who came before what was written meanwhile.
+            landing: Landing::Held(held),
         }
-        Some(held)
     }
 
     pub(crate) fn learn(&self, position: Position, written: &[WrittenEntity]) {
@@ -370,6 +348,9 @@ impl Inner {
         if self.horizon.follow(position.lineage()) {
             for each in written {
                 self.fences.advance(each.tenant, each.entity, position.lsn);
+                if each.is_first {
+                    self.fences.name(each.tenant);
+                }
             }
         }
     }
@@ -382,6 +363,14 @@ impl Inner {
 
     pub(crate) fn remote(&self) -> Option<&Remote> {
         self.remote.as_ref()
+    }
+}
+
+/// The later of what a client has seen and what it is shown.
+fn later(token: Option<Position>, shown: Position) -> Position {
+    match token {
+        Some(token) if token.lineage() == shown.lineage() && token.lsn > shown.lsn => token,
+        Some(_) | None => shown,
     }
 }
 

@@ -25,7 +25,17 @@ pub(crate) struct Known {
     pub(crate) fence: Fence,
     /// How old any value may be.
     pub(crate) age_max: Duration,
+    /// When the read came.
+    pub(crate) arrival: Arrival,
     pub(crate) now: Instant,
+}
+
+/// When a read came: what was asked of the primary since then would be its own answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    /// Which announcements of writes had been made by then.
+    pub(crate) turn: u64,
 }
 
 /// What is decided of a remembered value.
@@ -53,7 +63,8 @@ pub(crate) fn decide(demand: &Demand, held: &Held, known: &Known) -> Verdict {
     if lag > demand.lag_max.min(known.age_max) {
         return Verdict::TooOld;
     }
-    let asked_after = held.is_exact && known.fence.turn <= held.turn;
+    // What was announced after the read came need not be in its answer.
+    let asked_after = held.is_exact && known.fence.turn.min(known.arrival.turn) <= held.turn;
     let covers_write = held
         .value
         .covers
@@ -61,16 +72,20 @@ pub(crate) fn decide(demand: &Demand, held: &Held, known: &Known) -> Verdict {
     if !asked_after && !covers_write {
         return Verdict::Overwritten;
     }
-    match demand.token {
-        None => Verdict::Answers { lag },
-        // Not at the same position: its commit may be in the log and not yet be seen by anybody.
-        Some(token)
-            if token.lineage() == lineage
-                && held.value.covers.is_some_and(|covers| token.lsn < covers) =>
-        {
-            Verdict::Answers { lag }
-        }
-        Some(_) => Verdict::NotCovered,
+    let Some(token) = demand.token else {
+        return Verdict::Answers { lag };
+    };
+    // Not at the same position: its commit may be in the log and not yet be seen by anybody. Unless the primary was asked when
+    // the client had the token already, and so when its commit had been seen.
+    let asked_since = held.is_exact && known.arrival.at <= held.began;
+    let is_covered = held
+        .value
+        .covers
+        .is_some_and(|covers| token.lsn < covers || (asked_since && token.lsn == covers));
+    if is_covered && token.lineage() == lineage {
+        Verdict::Answers { lag }
+    } else {
+        Verdict::NotCovered
     }
 }
 
@@ -116,6 +131,22 @@ mod tests {
         fence: (u64, u64),
         age_ms: u64,
     ) -> Verdict {
+        // It comes now, after all that was announced.
+        let now = held.began + Duration::from_millis(age_ms);
+        let arrival = Arrival {
+            at: now + Duration::from_millis(1),
+            turn: fence.0,
+        };
+        decided_at(arrival, held, demand, fence, age_ms)
+    }
+
+    fn decided_at(
+        arrival: Arrival,
+        held: &Held,
+        demand: (u64, Option<Position>),
+        fence: (u64, u64),
+        age_ms: u64,
+    ) -> Verdict {
         let known = Known {
             lineage: Some(at(3, 0).lineage()),
             fence: Fence {
@@ -123,6 +154,7 @@ mod tests {
                 lsn: Lsn(fence.1),
             },
             age_max: AGE_MAX,
+            arrival,
             now: held.began + Duration::from_millis(age_ms),
         };
         let demand = Demand {
@@ -176,6 +208,43 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_was_asked_for_on_the_way_is_judged_as_of_when_the_read_came() {
+        let began = Instant::now();
+        let exact = held(began);
+        let behind = Held {
+            is_exact: false,
+            ..exact.clone()
+        };
+        let (before, after) = (began, began + Duration::from_millis(1));
+        let answers = Verdict::Answers {
+            lag: Duration::from_millis(500),
+        };
+        use Verdict::{NotCovered, Overwritten, TooOld};
+        let table = [
+            // A write that was announced after the read came is not missed; one before is.
+            (&exact, (before, 5), 3_000, None, (6, 200), answers),
+            (&exact, (after, 6), 3_000, None, (6, 200), Overwritten),
+            (&behind, (before, 5), 3_000, None, (6, 200), Overwritten),
+            // The token's commit was seen before the read came.
+            (&exact, (before, 5), 3_000, Some(100), (0, 0), answers),
+            (&exact, (after, 5), 3_000, Some(100), (0, 0), NotCovered),
+            (&behind, (before, 5), 3_000, Some(100), (0, 0), NotCovered),
+            (&exact, (before, 5), 3_000, Some(101), (0, 0), NotCovered),
+            (&exact, (before, 5), 3_000, Some(100), (6, 200), answers),
+            // How old it may be is another matter.
+            (&exact, (before, 5), 499, None, (0, 0), TooOld),
+        ];
+        for (place, (held, (came, turn), lag_ms, token, fence, expected)) in
+            table.into_iter().enumerate()
+        {
+            let arrival = Arrival { at: came, turn };
+            let demand = (lag_ms, token.map(|lsn| at(3, lsn)));
+            let verdict = decided_at(arrival, held, demand, fence, 0);
+            assert_eq!(verdict, expected, "row {place}");
+        }
+    }
+
+    #[test]
     fn a_value_of_another_history_answers_nothing() {
         let now = Instant::now();
         let held = held(now);
@@ -202,6 +271,7 @@ mod tests {
                     lsn: Lsn(0),
                 },
                 age_max: AGE_MAX,
+                arrival: Arrival { at: now, turn: 0 },
                 now,
             };
             assert_eq!(decide(&demand, &held, &known), expected, "{lineage:?}");

@@ -8,6 +8,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use sheaf_model::{EntityId, Lsn, TenantId};
 
@@ -15,7 +16,7 @@ use sheaf_model::{EntityId, Lsn, TenantId};
 /// a neighbour once in 18; fewer cells forget more, more take the memory of values.
 /// Tests make thousands of caches.
 const ENTITY_CELLS: usize = if cfg!(test) { 1 << 10 } else { 1 << 19 };
-/// For each tenant, when one of its names last got a number.
+/// For each tenant, when one of its names was last told to have a number.
 const NAME_CELLS: usize = 1 << 12;
 /// Beyond every position: nothing that is only known by its position has seen enough.
 const UNREACHED: u64 = u64::MAX;
@@ -42,7 +43,8 @@ pub(crate) struct Fences {
     names: Box<[AtomicU64]>,
     turn: AtomicU64,
     floor: Cell,
-    raising: Mutex<()>,
+    /// When everything was raised last.
+    raised_at: Mutex<Option<Instant>>,
 }
 
 impl Fences {
@@ -53,7 +55,7 @@ impl Fences {
             names: (0..NAME_CELLS).map(|_| AtomicU64::new(0)).collect(),
             turn: AtomicU64::new(0),
             floor: Cell::default(),
-            raising: Mutex::new(()),
+            raised_at: Mutex::default(),
         }
     }
 
@@ -100,22 +102,34 @@ impl Fences {
 
     /// Something was written that nobody named: every value that was read before is behind.
     pub(crate) fn raise(&self) {
-        let _raising = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised_at = self.locked();
         self.floor.lsn.store(UNREACHED, Ordering::Release);
         let turn = self.next_turn();
         self.floor.turn.fetch_max(turn, Ordering::AcqRel);
+        *raised_at = Some(Instant::now());
     }
 
-    /// The primary had come this far when it was asked at this turn. If that was after all was raised, then what covers
+    /// Whether everything was raised, and no position of the primary is known since.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.floor.lsn.load(Ordering::Acquire) == UNREACHED
+    }
+
+    /// The primary had come this far at some time after it was asked. If that was after all was raised, then what covers
     /// more has everything that was written by then.
-    pub(crate) fn settle(&self, turn: u64, lsn: Lsn) {
-        if self.floor.lsn.load(Ordering::Acquire) != UNREACHED {
+    pub(crate) fn settle(&self, asked_at: Instant, lsn: Lsn) {
+        if !self.is_raised() {
             return;
         }
-        let _raising = self.raising.lock().unwrap_or_else(PoisonError::into_inner);
-        if turn >= self.floor.turn.load(Ordering::Acquire) {
+        let raised_at = self.locked();
+        if raised_at.is_some_and(|raised_at| raised_at <= asked_at) {
             self.floor.lsn.store(lsn.0, Ordering::Release);
         }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.raised_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cell(&self, tenant: TenantId, entity: EntityId) -> &Cell {
@@ -134,6 +148,8 @@ impl Fences {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const TENANT: TenantId = TenantId(1);
@@ -156,15 +172,16 @@ mod tests {
     #[test]
     fn after_an_unnamed_write_a_position_counts_once_the_primary_was_asked() {
         let fences = Fences::new();
-        let early = fences.turn();
+        let (early, early_turn) = (Instant::now() - Duration::from_millis(1), fences.turn());
         fences.raise();
         let raised = fences.of(TENANT, Some(EntityId(7)));
-        assert!(raised.turn > early);
+        assert!(raised.turn > early_turn && fences.is_raised());
         assert_eq!(raised.lsn, Lsn(UNREACHED));
         fences.settle(early, Lsn(90));
         assert_eq!(fences.of(TENANT, Some(EntityId(7))).lsn, Lsn(UNREACHED));
-        fences.settle(fences.turn(), Lsn(95));
-        fences.settle(fences.turn(), Lsn(99));
+        fences.settle(Instant::now(), Lsn(95));
+        fences.settle(Instant::now(), Lsn(99));
+        assert!(!fences.is_raised());
         assert_eq!(fences.of(TENANT, Some(EntityId(7))).lsn, Lsn(95));
     }
 }

@@ -8,13 +8,19 @@ use tokio::sync::watch;
 use crate::local::Key;
 use crate::value::Held;
 
-/// What a flight brings back; nothing before it is back.
-type Landed = Option<Arc<Held>>;
+/// What a flight brings back.
+#[derive(Debug, Clone)]
+pub(crate) enum Landing {
+    /// An answer.
+    Held(Arc<Held>),
+    /// One that is good for whoever asked alone: nobody knows how fresh it is.
+    Unshared,
+}
 
 /// The flights of one server.
 #[derive(Default)]
 pub(crate) struct Flights {
-    running: Mutex<HashMap<Key, watch::Receiver<Landed>>>,
+    running: Mutex<HashMap<Key, watch::Receiver<Option<Landing>>>>,
 }
 
 /// A place in a flight.
@@ -29,11 +35,11 @@ pub(crate) enum Place<'a> {
 pub(crate) struct Lead<'a> {
     flights: &'a Flights,
     key: Key,
-    landing: watch::Sender<Landed>,
+    landing: watch::Sender<Option<Landing>>,
 }
 
 /// One who waits.
-pub(crate) struct Follower(watch::Receiver<Landed>);
+pub(crate) struct Follower(watch::Receiver<Option<Landing>>);
 
 impl Flights {
     pub(crate) fn join(&self, key: Key) -> Place<'_> {
@@ -53,8 +59,8 @@ impl Flights {
 
 impl Lead<'_> {
     /// Tells those who wait.
-    pub(crate) fn land(self, held: Arc<Held>) {
-        self.landing.send_replace(Some(held));
+    pub(crate) fn land(self, landing: Landing) {
+        self.landing.send_replace(Some(landing));
     }
 }
 
@@ -67,9 +73,9 @@ impl Drop for Lead<'_> {
 }
 
 impl Follower {
-    /// The answer; none where the one who went has failed or has gone away.
-    pub(crate) async fn landed(mut self) -> Option<Arc<Held>> {
+    /// What came back; nothing where the one who went has failed or has gone away.
+    pub(crate) async fn landed(mut self) -> Option<Landing> {
         let landed = self.0.wait_for(Option::is_some).await;
-        landed.ok().and_then(|held| held.clone())
+        landed.ok().and_then(|landing| landing.clone())
     }
 }

@@ -1,6 +1,7 @@
 //! Which history the database continues, and what its clock shows.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sheaf_model::{Lineage, Timestamp};
@@ -8,20 +9,18 @@ use sheaf_model::{Lineage, Timestamp};
 /// What is known of the database as a whole.
 pub(crate) struct Horizon {
     system_id: u64,
-    state: RwLock<State>,
-}
-
-#[derive(Default)]
-struct State {
-    lineage: Option<Lineage>,
-    clock: Option<(Timestamp, Instant)>,
+    /// Zero before it is known, which no timeline is. Every read looks here, so that nobody waits for a lock.
+    timeline: AtomicU32,
+    /// What the primary's clock showed, and when it was asked. Changed together with the timeline.
+    clock: Mutex<Option<(Timestamp, Instant)>>,
 }
 
 impl Horizon {
     pub(crate) fn new(system_id: u64) -> Horizon {
         Horizon {
             system_id,
-            state: RwLock::default(),
+            timeline: AtomicU32::new(0),
+            clock: Mutex::default(),
         }
     }
 
@@ -35,32 +34,28 @@ impl Horizon {
         if lineage.system_id != self.system_id {
             return false;
         }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        match state.lineage {
-            Some(known) if known.timeline > lineage.timeline => false,
-            Some(known) if known == lineage => true,
-            Some(_) | None => {
-                state.lineage = Some(lineage);
-                // The clock of the server before.
-                state.clock = None;
-                true
-            }
+        let mut clock = self.clock();
+        let known = self.timeline.load(Ordering::Acquire);
+        if known < lineage.timeline {
+            self.timeline.store(lineage.timeline, Ordering::Release);
+            // The clock of the server before.
+            *clock = None;
         }
+        known <= lineage.timeline
     }
 
     /// The primary's clock showed this at some time after `asked_at`.
     pub(crate) fn set_clock(&self, shown: Timestamp, asked_at: Instant) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if state.clock.is_none_or(|(_, earlier)| earlier < asked_at) {
-            state.clock = Some((shown, asked_at));
+        let mut clock = self.clock();
+        if clock.is_none_or(|(_, earlier)| earlier < asked_at) {
+            *clock = Some((shown, asked_at));
         }
     }
 
     /// How old, at most, what was complete at an instant of the database's clock is now: the clock was read after it was
     /// asked for, so that what has passed since is counted a little long. Unknown before the clock was seen.
     pub(crate) fn lag_of(&self, data_timestamp: Timestamp, now: Instant) -> Option<Duration> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let (shown, asked_at) = state.clock?;
+        let (shown, asked_at) = (*self.clock())?;
         let since = i64::try_from(now.saturating_duration_since(asked_at).as_micros()).ok()?;
         let shown = shown.as_micros().checked_add(since)?;
         let micros = shown.checked_sub(data_timestamp.as_micros())?;
@@ -68,8 +63,15 @@ impl Horizon {
     }
 
     pub(crate) fn lineage(&self) -> Option<Lineage> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.lineage
+        let timeline = self.timeline.load(Ordering::Acquire);
+        (timeline > 0).then_some(Lineage {
+            system_id: self.system_id,
+            timeline,
+        })
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Option<(Timestamp, Instant)>> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

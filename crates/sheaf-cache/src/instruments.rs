@@ -16,7 +16,7 @@ pub const SAMPLES_TOTAL: &str = "sheaf_cache_samples_total";
 pub const STALE_RATIO: &str = "sheaf_cache_stale_ratio";
 /// Requests to Redis by how they ended: hit, miss, invalid, timeout, error, skipped.
 pub const REDIS_TOTAL: &str = "sheaf_cache_redis_requests_total";
-/// Whether Redis is connected and answers in time.
+/// Whether Redis is connected, for requests and for announcements.
 pub const REDIS_UP: &str = "sheaf_cache_redis_up";
 
 /// How a request to Redis can end.

@@ -14,13 +14,15 @@ mod flights;
 mod horizon;
 pub mod instruments;
 mod local;
+mod reading;
 mod remote;
 mod sampler;
 mod seal;
 mod value;
 
-pub use cache::{Answer, Cache, Database, EntityName, Fetched, Options, Reading};
+pub use cache::{Cache, Database, Options};
 pub use decision::Demand;
+pub use reading::{Answer, EntityName, Fetched, Reading};
 pub use remote::{RemoteFault, RemoteOptions};
 pub use sampler::Sample;
 pub use value::{Origin, Value};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
-use sheaf_model::TenantId;
+use sheaf_model::{Position, TenantId};
 
-use crate::value::Held;
+use crate::value::{Held, Value};
 
 /// What a value takes beside its body: itself, two counts, its key, links and its place in the table.
 const VALUE_BYTES: usize = 320;
@@ -64,6 +64,23 @@ impl Local {
         self.values.get(&key)
     }
 
+    /// The earliest position at which a source is known to have said what the value says: of what is remembered, if it says
+    /// the same. A later read found nothing that the earlier one had not shown.
+    pub(crate) fn shown_since(&self, key: Key, value: &Value) -> Position {
+        let position = value.position;
+        match self.values.peek(&key) {
+            Some(known)
+                if known.value.position.lineage() == position.lineage()
+                    && known.value.position.lsn < position.lsn
+                    && known.value.version == value.version
+                    && known.value.body == value.body =>
+            {
+                known.value.position
+            }
+            Some(_) | None => position,
+        }
+    }
+
     /// Keeps a value, unless what is there is newer. Only whoever leads the flight of a key keeps values of it, so that
     /// nothing comes between the look and the change.
     pub(crate) fn keep(&self, key: Key, held: &Arc<Held>) {
@@ -91,10 +108,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use proptest::prelude::*;
-    use sheaf_model::{EntityId, Lsn, Position, Timestamp};
+    use sheaf_model::{EntityId, Lsn, Timestamp};
 
     use super::*;
-    use crate::value::Value;
 
     fn held(version: i64, covers: u64, timeline: u32, body_bytes: usize) -> Arc<Held> {
         Arc::new(Held {
@@ -133,6 +149,29 @@ mod tests {
             local.keep(key, &held(version, covers, timeline, 1));
             let kept = local.get(key).expect("one is there").value.age_order();
             assert_eq!(kept, (expected.0, Some(Lsn(expected.1))));
+        }
+    }
+
+    #[test]
+    fn the_same_answer_stands_for_the_position_at_which_it_was_first_seen() {
+        let local = Local::new(1 << 20);
+        let key = local.key(TenantId(1), "plane", "a");
+        let since = |version, lsn, timeline, body_bytes| {
+            let value = held(version, lsn, timeline, body_bytes).value.clone();
+            local.shown_since(key, &value).lsn.0
+        };
+        assert_eq!(since(3, 100, 1, 1), 100, "nothing is known of it");
+        local.keep(key, &held(3, 100, 1, 1));
+        for (version, lsn, timeline, body_bytes, expected) in [
+            (3, 110, 1, 1, 100),
+            (3, 90, 1, 1, 90),
+            (4, 110, 1, 1, 110),
+            (2, 110, 1, 1, 110),
+            (3, 110, 1, 2, 110),
+            (3, 110, 2, 1, 110),
+        ] {
+            let found = since(version, lsn, timeline, body_bytes);
+            assert_eq!(found, expected, "{version} {lsn} {timeline} {body_bytes}");
         }
     }
 

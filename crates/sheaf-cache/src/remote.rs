@@ -6,9 +6,12 @@
 
 mod announce;
 mod client;
+mod hearing;
 mod key;
 mod link;
+mod looking;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -82,13 +85,19 @@ pub(crate) struct Remote {
     /// Who this server is among those that announce.
     sender: u64,
     link: RwLock<Option<Link>>,
+    /// Whether announcements are heard.
+    hears: AtomicBool,
     breaker: Mutex<Breaker>,
     asked: Semaphore,
     jobs: mpsc::Sender<Job>,
-    /// Announcements were not sent: the others have to be told that there were some.
+    /// Announcements were dropped: the others have to be told that there were some.
     is_unheard: AtomicBool,
-    /// The connection is to be made anew.
+    /// The connection for requests is to be made anew; the one that hears is still good.
     renew: Notify,
+    /// The connection that hears is to be made anew: it is not to the Redis that requests go to.
+    subscribe_again: Notify,
+    /// There is a connection again, for what waits to be sent.
+    linked: Notify,
 }
 
 impl Remote {
@@ -109,11 +118,14 @@ impl Remote {
             keys: Keys::new(database.system_id),
             sender: rand::random(),
             link: RwLock::new(None),
+            hears: AtomicBool::new(false),
             breaker: Mutex::new(Breaker::new()),
             asked: Semaphore::new(ASKED_MAX),
             jobs,
             is_unheard: AtomicBool::new(false),
             renew: Notify::new(),
+            subscribe_again: Notify::new(),
+            linked: Notify::new(),
         };
         (remote, Jobs(waiting))
     }
@@ -138,6 +150,13 @@ impl Remote {
             Ok(Ok(found)) => {
                 self.record(Ended::Well);
                 found
+            }
+            // What is there is no text: it goes, and Redis is well.
+            Ok(Err(error)) if error.code() == Some(client::WRONG_TYPE) => {
+                self.record(Ended::Well);
+                self.send(Job::Remove { key });
+                count("invalid");
+                return None;
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "redis failed a read");
@@ -207,10 +226,15 @@ impl Remote {
         }
     }
 
-    /// Tells the other servers that names of the tenant got a number.
-    pub(crate) fn announce_names(&self, tenant: TenantId) {
-        let message = self.message(Content::Named(tenant));
-        self.send(Job::Announce { message });
+    /// Tells the other servers which tenants have an entity that was not there before: who found nothing under its name knows
+    /// no number that it was announced by.
+    pub(crate) fn announce_firsts(&self, written: &[WrittenEntity]) {
+        let firsts = written.iter().filter(|each| each.is_first);
+        let tenants: BTreeSet<TenantId> = firsts.map(|each| each.tenant).collect();
+        for tenant in tenants {
+            let message = self.message(Content::Named(tenant));
+            self.send(Job::Announce { message });
+        }
     }
 
     /// Tells the other servers that anything may have been written.
@@ -233,10 +257,10 @@ impl Remote {
         }
     }
 
-    /// Whether it is connected and answers in time.
+    /// Whether it is connected, announces what others write, and answers in time.
     pub(crate) fn is_reached(&self) -> bool {
         let breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        breaker.is_closed() && self.link().is_some()
+        breaker.is_closed() && self.hears.load(Ordering::Acquire) && self.link().is_some()
     }
 
     fn link(&self) -> Option<Link> {
@@ -245,8 +269,19 @@ impl Remote {
     }
 
     fn set_link(&self, link: Option<Link>) {
-        metrics::gauge!(REDIS_UP).set(if link.is_some() { 1.0 } else { 0.0 });
         *self.link.write().unwrap_or_else(PoisonError::into_inner) = link;
+        self.tell();
+        self.linked.notify_one();
+    }
+
+    fn set_hears(&self, hears: bool) {
+        self.hears.store(hears, Ordering::Release);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let is_up = self.hears.load(Ordering::Acquire) && self.link().is_some();
+        metrics::gauge!(REDIS_UP).set(f64::from(u8::from(is_up)));
     }
 }
 
@@ -258,6 +293,7 @@ pub(crate) fn start(
 ) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(link::keep(Arc::clone(cache), stop.clone())),
+        tokio::spawn(hearing::keep(Arc::clone(cache), stop.clone())),
         tokio::spawn(announce::work(Arc::clone(cache), jobs, stop.clone())),
     ]
 }

@@ -149,6 +149,8 @@ impl Seals {
                     written.push(WrittenEntity {
                         tenant: TenantId(rest.number()?),
                         entity: EntityId(rest.number()?),
+                        // That is told by itself.
+                        is_first: false,
                     });
                 }
                 Content::Written(position, written)
@@ -295,6 +297,7 @@ mod tests {
                     written.into_iter().map(|(tenant, entity)| WrittenEntity {
                         tenant: TenantId(tenant),
                         entity: EntityId(entity),
+                        is_first: false,
                     }).collect(),
                 ),
             };

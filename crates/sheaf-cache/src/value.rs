@@ -16,10 +16,11 @@ pub struct Value {
     pub version: i64,
     /// The answer; none where the entity is not found, because it was never written or was deleted.
     pub body: Option<Bytes>,
-    /// A position that covers everything that was seen: what a token of this answer stands for.
+    /// A position that covers everything that the answer shows: what its token stands for. The earliest at which it is known
+    /// to have been the same, so that a token is not newer than what its client has seen.
     pub position: Position,
-    /// Every commit whose token is below this was seen. It was reached by the source before the read began, which the
-    /// position was not: what is committed between a snapshot and the position is below the position and not seen.
+    /// Every commit whose token is below this was seen. It was reached by the source before the read began, which a position
+    /// that was read afterwards was not: what is committed between a snapshot and that position is below it and not seen.
     pub covers: Option<Lsn>,
     /// Everything committed before this instant of the database's clock was seen.
     pub data_timestamp: Timestamp,

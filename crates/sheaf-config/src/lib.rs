@@ -12,6 +12,7 @@ mod reader;
 mod secret;
 mod settings;
 mod staging;
+mod streams;
 
 pub use cache::{Cache, Redis, RedisUrlFault};
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
@@ -23,3 +24,4 @@ pub use settings::{
     Settings,
 };
 pub use staging::{Staging, StagingPolicy};
+pub use streams::Streams;

@@ -17,7 +17,7 @@ enum Kind {
     Number,
 }
 
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "server",
     "database",
     "replicas",
@@ -26,6 +26,7 @@ const SECTIONS: [&str; 11] = [
     "ingest",
     "staging",
     "partitions",
+    "streams",
     "cache",
     "redis",
     "log",
@@ -36,7 +37,7 @@ const TENANTS: &str = "tenants";
 const REPLICAS: &str = "replicas";
 const LIMITS: &str = "limits";
 
-const KEYS: [(&str, Kind); 35] = [
+const KEYS: [(&str, Kind); 39] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -63,6 +64,10 @@ const KEYS: [(&str, Kind); 35] = [
     ("staging.flushers", Kind::Number),
     ("staging.flush_every", Kind::Text),
     ("partitions.memory_percent", Kind::Number),
+    ("streams.of_tenant_max", Kind::Number),
+    ("streams.running_max", Kind::Number),
+    ("streams.reading_max", Kind::Number),
+    ("streams.page_deadline", Kind::Text),
     ("cache.bytes_max", Kind::Number),
     ("cache.age_max", Kind::Text),
     ("redis.url", Kind::Text),

@@ -12,6 +12,7 @@ use crate::error::{ConfigError, ValueFault};
 use crate::reader::{Reader, Shown};
 use crate::secret::Secret;
 use crate::staging::Staging;
+use crate::streams::Streams;
 
 /// The loopback address: a server that answers other machines is a decision.
 const LISTEN: SocketAddr =
@@ -73,6 +74,8 @@ pub struct Settings {
     pub staging: Staging,
     /// The partitions of the history.
     pub partitions: Partitions,
+    /// Streams.
+    pub streams: Streams,
     /// The cache.
     pub cache: Cache,
     /// The Redis that servers share, if there is one.
@@ -228,6 +231,7 @@ impl Settings {
                     |text| between(text, 1, PARTITION_MEMORY_PERCENT_MAX),
                 )?,
             },
+            streams: Streams::read(&mut reader)?,
             cache: Cache::read(&mut reader)?,
             redis: Redis::read(&mut reader)?,
             log: Log {

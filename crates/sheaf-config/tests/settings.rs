@@ -225,6 +225,14 @@ fn a_fault_in_the_file_names_line_column_and_key() {
             "sheaf.toml:2:18: partitions.memory_percent cannot be used: not between 1 and 90",
         ),
         (
+            "[streams]\nreading_max = 0\n",
+            "sheaf.toml:2:15: streams.reading_max cannot be used: not between 1 and 1000",
+        ),
+        (
+            "[streams]\npage_deadline = \"11m\"\n",
+            "sheaf.toml:2:17: streams.page_deadline cannot be used: not between 1s and 10m",
+        ),
+        (
             "[limits]\nrequests_concurrent = 0\n",
             "sheaf.toml:2:23: limits.requests_concurrent cannot be used: not between 1 and ",
         ),

@@ -79,6 +79,8 @@ pub(crate) struct Part {
     pub(crate) opens: bool,
     /// Another server, or an earlier try, may have written the part.
     pub(crate) is_doubtful: bool,
+    /// Whether this lane may have committed it without hearing so: nobody was told what it wrote.
+    pub(crate) may_be_stored: bool,
     pub(crate) kind: PartKind,
     /// What it comes to if a commit that was not answered came through.
     pub(crate) prepared: Option<StoredPart>,
@@ -448,6 +450,7 @@ impl Lane {
                 for (place, stored) in prepared {
                     group[place].prepared = Some(stored);
                     group[place].is_doubtful = true;
+                    group[place].may_be_stored = true;
                 }
                 return Err(self.failure(Arc::new(error)));
             }
@@ -484,13 +487,16 @@ impl Lane {
         })
     }
 
-    /// The group's commit may have come through: the ledger, read under the buckets' locks, tells.
+    /// The group's commit may have come through: the ledger, read under the buckets' locks, tells. Told at once, because
+    /// nobody may ever look there; and once more when it was found there.
     fn doubt(&mut self, group: &mut [Part]) {
         self.identity = Uuid::now_v7();
         self.documents.clear();
         for part in group {
             part.is_doubtful = true;
+            part.may_be_stored = true;
         }
+        self.tell_unseen();
     }
 
     fn failure(&mut self, error: Arc<PgError>) -> Failure {

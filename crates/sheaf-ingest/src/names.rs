@@ -91,10 +91,11 @@ impl EntityNames {
         }
     }
 
-    /// Tells of names whose numbers were just learned.
-    fn tell(&self, tenant: TenantId, are_new: bool) {
+    /// Tells of names whose numbers were just learned. That they have one now is told to other servers with their first
+    /// document, which answers otherwise than none; a request that created them and was dropped has told nobody.
+    fn tell(&self, tenant: TenantId) {
         if let Some(observer) = self.observed.get() {
-            observer.named(tenant, are_new);
+            observer.named(tenant);
         }
     }
 
@@ -147,7 +148,7 @@ impl EntityNames {
         let tenant = scope.tenant();
         let space = Space { lineage, tenant };
         // Before anybody finds them in memory and writes under them.
-        self.tell(tenant, !new.is_empty());
+        self.tell(tenant);
         let mut ids = Vec::with_capacity(names.len());
         for (name, id) in names.iter().zip(found) {
             let id =
@@ -172,7 +173,7 @@ impl EntityNames {
         let found = on(lineage, found)?[0];
         if let Some(id) = found {
             let tenant = scope.tenant();
-            self.tell(tenant, false);
+            self.tell(tenant);
             self.known.insert(Space { lineage, tenant }, name, id);
         }
         Ok(found)

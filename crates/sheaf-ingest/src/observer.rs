@@ -10,9 +10,10 @@ pub trait CommitObserver: Send + Sync {
     fn committed(&self, position: Position, written: &[WrittenEntity]);
 
     /// Names of the tenant were found to have a number, or got one: before anything of this server is committed under them.
-    fn named(&self, tenant: TenantId, are_new: bool);
+    fn named(&self, tenant: TenantId);
 
-    /// Something was committed, and it is not known any more which documents it wrote: the answer to its commit was lost.
+    /// Something was or may have been committed, and it is not known any more which documents it wrote: the answer to its
+    /// commit was lost.
     fn committed_unseen(&self);
 }
 

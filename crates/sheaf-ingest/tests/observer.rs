@@ -1,5 +1,10 @@
 //! What an observer of commits is told: each of them before it is acknowledged, and nothing that was not committed.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "a fault that was injected is told to whoever runs the test"
+)]
+
 mod world;
 
 use std::sync::{Arc, Mutex};
@@ -9,25 +14,35 @@ use bytes::Bytes;
 use sheaf_ingest::{
     Ack, BodyFormat, CommitObserver, EditRequest, IngestRequest, OnError, Precondition,
 };
-use sheaf_model::{EntityId, Op, Position, TenantId, Timestamp, WrittenEntity};
+use sheaf_model::{Op, Position, TenantId, Timestamp, WrittenEntity};
 use world::World;
 
-/// What was told, in order.
+/// What was told.
 #[derive(Debug, Clone, PartialEq)]
 enum Told {
-    Named { are_new: bool },
-    Committed(Position, Vec<EntityId>),
+    Named(TenantId),
+    /// Where a document was written.
+    Committed(Position, Vec<WrittenEntity>),
+    Unseen,
+}
+
+impl Told {
+    fn written(self) -> Vec<WrittenEntity> {
+        match self {
+            Told::Committed(_, written) => written,
+            Told::Named(_) | Told::Unseen => Vec::new(),
+        }
+    }
 }
 
 #[derive(Default)]
 struct Listener {
-    tenant: Mutex<Option<TenantId>>,
+    /// In order.
     told: Mutex<Vec<Told>>,
 }
 
 impl Listener {
-    fn push(&self, tenant: TenantId, told: Told) {
-        *self.tenant.lock().expect("not poisoned") = Some(tenant);
+    fn push(&self, told: Told) {
         self.told.lock().expect("not poisoned").push(told);
     }
 
@@ -36,30 +51,24 @@ impl Listener {
         std::mem::take(&mut *self.told.lock().expect("not poisoned"))
     }
 
-    fn entities(&self) -> Vec<EntityId> {
-        let told = self.take().into_iter();
-        told.flat_map(|told| match told {
-            Told::Committed(_, entities) => entities,
-            Told::Named { .. } => Vec::new(),
-        })
-        .collect()
+    fn written(&self) -> Vec<WrittenEntity> {
+        self.take().into_iter().flat_map(Told::written).collect()
     }
 }
 
 impl CommitObserver for Listener {
     fn committed(&self, position: Position, written: &[WrittenEntity]) {
-        if let Some(first) = written.first() {
-            let entities = written.iter().map(|written| written.entity).collect();
-            self.push(first.tenant, Told::Committed(position, entities));
+        if !written.is_empty() {
+            self.push(Told::Committed(position, written.to_vec()));
         }
     }
 
-    fn named(&self, tenant: TenantId, are_new: bool) {
-        self.push(tenant, Told::Named { are_new });
+    fn named(&self, tenant: TenantId) {
+        self.push(Told::Named(tenant));
     }
 
     fn committed_unseen(&self) {
-        panic!("every commit was answered");
+        self.push(Told::Unseen);
     }
 }
 
@@ -94,23 +103,20 @@ async fn a_commit_is_told_before_it_is_acknowledged_and_what_was_not_committed_n
         .ingest(&world.scope, request(&[A], OnError::Partial))
         .await?;
     let told = listener.take();
-    let [
-        Told::Named { are_new: true },
-        Told::Committed(position, first),
-    ] = told.as_slice()
-    else {
+    let [Told::Named(tenant), Told::Committed(position, written)] = told.as_slice() else {
         anyhow::bail!("told of {told:?}");
     };
-    ensure!(first.len() == 1);
+    let [first] = written.as_slice() else {
+        anyhow::bail!("told of {written:?}");
+    };
     assert_eq!(
         Some(*position),
         answer.position,
         "the token has what was told"
     );
-    assert_eq!(
-        *listener.tenant.lock().expect("not poisoned"),
-        Some(world.scope.tenant())
-    );
+    let own = world.scope.tenant();
+    assert_eq!((*tenant, first.tenant), (own, own));
+    ensure!(first.is_first, "it had no document before");
     // Once more: nothing changes.
     world
         .writer
@@ -123,7 +129,7 @@ async fn a_commit_is_told_before_it_is_acknowledged_and_what_was_not_committed_n
         .ingest(&world.scope, request(&[B, BAD], OnError::Reject))
         .await;
     ensure!(!refused.is_ok_and(|answer| answer.counts.accepted > 0));
-    assert_eq!(listener.entities(), []);
+    assert_eq!(listener.written(), []);
     // An edit whose condition does not hold, and one whose does.
     let edit = |version| EditRequest {
         entity_type: "device".to_owned(),
@@ -139,7 +145,11 @@ async fn a_commit_is_told_before_it_is_acknowledged_and_what_was_not_committed_n
     ensure!(failed.is_err(), "the version is another one");
     assert_eq!(listener.take(), []);
     world.writer.edit(&world.scope, edit(1)).await?;
-    assert_eq!(listener.entities(), *first);
+    let again = WrittenEntity {
+        is_first: false,
+        ..*first
+    };
+    assert_eq!(listener.written(), [again]);
     // Another server writes: its own observer is told, and not this one.
     let another = world.another_writer().await?;
     another
@@ -154,7 +164,61 @@ async fn a_commit_is_told_before_it_is_acknowledged_and_what_was_not_committed_n
         .await?;
     let told = listener.take();
     let first_told = told.first().context("told of nothing")?;
-    assert_eq!(*first_told, Told::Named { are_new: false });
-    ensure!(matches!(told[1], Told::Committed(_, _)));
+    assert_eq!(*first_told, Told::Named(own));
+    let [_, Told::Committed(_, written)] = told.as_slice() else {
+        anyhow::bail!("told of {told:?}");
+    };
+    ensure!(written.len() == 1 && !written[0].is_first);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_write_whose_connection_breaks_it_is_told_that_anything_may_be_there() -> Result<()> {
+    let world = World::create(true).await?;
+    let listener = Arc::new(Listener::default());
+    world
+        .writer
+        .tell(Arc::clone(&listener) as Arc<dyn CommitObserver>);
+    let client = world.database.superuser().await?;
+    let (mut killed, mut unseen) = (0, 0);
+    for round in 0..20 {
+        let lines: Vec<String> = (0..200)
+            .map(|number| {
+                let line = A.replace("\"id\":\"a\"", &format!("\"id\":\"a{number}\""));
+                line.replace("2024-01-01", &format!("2024-01-{:02}", round + 1))
+            })
+            .collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let write = world
+            .writer
+            .ingest(&world.scope, request(&lines, OnError::Partial));
+        let kill = async {
+            tokio::task::yield_now().await;
+            let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE usename = 'sheaf_writer' AND datname = current_database() AND state = 'active'
+                    AND query <> 'COMMIT'";
+            // A backend is at work for a moment only.
+            for _ in 0..50 {
+                let terminated: i64 = client.query_one(sql, &[]).await?.get(0);
+                if terminated > 0 {
+                    return Ok(terminated);
+                }
+            }
+            Ok::<i64, anyhow::Error>(0)
+        };
+        let (answer, terminated) = futures::join!(write, kill);
+        let terminated = terminated?;
+        killed += terminated.min(1);
+        assert_eq!(answer?.counts.accepted, 200);
+        let told = listener.take();
+        let is_told = told.contains(&Told::Unseen);
+        unseen += i64::from(is_told);
+        let written: Vec<WrittenEntity> = told.into_iter().flat_map(Told::written).collect();
+        ensure!(written.len() == 200 || is_told, "{written:?}");
+    }
+    println!("injected backend_killed: {killed}");
+    ensure!(killed > 0, "no backend was at work");
+    // At once, whether or not it was found to have come through. One that had just ended is missed by nobody.
+    ensure!(2 * unseen >= killed, "of {killed}, {unseen} were told of");
     Ok(())
 }

@@ -9,4 +9,6 @@ pub struct WrittenEntity {
     pub tenant: TenantId,
     /// Which.
     pub entity: EntityId,
+    /// Whether it had none before: then whoever found nothing under its name has to look again.
+    pub is_first: bool,
 }

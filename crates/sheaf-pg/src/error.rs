@@ -100,6 +100,16 @@ impl PgError {
         true
     }
 
+    /// Whether a statement could not be sent as it is, which says nothing of the server.
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            PgError::Statement { source, .. } => is_encoding(source),
+            PgError::Connect { .. } | PgError::NotPrimary { .. } | PgError::Unreadable { .. } => {
+                false
+            }
+        }
+    }
+
     /// The SQLSTATE, where PostgreSQL gave one.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
@@ -116,11 +126,18 @@ fn disposition_of_source(source: &tokio_postgres::Error) -> Disposition {
         Some(state) => disposition_of(state),
         // No SQLSTATE: the connection broke, or the client side failed to encode or decode.
         None if source.is_closed() => Disposition::Unavailable,
+        None if is_encoding(source) => Disposition::Stop,
         None => match std::error::Error::source(source) {
             Some(cause) if cause.is::<std::io::Error>() => Disposition::Unavailable,
             Some(_) | None => Disposition::Stop,
         },
     }
+}
+
+/// Whether the driver refused to write a message, such as one with more parameters than it has room for. Its cause is an
+/// `std::io::Error`, as that of a broken connection is; the driver tells the two apart by their texts alone.
+fn is_encoding(source: &tokio_postgres::Error) -> bool {
+    source.to_string() == "error encoding message to server"
 }
 
 fn disposition_of(state: &SqlState) -> Disposition {
@@ -164,5 +181,26 @@ mod tests {
                 "{code}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_cannot_be_written_is_no_failure_of_the_server() {
+        let (near, far) = tokio::io::duplex(64);
+        let mut config = tokio_postgres::Config::new();
+        // No text of the protocol holds a zero.
+        let unwritable = config.user("a\0b").connect_raw(near, tokio_postgres::NoTls);
+        let error = PgError::statement("connecting")(unwritable.await.err().expect("refused"));
+        assert_eq!(error.disposition(), Disposition::Stop, "{error:?}");
+        assert!(error.is_unsent());
+
+        drop(far);
+        let (near, _) = tokio::io::duplex(64);
+        let broken = tokio_postgres::Config::new()
+            .user("a")
+            .connect_raw(near, tokio_postgres::NoTls)
+            .await;
+        let error = PgError::statement("connecting")(broken.err().expect("broken"));
+        assert_eq!(error.disposition(), Disposition::Unavailable, "{error:?}");
+        assert!(!error.is_unsent());
     }
 }

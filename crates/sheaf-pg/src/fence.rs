@@ -95,8 +95,7 @@ impl Fence {
     pub fn new(writer: &Pool, looks: Pool) -> (Fence, impl Future<Output = ()> + Send + 'static) {
         let (waiting, waiters) = mpsc::channel(WAITERS_MAX);
         let (alive, gone) = watch::channel(());
-        let (config, tls) = writer.origin();
-        let task = pass_fences(Line::new(config, tls), waiters, gone);
+        let task = pass_fences(Line::new(writer), waiters, gone);
         let inner = Inner {
             waiting,
             looks,

@@ -1,20 +1,29 @@
 //! Pools of connections, one for each role, so that no kind of work can use up another's.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Connect, Hook, HookError, Manager, ManagerConfig, RecyclingMethod, Runtime,
+};
+use futures::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{AsyncMessage, Config};
+use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::PgError;
+use crate::timeline::{NewestTimeline, each_host, is_left_behind};
 
 /// How long a request waits for a connection before it is told that the service is overloaded. Longer only
 /// moves the queue from clients, who can back off, to the server, which cannot.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// What connecting gets of that, so that the last host's failure is told before the pool gives up.
+const OPEN_MAX: Duration = Duration::from_millis(4_500);
 /// When the kernel asks the other side of a silent connection for a sign of life, how often, and how long what was sent
 /// may stay unacknowledged: a machine that is gone without a word is noticed in half a minute, and not in two hours.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -29,6 +38,7 @@ pub struct Pool {
     role: String,
     config: Config,
     tls: Tls,
+    newest: Arc<NewestTimeline>,
 }
 
 /// A connection from a pool; it goes back when dropped.
@@ -83,6 +93,17 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// A pool that connects when first asked. Nothing is sent on checkout, so that it works behind a pooler.
     pub fn new(config: &Config, connections_max: usize, tls: &Tls) -> Pool {
+        Pool::of_cluster(config, connections_max, tls, &Arc::default())
+    }
+
+    /// The same for a cluster that others connect to as well: it passes over hosts that are known to be left behind by a
+    /// promotion, and lends no connection that was made before it was known. One address may lead to several hosts too.
+    pub fn of_cluster(
+        config: &Config,
+        connections_max: usize,
+        tls: &Tls,
+        newest: &Arc<NewestTimeline>,
+    ) -> Pool {
         let role = config.get_user().unwrap_or("the default user").to_owned();
         let mut config = config.clone();
         config.application_name(format!("sheaf {role}"));
@@ -90,12 +111,23 @@ impl Pool {
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
-        let manager = Manager::from_config(config.clone(), tls.0.clone(), recycling);
+        let connector = Connector {
+            tls: tls.clone(),
+            newest: Arc::clone(newest),
+        };
+        let manager = Manager::from_connect(config.clone(), connector, recycling);
+        let moved = Arc::clone(newest);
         let inner = deadpool_postgres::Pool::builder(manager)
             .max_size(connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(WAIT_MAX))
             .create_timeout(Some(CONNECT_MAX))
+            .pre_recycle(Hook::sync_fn(move |_, metrics| {
+                if moved.has_moved_since(metrics.created) {
+                    return Err(HookError::message("made before a promotion"));
+                }
+                Ok(())
+            }))
             .build()
             .expect("a runtime is given, the one thing that the builder asks for");
         Pool {
@@ -103,12 +135,13 @@ impl Pool {
             role,
             config,
             tls: tls.clone(),
+            newest: Arc::clone(newest),
         }
     }
 
     /// A further pool of the same role, for work that must not wait for this one's connections, nor they for it.
     pub fn beside(&self, connections_max: usize) -> Pool {
-        Pool::new(&self.config, connections_max, &self.tls)
+        Pool::of_cluster(&self.config, connections_max, &self.tls, &self.newest)
     }
 
     /// A connection, waiting a bounded time for one.
@@ -119,14 +152,51 @@ impl Pool {
         })
     }
 
-    /// A connection as the pool's are, of its own: it does not wait for the pool's, nor they for it.
-    pub async fn connect_apart(&self) -> Result<tokio_postgres::Client, PgError> {
-        self.tls.connect(&self.config).await
+    /// A connection as the pool's are, of its own: it does not wait for the pool's, nor they for it. Each host has so long
+    /// to answer, whatever those before it did.
+    pub async fn connect_apart(&self, host_max: Duration) -> Result<Client, PgError> {
+        let heard = |notice| tracing::debug!(%notice, "postgresql says");
+        let opened = self
+            .tls
+            .open_current(&self.config, &self.newest, heard, host_max);
+        self.opened(opened.await)
+    }
+
+    /// One of its own by another configuration of the same hosts; what the server says beside its answers is passed on,
+    /// each notice before the answer to the statement that it belongs to.
+    pub(crate) async fn connect_hearing(
+        &self,
+        config: &Config,
+        heard: impl Fn(DbError) + Clone + Send + 'static,
+    ) -> Result<Client, PgError> {
+        let mut config = config.clone();
+        limit_patience(&mut config);
+        let host_max = share_of_each(&config, OPEN_MAX);
+        let opened = self
+            .tls
+            .open_current(&config, &self.newest, heard, host_max);
+        self.opened(opened.await)
+    }
+
+    fn opened(&self, opened: Result<Opened, Unopened>) -> Result<Client, PgError> {
+        // The task that drives the connection ends with it.
+        let (client, _) = opened.map_err(|unopened| unopened.on_connecting(&self.role))?;
+        Ok(client)
     }
 
     /// How the pool's connections are made, for one that must stand outside it.
-    pub(crate) fn origin(&self) -> (&Config, &Tls) {
-        (&self.config, &self.tls)
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How they are encrypted.
+    pub(crate) fn tls(&self) -> &Tls {
+        &self.tls
+    }
+
+    /// The newest timeline that is known of the cluster.
+    pub fn newest_timeline(&self) -> &Arc<NewestTimeline> {
+        &self.newest
     }
 
     /// How many connections there can be at once.
@@ -145,9 +215,61 @@ impl Pool {
     }
 }
 
+/// Makes the connections of a pool.
+struct Connector {
+    tls: Tls,
+    newest: Arc<NewestTimeline>,
+}
+
+impl Connect for Connector {
+    fn connect(&self, config: &Config) -> BoxFuture<'_, Result<Opened, tokio_postgres::Error>> {
+        let config = config.clone();
+        Box::pin(async move {
+            let heard = |notice| tracing::debug!(%notice, "postgresql says");
+            let host_max = share_of_each(&config, OPEN_MAX);
+            let opened = self
+                .tls
+                .open_current(&config, &self.newest, heard, host_max);
+            match opened.await {
+                Ok(opened) => Ok(opened),
+                Err(Unopened::Failed(error)) => Err(error),
+                // An error of this type cannot be made; the pool says the same in a moment.
+                Err(Unopened::TimedOut) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A connection, and the task that drives it.
+type Opened = (Client, JoinHandle<()>);
+
+/// Why no host could be connected to: what the last one came to.
+enum Unopened {
+    Failed(tokio_postgres::Error),
+    TimedOut,
+}
+
+impl Unopened {
+    fn on_connecting(self, role: &str) -> PgError {
+        PgError::Connect {
+            role: role.to_owned(),
+            source: match self {
+                Unopened::Failed(error) => Box::new(error),
+                Unopened::TimedOut => "no answer in time".into(),
+            },
+        }
+    }
+}
+
+/// The share of each of several hosts: one that says nothing leaves time for the next.
+fn share_of_each(config: &Config, all: Duration) -> Duration {
+    let hosts = u32::try_from(config.get_hosts().len()).unwrap_or(u32::MAX);
+    all / hosts.max(1)
+}
+
 fn limit_patience(config: &mut Config) {
     config
-        .connect_timeout(CONNECT_MAX)
+        .connect_timeout(share_of_each(config, CONNECT_MAX))
         .keepalives_idle(KEEPALIVE_IDLE)
         .keepalives_interval(KEEPALIVE_INTERVAL)
         .keepalives_retries(KEEPALIVE_RETRIES)
@@ -196,30 +318,55 @@ impl Tls {
     }
 
     /// Connects once, outside any pool; the task that drives the connection ends with it.
-    pub async fn connect(&self, config: &Config) -> Result<tokio_postgres::Client, PgError> {
-        self.connect_hearing(config, |notice| tracing::debug!(%notice, "postgresql says"))
-            .await
+    pub async fn connect(&self, config: &Config) -> Result<Client, PgError> {
+        let mut config = config.clone();
+        limit_patience(&mut config);
+        let heard = |notice| tracing::debug!(%notice, "postgresql says");
+        let (newest, host_max) = (NewestTimeline::default(), share_of_each(&config, OPEN_MAX));
+        let opened = self.open_current(&config, &newest, heard, host_max).await;
+        let role = config.get_user().unwrap_or("the default user");
+        let (client, _) = opened.map_err(|unopened| unopened.on_connecting(role))?;
+        Ok(client)
     }
 
-    /// As [`Tls::connect`], and passes on what the server says beside its answers: each notice before the answer
-    /// to the statement that it belongs to.
-    pub(crate) async fn connect_hearing(
+    /// Opens a connection to the first host that takes it and is not known to be left behind. Where there is none but
+    /// these, to one of them: whoever reads or writes there is refused, and told why. Each host has so long for all of it.
+    async fn open_current(
+        &self,
+        config: &Config,
+        newest: &NewestTimeline,
+        heard: impl Fn(DbError) + Clone + Send + 'static,
+        host_max: Duration,
+    ) -> Result<Opened, Unopened> {
+        let (mut left_behind, mut failed) = (None, Unopened::TimedOut);
+        for alone in each_host(config) {
+            let opening = async {
+                let opened = self.open(&alone, heard.clone()).await?;
+                let is_left_behind = is_left_behind(&opened.0, newest).await?;
+                Ok::<_, tokio_postgres::Error>((opened, is_left_behind))
+            };
+            match timeout(host_max, opening).await {
+                Ok(Ok((opened, false))) => return Ok(opened),
+                Ok(Ok((opened, true))) => left_behind = Some(opened),
+                Ok(Err(error)) => failed = Unopened::Failed(error),
+                Err(_) => failed = Unopened::TimedOut,
+            }
+        }
+        let Some(opened) = left_behind else {
+            return Err(failed);
+        };
+        newest.lent_left_behind();
+        Ok(opened)
+    }
+
+    /// Opens a connection, with the task that drives it.
+    async fn open(
         &self,
         config: &Config,
         heard: impl Fn(DbError) + Send + 'static,
-    ) -> Result<tokio_postgres::Client, PgError> {
-        let role = config.get_user().unwrap_or("the default user").to_owned();
-        let mut config = config.clone();
-        limit_patience(&mut config);
-        let (client, mut connection) =
-            config
-                .connect(self.0.clone())
-                .await
-                .map_err(|source| PgError::Connect {
-                    role,
-                    source: Box::new(source),
-                })?;
-        tokio::spawn(async move {
+    ) -> Result<Opened, tokio_postgres::Error> {
+        let (client, mut connection) = config.connect(self.0.clone()).await?;
+        let driving = tokio::spawn(async move {
             while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
                 match message {
                     Ok(AsyncMessage::Notice(notice)) => heard(notice),
@@ -231,7 +378,7 @@ impl Tls {
                 }
             }
         });
-        Ok(client)
+        Ok((client, driving))
     }
 
     /// What a request to cancel is encrypted with.

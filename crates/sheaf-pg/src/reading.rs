@@ -21,11 +21,9 @@ pub struct Reading {
 impl Reading {
     /// A connection of this pool, before a read begins.
     pub async fn begin(pool: &Pool) -> Result<Reading, PgError> {
-        let (_, tls) = pool.origin();
-        let tls = tls.clone();
         Ok(Reading {
             connection: Some(pool.get().await?),
-            tls,
+            tls: pool.tls().clone(),
         })
     }
 

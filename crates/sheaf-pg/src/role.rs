@@ -26,14 +26,25 @@ pub enum RoleFault {
         /// Superuser, BYPASSRLS, or a member of the owner.
         what: &'static str,
     },
+    /// Its transactions see what they began with, where some of ours have to see what was committed since.
+    #[error(
+        "role {role} begins transactions as {level}; ALTER ROLE {role} SET default_transaction_isolation = 'read committed'"
+    )]
+    Isolation {
+        /// The role.
+        role: String,
+        /// The level.
+        level: String,
+    },
 }
 
 /// Makes sure that a connection is the expected role, and one that row-level security binds: no superuser, no
-/// BYPASSRLS, not the owner of the tables nor a member of it.
+/// BYPASSRLS, not the owner of the tables nor a member of it. And that each of its statements sees what was committed before.
 pub async fn check_role(client: &Client, expected: &str, owner: &str) -> Result<(), RoleFault> {
     let rows = client
         .query_typed(
-            "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(rolname, $1::name, 'MEMBER')
+            "SELECT rolname::text, rolsuper, rolbypassrls, pg_has_role(rolname, $1::name, 'MEMBER'),
+                current_setting('default_transaction_isolation')
              FROM pg_roles WHERE rolname = current_user",
             &[(&owner, tokio_postgres::types::Type::TEXT)],
         )
@@ -58,6 +69,10 @@ pub async fn check_role(client: &Client, expected: &str, owner: &str) -> Result<
             actual: role,
             expected: expected.to_owned(),
         });
+    }
+    let level: String = row.get(4);
+    if level != "read committed" {
+        return Err(RoleFault::Isolation { role, level });
     }
     Ok(())
 }

@@ -56,15 +56,17 @@ pub async fn run_after(
     setting: Option<&Setting<'_>>,
     statements: &[Statement<'_>],
 ) -> Result<(Vec<Row>, Vec<Vec<Row>>), PgError> {
-    let before = async {
-        client
-            .query_typed(before.sql, &before.params)
-            .await
-            .map_err(PgError::statement(before.step))
-    };
     let transaction = run(client, Access::Read, setting, statements);
-    let (before, rows) = join(before, transaction).await;
+    let (before, rows) = join(run_alone(client, before), transaction).await;
     Ok((before?, rows?))
+}
+
+/// Runs one statement that is a transaction by itself.
+pub async fn run_alone(client: &Client, statement: &Statement<'_>) -> Result<Vec<Row>, PgError> {
+    client
+        .query_typed(statement.sql, &statement.params)
+        .await
+        .map_err(PgError::statement(statement.step))
 }
 
 /// Runs the statements in one transaction and gives back the rows of each. If one fails, nothing was done.
@@ -74,26 +76,14 @@ pub async fn run(
     setting: Option<&Setting<'_>>,
     statements: &[Statement<'_>],
 ) -> Result<Vec<Vec<Row>>, PgError> {
-    let begin = match access {
-        Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        // On this disk before it is answered, whatever the server's default; a standby that is away stops nobody. Who
-        // wants one to have it passes a fence.
-        Access::Write => "BEGIN; SET LOCAL synchronous_commit = local",
-    };
-    let setting_value = setting.map(|setting| (setting.name, setting.value.as_str()));
     // Every future is polled once before any is awaited, so that all messages leave in this order. All are awaited
     // even if one fails: the COMMIT then acts as ROLLBACK, and the connection is at rest when it goes back.
-    let before = async {
-        let (begun, set) = join(client.batch_execute(begin), set(client, setting_value)).await;
-        begun.map_err(PgError::statement("beginning a transaction"))?;
-        set
-    };
-    let queries = join_all(statements.iter().map(|statement| async move {
-        client
-            .query_typed(statement.sql, &statement.params)
-            .await
-            .map_err(PgError::statement(statement.step))
-    }));
+    let before = begin(client, access, setting);
+    let queries = join_all(
+        statements
+            .iter()
+            .map(|statement| run_alone(client, statement)),
+    );
     let commit = async {
         client
             .batch_execute("COMMIT")
@@ -105,6 +95,45 @@ pub async fn run(
     let rows = rows.into_iter().collect::<Result<Vec<_>, _>>()?;
     committed?;
     Ok(rows)
+}
+
+/// Runs the statements in one transaction that writes, and commits it only where `holds` says so of their rows; else
+/// nothing was done. Two round trips. Whoever may be dropped meanwhile brings an [`Unfinished`](crate::Unfinished) connection.
+pub async fn run_if(
+    client: &Client,
+    setting: Option<&Setting<'_>>,
+    statements: &[Statement<'_>],
+    holds: impl FnOnce(&[Vec<Row>]) -> Result<(), PgError>,
+) -> Result<Vec<Vec<Row>>, PgError> {
+    let queries = statements
+        .iter()
+        .map(|statement| run_alone(client, statement));
+    // As in [`run`]: all of it leaves in this order.
+    let (begun, rows) = join(begin(client, Access::Write, setting), join_all(queries)).await;
+    let rows = begun.and_then(|()| rows.into_iter().collect::<Result<Vec<_>, _>>());
+    let judged = rows.and_then(|rows| holds(&rows).map(|()| rows));
+    let end = if judged.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    let ended = client.batch_execute(end).await;
+    let rows = judged?;
+    ended.map_err(PgError::statement("committing a transaction"))?;
+    Ok(rows)
+}
+
+async fn begin(
+    client: &Client,
+    access: Access,
+    setting: Option<&Setting<'_>>,
+) -> Result<(), PgError> {
+    let begin = match access {
+        Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        // On this disk before it is answered, whatever the server's default; a standby that is away stops nobody. Who
+        // wants one to have it passes a fence.
+        Access::Write => "BEGIN; SET LOCAL synchronous_commit = local",
+    };
+    let setting_value = setting.map(|setting| (setting.name, setting.value.as_str()));
+    let (begun, set) = join(client.batch_execute(begin), set(client, setting_value)).await;
+    begun.map_err(PgError::statement("beginning a transaction"))?;
+    set
 }
 
 async fn set(client: &Client, setting: Option<(&str, &str)>) -> Result<(), PgError> {

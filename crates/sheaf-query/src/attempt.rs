@@ -2,37 +2,29 @@
 //! proved old; at one source, and again at another where that one failed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use sheaf_pg::{Disposition, PgError};
+use sheaf_pg::Disposition;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 
 use crate::answer::Read;
-use crate::consistency::{ConsistencyLevel, ReadOptions};
+use crate::consistency::ReadOptions;
 use crate::cursor::seen_in;
 use crate::error::ReadError;
 use crate::reader::Reader;
-use crate::source::{Decision, Need, Refusal, Replica, Source};
+use crate::source::{Choice, Replica, Source};
 
 /// How often a read is tried under another catalogue. Each further time needs another change of the catalogue within a
 /// millisecond or so. Other sources are tried once each.
 const ATTEMPTS_MAX: u32 = 4;
-/// How long a read waits for a replica to reach its token before the primary is asked: many times what one that keeps up
-/// needs, and less than a person notices.
-const TOKEN_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// One attempt after another at a read.
 pub(crate) struct Attempt<'a> {
     reader: &'a Reader,
     scope: &'a TenantScope,
-    options: ReadOptions,
+    choice: Choice<'a>,
     catalogue: Arc<Catalogue>,
     count: u32,
-    /// Replicas that this read has failed at.
-    excluded: Vec<Arc<Replica>>,
-    /// Until when replicas may be waited for.
-    waits_until: Instant,
 }
 
 impl<'a> Attempt<'a> {
@@ -52,25 +44,19 @@ impl<'a> Attempt<'a> {
         cursor: Option<&str>,
     ) -> Result<Attempt<'a>, ReadError> {
         let sources = &reader.sources;
-        if let Some(token) = options.token
-            && token.system_id == reader.settings.system_id
-        {
-            sources.saw_timeline(token.timeline)?;
-        }
         let signing_key = &reader.settings.signing_key;
         let seen = cursor.and_then(|text| seen_in(text, scope.tenant(), signing_key));
         let token = match seen {
             Some(seen) => sources.later(options, seen),
             None => options.token,
         };
+        let mut choice = Choice::new(sources, ReadOptions { token, ..*options });
         Ok(Attempt {
             reader,
             scope,
-            options: ReadOptions { token, ..*options },
-            catalogue: reader.catalogues.current(scope).await?,
+            catalogue: choice.current_catalogue(&reader.catalogues, scope).await?,
+            choice,
             count: 1,
-            excluded: Vec::new(),
-            waits_until: Instant::now() + TOKEN_WAIT_MAX,
         })
     }
 
@@ -81,31 +67,7 @@ impl<'a> Attempt<'a> {
 
     /// The source to read from.
     pub(crate) async fn source(&mut self) -> Result<Source, ReadError> {
-        let sources = &self.reader.sources;
-        loop {
-            let now = Instant::now();
-            let need = Need {
-                level: self.options.level,
-                lag_max: self.options.lag_max(),
-                token: self.options.token,
-                may_wait: now < self.waits_until,
-            };
-            let (decision, replicas) = sources.decide(&need, &self.excluded, now);
-            match decision {
-                Decision::Replica(place) => {
-                    let replica = &replicas[place];
-                    match Source::replica(sources, replica, &self.options) {
-                        Some(source) => return Ok(source),
-                        None => self.excluded.push(Arc::clone(replica)),
-                    }
-                }
-                Decision::Wait => sources.next_look(self.waits_until).await,
-                Decision::Primary { in_place } => {
-                    return Source::primary(sources, in_place, &self.options).await;
-                }
-                Decision::Refuse(refusal) => return Err(refused(refusal, None)),
-            }
-        }
+        self.choice.source().await
     }
 
     /// The answer with its freshness, or nothing where the read has to be tried again. A name that a remembered catalogue
@@ -131,7 +93,7 @@ impl<'a> Attempt<'a> {
         };
         drop(source);
         match self.next_of(&error, replica.is_some()) {
-            Next::Source => self.excluded.extend(replica),
+            Next::Source => replica.into_iter().for_each(|it| self.choice.exclude(it)),
             Next::Catalogue => self.refresh(error, replica).await?,
             Next::Nothing => return Err(self.last(error)),
         }
@@ -162,12 +124,18 @@ impl<'a> Attempt<'a> {
     ) -> Result<(), ReadError> {
         self.count += 1;
         let before = Arc::clone(&self.catalogue);
-        self.catalogue = self.reader.catalogues.refresh(self.scope).await?;
-        if self
+        self.catalogue = self
+            .choice
+            .new_catalogue(&self.reader.catalogues, self.scope, replica.as_ref())
+            .await?;
+        let is_same = self
             .catalogue
-            .is_version(before.lineage(), before.version())
-        {
-            self.excluded.extend(replica);
+            .is_version(before.lineage(), before.version());
+        if is_same && error.code() == "unknown_attribute" {
+            return Err(error);
+        }
+        if let Some(replica) = replica.filter(|_| is_same) {
+            self.choice.exclude(replica);
         }
         match error {
             // An attribute is committed before anything names it and is never removed, so that this catalogue, which is
@@ -183,23 +151,9 @@ impl<'a> Attempt<'a> {
             // Another one each time: each was there when the catalogue was read again.
             ReadError::MissingAttribute(_) => ReadError::CatalogueChanged,
             ReadError::Postgres(error) if error.disposition() == Disposition::Unavailable => {
-                self.unavailable(error)
+                self.choice.unavailable(error)
             }
             error => error,
-        }
-    }
-
-    /// The primary is away. Where a replica might have answered, what its answer lacks is what is said.
-    fn unavailable(&self, error: PgError) -> ReadError {
-        let has_replicas = !self.reader.sources.replicas().is_empty();
-        match (self.options.level, self.options.token) {
-            (ConsistencyLevel::Session, Some(_)) if has_replicas => {
-                refused(Refusal::TokenNotReached, Some(error))
-            }
-            (ConsistencyLevel::Eventual | ConsistencyLevel::Analytics, _) if has_replicas => {
-                refused(Refusal::LagExceeded, Some(error))
-            }
-            (_, _) => ReadError::Postgres(error),
         }
     }
 }
@@ -212,13 +166,4 @@ enum Next {
     Catalogue,
     /// Nothing: the error is the outcome.
     Nothing,
-}
-
-fn refused(refusal: Refusal, source: Option<PgError>) -> ReadError {
-    match refusal {
-        Refusal::InvalidToken => ReadError::InvalidToken,
-        Refusal::StaleTimeline => ReadError::StaleTimeline,
-        Refusal::TokenNotReached => ReadError::TokenNotReached { source },
-        Refusal::LagExceeded => ReadError::LagExceeded { source },
-    }
 }

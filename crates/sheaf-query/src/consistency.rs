@@ -162,7 +162,10 @@ pub struct Freshness {
 
 impl Freshness {
     /// The freshness of what was read from this snapshot of the primary, if that satisfies the request.
-    pub fn of_primary(snapshot: &Snapshot, options: &ReadOptions) -> Result<Freshness, ReadError> {
+    pub(crate) fn of_primary(
+        snapshot: &Snapshot,
+        options: &ReadOptions,
+    ) -> Result<Freshness, ReadError> {
         judge_primary(options.token, snapshot.position)?;
         Ok(Freshness {
             source: DataSource::Primary,
@@ -187,8 +190,11 @@ fn judge_primary(token: Option<Position>, primary: Position) -> Result<(), ReadE
     if token.timeline < primary.timeline {
         return Err(ReadError::StaleTimeline);
     }
-    // A later timeline than the primary's: the primary is one that a failover left behind.
-    if token.timeline > primary.timeline || token.lsn > primary.lsn {
+    // Of a promotion that was undone, or that no source has shown to this server. Either way the primary cannot have it.
+    if token.timeline > primary.timeline {
+        return Err(ReadError::LaterTimeline);
+    }
+    if token.lsn > primary.lsn {
         return Err(ReadError::TokenNotReached { source: None });
     }
     Ok(())
@@ -213,7 +219,8 @@ mod tests {
             (Some(at(7, 3, 99)), Ok(())),
             (Some(at(7, 3, 100)), Ok(())),
             (Some(at(7, 3, 101)), Err("token_not_reached")),
-            (Some(at(7, 4, 1)), Err("token_not_reached")),
+            (Some(at(7, 4, 1)), Err("stale_timeline")),
+            (Some(at(7, 4, 101)), Err("stale_timeline")),
             (Some(at(7, 2, 1)), Err("stale_timeline")),
             (Some(at(7, 2, 101)), Err("stale_timeline")),
             (Some(at(8, 3, 1)), Err("invalid_token")),

@@ -7,7 +7,7 @@
 use sheaf_model::EntityId;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::documents::{StoredDocument, entity_of, read_entity};
+use sheaf_store::documents::{StoredDocument, entity_of, read_entity_alone};
 
 use crate::answer::{EntityAnswer, Read};
 use crate::attempt::Attempt;
@@ -76,16 +76,15 @@ async fn found_under(
     let wanted = Wanted::resolve(query, catalogue)?;
     let tenant = scope.tenant();
     let (entity_type, external_id) = (name.entity_type.as_str(), name.external_id.as_str());
-    let statements = vec![read_entity(&tenant, &entity_type, &external_id)];
-    let rows = source.run(scope, statements).await?;
-    let Some(row) = rows[0].first() else {
+    let statement = read_entity_alone(&tenant, &entity_type, &external_id);
+    let row = source.run_alone(&statement).await?;
+    let Some((entity, stored)) = entity_of(&row, catalogue)? else {
         return Ok(Found {
             entity: None,
             version: 0,
             answer: None,
         });
     };
-    let (entity, stored) = entity_of(row, catalogue)?;
     let version = stored.as_ref().map(|stored| stored.document.version);
     let answer = match stored {
         Some(stored) if stored.document.exists() => Some(wanted.answer(name, stored, version)?),

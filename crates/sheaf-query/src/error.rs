@@ -43,6 +43,11 @@ pub enum ReadError {
     /// A token of a timeline that a failover has ended, so that what it stands for may be gone.
     #[error("the consistency token is of a timeline before the last failover")]
     StaleTimeline,
+    /// A token of a later timeline than any that a source has shown.
+    #[error(
+        "the consistency token is of a timeline that this database is not on: of a promotion that was undone, or that this server has not seen yet"
+    )]
+    LaterTimeline,
     /// A token of a position that no source has reached that can be asked.
     #[error("no source has reached the position of the consistency token")]
     TokenNotReached {
@@ -106,7 +111,7 @@ impl ReadError {
             ReadError::InvalidAggregate { .. } => "invalid_aggregate",
             ReadError::InvalidCursor => "invalid_cursor",
             ReadError::InvalidToken => "invalid_token",
-            ReadError::StaleTimeline => "stale_timeline",
+            ReadError::StaleTimeline | ReadError::LaterTimeline => "stale_timeline",
             ReadError::TokenNotReached { .. } => "token_not_reached",
             ReadError::LagExceeded { .. } => "lag_exceeded",
             ReadError::PrimaryCrowded => "overloaded",

@@ -14,12 +14,16 @@
 //! `STRASSE`; `A_CONTAINS` and `A_OVERLAPS` are false for a json value that is no array; truth values have no order.
 
 mod access;
+mod alternatives;
 mod ast;
 mod budget;
+mod conjunction;
 mod evaluate;
 mod json;
+mod lead;
 mod like;
 mod operand;
+mod parameter;
 mod print;
 mod sql;
 mod text;
@@ -31,9 +35,12 @@ pub use access::AccessPath;
 pub(crate) use access::{Reading, is_led_by_equality};
 pub use ast::{ArrayRelation, Comparison, Condition, Expr, Located, Node, Scalar};
 pub use json::parse_json;
+pub(crate) use lead::{Led, unindexed};
+pub use parameter::{Parameter, Parameters};
 pub(crate) use sql::attribute_value;
-pub use sql::{Parameter, Parameters, compile};
+pub use sql::compile;
 pub use text::parse_text;
+pub(crate) use typed::mentions_names;
 pub use typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
 pub(crate) use value_index::{IndexRange, cast_of, kept, table_of};
 

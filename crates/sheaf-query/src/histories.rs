@@ -4,7 +4,7 @@
 //! between two instants, so that partitions beside the range are never opened. A page reads until it is full or has met
 //! so many entities; one series has to be made of all of them at once, and so of no more than that many.
 
-use sheaf_model::{Duration, EntityId, Name, Timestamp};
+use sheaf_model::{Duration, Name, Timestamp};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::history::Place;
@@ -17,13 +17,18 @@ use crate::cursor::{Keyset, QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
-use crate::history::{HistoryItem, HistoryQuery, check_range, instants_of};
-use crate::list::{Member, MembersFrom, MembersOf, members, property};
+use crate::history::{HistoryItem, HistoryQuery, Room, check_range, instants_of};
+use crate::list::{Member, MembersOf, property};
 use crate::reader::{Reader, page_limit, type_filter};
 use crate::source::Source;
 
 mod divided;
+mod place;
 mod shared;
+mod upcoming;
+
+use place::{Start, cursor_after, cursor_within, shared_place};
+pub use upcoming::Upcoming;
 
 /// Entities that one page may meet. Their histories are bounded by the range; their number is bounded here.
 const ENTITIES_MAX: usize = 10_000;
@@ -47,6 +52,8 @@ pub struct HistoriesQuery {
     pub bucketing: Option<Bucketing>,
     /// All entities as one series, or each for itself.
     pub is_one_series: bool,
+    /// Entities by type, then id, which is an order with an index also where no type is given; else by id, then type.
+    pub is_by_type: bool,
     /// Items of a page, 1 to 1,000.
     pub limit: u32,
     /// Where the page before ended.
@@ -82,15 +89,6 @@ pub enum SeriesEntry {
     Bucket(BucketItem),
 }
 
-/// Where a page begins: inside the history of an entity, or after it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Start {
-    external_id: String,
-    entity_type: String,
-    /// What the page before ended with; absent where it ended with the whole entity.
-    time: Option<Timestamp>,
-}
-
 /// One attempt at a page.
 struct Attempted<'a> {
     source: &'a Source,
@@ -106,18 +104,33 @@ struct Attempted<'a> {
 #[derive(Default)]
 struct Filling {
     items: Vec<SeriesItem>,
+    /// Bytes of rows that were read for it.
+    bytes_read: usize,
     /// Where the next page begins, once the page is known to end before the end.
     next: Option<Keyset>,
 }
 
 impl Reader {
-    /// A page of the histories of the entities that pass a filter, in order of id, then time; of one series, in order of
-    /// time.
+    /// A page of the histories of the entities that pass a filter, in order of the entity, then time; of one series, in
+    /// order of time.
     pub async fn histories(
         &self,
         scope: &TenantScope,
         query: &HistoriesQuery,
         options: &ReadOptions,
+    ) -> Result<Read<Page<SeriesItem>>, ReadError> {
+        let mut upcoming = Upcoming::default();
+        self.histories_on(scope, query, options, &mut upcoming)
+            .await
+    }
+
+    /// The same page for someone who reads all pages one after the other and keeps what is upcoming.
+    pub async fn histories_on(
+        &self,
+        scope: &TenantScope,
+        query: &HistoriesQuery,
+        options: &ReadOptions,
+        upcoming: &mut Upcoming,
     ) -> Result<Read<Page<SeriesItem>>, ReadError> {
         let limit = page_limit(query.limit)?;
         check_range(Some(query.from), query.to)?;
@@ -143,10 +156,11 @@ impl Reader {
                 limit,
             );
             let result = match attempted {
-                Ok(attempted) => attempted.page(keyset.as_ref()).await,
+                Ok(attempted) => attempted.page(keyset.as_ref(), upcoming).await,
                 Err(error) => Err(error),
             };
             let Some(Read { value, freshness }) = attempt.judge(source, result).await? else {
+                upcoming.clear();
                 continue;
             };
             let seen = self.sources.kept_in_cursor(freshness.position);
@@ -186,12 +200,17 @@ impl<'a> Attempted<'a> {
             members: MembersOf {
                 entity_type: entity_type.map(Name::as_str),
                 filter,
+                is_by_type: query.is_by_type,
             },
             limit,
         })
     }
 
-    async fn page(&self, keyset: Option<&Keyset>) -> Result<Filling, ReadError> {
+    async fn page(
+        &self,
+        keyset: Option<&Keyset>,
+        upcoming: &mut Upcoming,
+    ) -> Result<Filling, ReadError> {
         let buckets = self.query.bucketing.as_ref().map(|bucketing| BucketQuery {
             attributes: Some(self.query.attributes.clone()),
             from: Some(self.query.from),
@@ -211,26 +230,17 @@ impl<'a> Attempted<'a> {
         match (&series, self.query.is_one_series) {
             (_, true) => {
                 let place = keyset.map(shared_place).transpose()?;
-                self.fill_shared(series.as_ref(), place, &mut filling)
+                let all = self.of_series(upcoming).await?;
+                self.fill_shared(series.as_ref(), all, place, &mut filling)
                     .await?;
             }
             (series, false) => {
                 let start = keyset.map(Start::read).transpose()?;
-                self.fill_each(series.as_ref(), start, &mut filling).await?;
+                self.fill_each(series.as_ref(), start, upcoming, &mut filling)
+                    .await?;
             }
         }
         Ok(filling)
-    }
-
-    /// The next entities.
-    async fn next_members(
-        &self,
-        from: Option<&MembersFrom>,
-        members_max: usize,
-    ) -> Result<Vec<Member>, ReadError> {
-        let (source, scope) = (self.source, self.scope);
-        let of = &self.members;
-        members(source, scope, of, from, members_max, self.catalogue).await
     }
 
     /// Entity after entity, until the page is full.
@@ -238,28 +248,31 @@ impl<'a> Attempted<'a> {
         &self,
         series: Option<&Series<'_>>,
         start: Option<Start>,
+        upcoming: &mut Upcoming,
         filling: &mut Filling,
     ) -> Result<(), ReadError> {
-        let mut from = start.as_ref().map(Start::members_from);
-        let mut resumed = start.filter(|start| start.time.is_some());
+        upcoming.begin(start.as_ref());
+        let mut resumed = start.as_ref().filter(|start| start.is_within());
         let (mut met, mut at_once, mut most) = (0, 1, ENTITIES_AT_ONCE);
         if let Some(series) = series {
             at_once = divided::entities_at_once(self, series, self.limit)?;
             most = most.min(divided::entities_at_once(self, series, usize::MAX)?);
         }
         loop {
+            if upcoming.is_used_up() {
+                self.find_upcoming(upcoming, start.as_ref()).await?;
+            }
             at_once = at_once.min(most);
-            let members = self.next_members(from.as_ref(), at_once).await?;
+            let members = upcoming.peek(at_once);
             let Some(last) = members.last() else {
                 return Ok(());
             };
             let after = resumed
-                .as_ref()
                 .filter(|start| start.is_of(&members[0]))
                 .and_then(|start| start.time);
             match series {
                 Some(series) => {
-                    if !self.add_buckets(series, &members, after, filling).await? {
+                    if !self.add_buckets(series, members, after, filling).await? {
                         if members.len() == 1 {
                             return Err(divided::too_many_values());
                         }
@@ -267,22 +280,29 @@ impl<'a> Attempted<'a> {
                         continue;
                     }
                 }
-                None => self.add_instants(&members, after, filling).await?,
+                None => self.add_instants(members, after, filling).await?,
             }
             resumed = None;
             met += members.len();
-            let is_end = members.len() < at_once;
-            from = Some(MembersFrom::after(last));
-            if filling.next.is_some() || is_end {
+            let (end, count) = (cursor_after(last), members.len());
+            upcoming.advance(count);
+            if filling.next.is_some() || upcoming.is_at_end() {
                 return Ok(());
             }
-            if filling.items.len() >= self.limit || met >= ENTITIES_MAX {
-                filling.next =
-                    from.map(|from| vec![Some(from.external_id), Some(from.entity_type), None]);
+            if self.room(filling).is_used_up() || met >= ENTITIES_MAX {
+                filling.next = Some(end);
                 return Ok(());
             }
             // Few items so far: the next round trip may as well bring more entities.
             at_once *= 2;
+        }
+    }
+
+    /// What is left of the page.
+    fn room(&self, filling: &Filling) -> Room {
+        Room {
+            items: self.limit.saturating_sub(filling.items.len()),
+            bytes_read: filling.bytes_read,
         }
     }
 
@@ -312,10 +332,11 @@ impl<'a> Attempted<'a> {
         }
         let mut left = &histories[..];
         let mut names = members.iter();
-        while !left.is_empty() && filling.items.len() < self.limit {
-            let items_max = self.limit - filling.items.len();
+        let mut room = self.room(filling);
+        while !left.is_empty() && !room.is_used_up() {
             let asked = (self.source, self.scope);
-            let found = instants_of(asked, self.catalogue, left, &query, items_max).await?;
+            let found = instants_of(asked, self.catalogue, left, &query, &mut room).await?;
+            filling.bytes_read = room.bytes_read;
             left = &left[found.len()..];
             for (instants, member) in found.into_iter().zip(names.by_ref()) {
                 let items = instants.items.into_iter();
@@ -334,77 +355,6 @@ impl<'a> Attempted<'a> {
             filling.next = Some(cursor_after(&members[done - 1]));
         }
         Ok(())
-    }
-}
-
-fn cursor_within(member: &Member, time: Timestamp) -> Keyset {
-    vec![
-        Some(member.external_id.clone()),
-        Some(member.entity_type.clone()),
-        Some(time.as_micros().to_string()),
-    ]
-}
-
-fn cursor_after(member: &Member) -> Keyset {
-    vec![
-        Some(member.external_id.clone()),
-        Some(member.entity_type.clone()),
-        None,
-    ]
-}
-
-fn time_in(text: &str) -> Option<Timestamp> {
-    Timestamp::from_micros(text.parse().ok()?).ok()
-}
-
-/// Where a page of one series begins: after an instant, an entity and a row.
-fn shared_place(keyset: &Keyset) -> Result<(Timestamp, EntityId, i16), ReadError> {
-    let place = match keyset.as_slice() {
-        [Some(time), Some(entity), Some(seq)] => time_in(time)
-            .zip(entity.parse().ok().map(EntityId))
-            .zip(seq.parse().ok())
-            .map(|((time, entity), seq)| (time, entity, seq)),
-        _ => None,
-    };
-    place.ok_or(ReadError::InvalidCursor)
-}
-
-impl Start {
-    fn read(keyset: &Keyset) -> Result<Start, ReadError> {
-        let [Some(external_id), Some(entity_type), time] = keyset.as_slice() else {
-            return Err(ReadError::InvalidCursor);
-        };
-        let time = match time {
-            Some(text) => Some(time_in(text).ok_or(ReadError::InvalidCursor)?),
-            None => None,
-        };
-        Ok(Start {
-            external_id: external_id.clone(),
-            entity_type: entity_type.clone(),
-            time,
-        })
-    }
-
-    fn members_from(&self) -> MembersFrom {
-        MembersFrom {
-            external_id: self.external_id.clone(),
-            entity_type: self.entity_type.clone(),
-            is_inclusive: self.time.is_some(),
-        }
-    }
-
-    fn is_of(&self, member: &Member) -> bool {
-        self.external_id == member.external_id && self.entity_type == member.entity_type
-    }
-}
-
-impl MembersFrom {
-    fn after(member: &Member) -> MembersFrom {
-        MembersFrom {
-            external_id: member.external_id.clone(),
-            entity_type: member.entity_type.clone(),
-            is_inclusive: false,
-        }
     }
 }
 
@@ -433,6 +383,7 @@ impl HistoriesQuery {
             description.add_option(micros.as_deref());
         }
         description.add(if self.is_one_series { "all" } else { "entity" });
+        description.add(if self.is_by_type { "type" } else { "id" });
         if let Some(bucketing) = &self.bucketing {
             description.add(&bucketing.width.as_micros().to_string());
             description.add(bucketing.fill.as_str());

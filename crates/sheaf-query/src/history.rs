@@ -7,7 +7,7 @@ use sheaf_model::{BatchId, Timestamp, Value};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::events::history_of;
-use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
+use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place, is_whole};
 use sheaf_store::snapshot::limit_time;
 use tokio_postgres::Row;
 
@@ -26,7 +26,7 @@ mod several;
 
 use collector::Collector;
 pub(crate) use collector::item_of_instant;
-pub(crate) use several::instants_of;
+pub(crate) use several::{Room, instants_of};
 
 /// Rows of one step: at most so many are in memory beside the page's items.
 const STEP_ROWS_MAX: usize = 250;
@@ -34,8 +34,11 @@ const STEP_ROWS_MAX: usize = 250;
 const STEP_ROWS_MIN: usize = 16;
 /// Steps of one page; then the page ends early, with a cursor. Reached only where instants were corrected many times.
 const STEPS_MAX: usize = 64;
+/// Bytes of the rows of one step, beyond which the rest of them are asked for again. Smaller makes more round trips of
+/// histories with wide rows; a row itself is at most a quarter of it.
+pub(crate) const STEP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of rows, as text, after which a page ends early.
-const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What is wanted of a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +147,8 @@ impl Reader {
         let (direction, end) = (query.direction(), query.end());
         let step_from = |place| {
             let rows_max = i64::try_from(rows_max).expect("some hundred rows fit an i64");
-            HistoryStep::new(&of, direction, place, end, keys.as_ref(), rows_max)
+            let step = HistoryStep::new(&of, direction, place, end, keys.as_ref(), rows_max);
+            step.of_bytes(bytes_of(STEP_BYTES_MAX))
         };
         let first = step_from(walk.start);
         let statements = vec![
@@ -200,6 +204,10 @@ impl Reader {
     }
 }
 
+fn bytes_of(bytes: usize) -> i64 {
+    i64::try_from(bytes).expect("some megabytes fit an i64")
+}
+
 fn place_in(keyset: &[Option<String>]) -> Option<Place> {
     let [Some(micros), Some(seq)] = keyset else {
         return None;
@@ -247,7 +255,9 @@ impl<'a> Progress<'a> {
         rows_max: usize,
         catalogue: &Catalogue,
     ) -> Result<bool, ReadError> {
-        for row in rows {
+        let mut whole_count = 0;
+        for row in rows.iter().take_while(|row| is_whole(row)) {
+            whole_count += 1;
             self.bytes += row.raw_size_bytes();
             let row = history_of(row, catalogue)?;
             self.place = Place {
@@ -257,7 +267,7 @@ impl<'a> Progress<'a> {
             self.collector.push(row)?;
         }
         self.steps += 1;
-        if rows.len() < rows_max {
+        if rows.len() < rows_max && whole_count == rows.len() {
             self.collector.finish()?;
             self.is_end = true;
             return Ok(true);

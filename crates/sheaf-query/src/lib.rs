@@ -27,7 +27,7 @@ pub use buckets::{
 pub use consistency::{ConsistencyLevel, DataSource, Freshness, Lag, ReadOptions};
 pub use entity::{Encode, EncodedEntity, EntityQuery};
 pub use error::ReadError;
-pub use histories::{Bucketing, HistoriesQuery, SeriesEntry, SeriesItem};
+pub use histories::{Bucketing, HistoriesQuery, SeriesEntry, SeriesItem, Upcoming};
 pub use history::{HistoryAnswer, HistoryItem, HistoryQuery, RowSource};
 pub use list::{
     Count, CountKind, CountMode, ExplainedPart, Explanation, Facet, FacetKind, FacetQuery,

@@ -1,15 +1,14 @@
 //! Lists: the entities that pass a filter, in an order, page by page.
 //!
-//! A list is read as `sheaf_search`, which does not see the catalogue. A filter or an order on attributes is compiled
-//! for where the catalogue says that their values are, so that the catalogue's version is read again afterwards: it only
-//! grows, and one that is still the same after the search was the same in the search's snapshot.
+//! A filter or an order on attributes is compiled for where the catalogue says that their values are, so that the version of
+//! the catalogue in the search's own snapshot has to be the one that it was compiled with.
 
 use sheaf_model::Name;
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
-use sheaf_store::catalogue::{Catalogue, read_version};
+use sheaf_store::catalogue::{Catalogue, search_version, version_of};
 use sheaf_store::documents::{StoredDocument, document_of};
-use sheaf_store::snapshot::{limit_time, plan_as_configured, plan_singly};
+use sheaf_store::snapshot::{plan_page, plan_whole};
 use tokio_postgres::Row;
 
 use crate::answer::{EntityAnswer, Page, Read};
@@ -42,6 +41,7 @@ pub(crate) use members::{Member, MembersFrom, MembersOf, members};
 use order::Order;
 pub(crate) use order::property;
 use sql::Matching;
+use walk::Left;
 
 /// What is wanted of a list.
 #[derive(Debug, Clone, PartialEq)]
@@ -218,18 +218,21 @@ impl Reader {
             CountMode::Estimate => Some(matching.count_to(ESTIMATE_EXACT_MAX + 1)),
             CountMode::Exact => Some(matching.count()),
         };
-        let mut statements = vec![
-            limit_time(&STATEMENT_TIME_MAX),
-            plan_singly(),
-            page.statement(),
-            plan_as_configured(),
-        ];
-        statements.extend(count.as_ref().map(sql::Composed::statement));
         let facets = (!plan.facets.is_empty()).then(|| plan.facets.statement(&matching));
+        let tenant = scope.tenant();
+        let mut statements = vec![
+            search_version(&tenant),
+            plan_page(&STATEMENT_TIME_MAX),
+            page.statement(),
+        ];
+        if count.is_some() || facets.is_some() {
+            statements.push(plan_whole());
+        }
+        statements.extend(count.as_ref().map(sql::Composed::statement));
         statements.extend(facets.as_ref().map(sql::Composed::statement));
-        let rows = source.search(statements).await?;
+        let mut rows = source.search(statements).await?;
         if plan.uses_attributes() {
-            check_version(source, scope, plan.catalogue).await?;
+            require_version(&rows[0], source, plan.catalogue)?;
         }
         let mut more = rows.iter().skip(4);
         let count = match count.as_ref().and_then(|_| more.next()) {
@@ -239,6 +242,21 @@ impl Reader {
         let facets = match more.next() {
             Some(rows) => plan.facets.read(rows)?,
             None => Vec::new(),
+        };
+        let left = Left::by(&mut rows[2]);
+        let left = left.and_then(|left| matching.page_left(left, &plan.order, after, rows_max));
+        let rows = match left {
+            Some(page) => {
+                let statements = vec![
+                    search_version(&tenant),
+                    plan_page(&STATEMENT_TIME_MAX),
+                    page.statement(),
+                ];
+                let rows = source.search(statements).await?;
+                require_version(&rows[0], source, plan.catalogue)?;
+                rows
+            }
+            None => rows,
         };
         let (rows, has_more) = plan.rows(&rows[2])?;
         let next_cursor = match rows.last() {
@@ -265,9 +283,13 @@ pub(crate) async fn check_version(
     catalogue: &Catalogue,
 ) -> Result<(), ReadError> {
     let tenant = scope.tenant();
-    let rows = source.run(scope, vec![read_version(&tenant)]).await?;
-    let version = rows[0].first().map(|row| row.get("catalogue_version"));
-    match version {
+    let rows = source.search(vec![search_version(&tenant)]).await?;
+    require_version(&rows[0], source, catalogue)
+}
+
+/// The same in the transaction that has read its version.
+fn require_version(rows: &[Row], source: &Source, catalogue: &Catalogue) -> Result<(), ReadError> {
+    match version_of(rows)? {
         Some(version) if catalogue.is_version(source.lineage(), version) => Ok(()),
         Some(_) | None => Err(ReadError::CatalogueChanged),
     }
@@ -301,9 +323,11 @@ async fn counted(
 }
 
 /// How the pages of a list are read.
-#[derive(Debug, Clone, Copy)]
-enum Pace {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// What matches is found, and then ordered.
     OnePage,
+    /// By walking on in the order.
     AllPages,
 }
 

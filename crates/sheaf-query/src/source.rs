@@ -1,10 +1,12 @@
 //! The sources of reads: the primary and its replicas, what is known of each, and which one answers.
 //!
-//! A watch looks at every source many times a second ([`watch`]); the [`decision`] is pure; what was chosen is asked
-//! through a [`Source`], which judges each answer by what it says of itself ([`proof`]) before it counts.
+//! A watch looks at every source many times a second ([`watch`]); the [`decision`] is pure; a read follows it from one
+//! source to the next ([`choice`]); what was chosen is asked through a [`Source`], which judges each answer by what it says of
+//! itself ([`proof`]) before it counts.
 
 mod asked;
 mod breaker;
+mod choice;
 mod decision;
 mod proof;
 mod registry;
@@ -13,7 +15,7 @@ mod view;
 mod watch;
 
 pub(crate) use asked::Source;
-pub(crate) use decision::{Decision, Need, Refusal};
+pub(crate) use choice::Choice;
 pub(crate) use registry::Replica;
 pub use registry::{SourcePools, Sources};
 pub use status::SourceStatus;

@@ -313,9 +313,10 @@ async fn catalogue_now(
             &[policies, attributes, read_snapshot()],
         )
         .await?;
+    let snapshot = snapshot_of(&rows[2], &state.settings)?;
+    let freshness = state.reader.sources().of_primary(&snapshot, options)?;
     let catalogue = Arc::new(catalogue_of(&rows[..2])?);
     state.catalogues.remember(Arc::clone(&catalogue));
-    let freshness = Freshness::of_primary(&snapshot_of(&rows[2], &state.settings)?, options)?;
     Ok((catalogue, freshness))
 }
 

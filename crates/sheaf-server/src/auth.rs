@@ -1,9 +1,11 @@
 //! From a key to what a request may do. Every route says which key it needs; a request that has none gets no further,
 //! and its body is not read.
 //!
-//! A verified key is remembered for ten seconds, so that a revocation reaches every server within that time. A key of
-//! the wrong form or checksum costs no look-up, and neither does a key that was never good from an address that has
-//! failed too often: guessing cannot be turned into load on the database, and locks out no key that was in use here.
+//! A verified key is remembered for ten seconds, so that a revocation reaches every server within that time; within thirty
+//! where a server does not reach the primary and asks its replicas; a key that these do not have is not known to be wrong, and
+//! counts as no failure. A key of the wrong form or checksum costs no look-up, and neither does a key that was never good from
+//! an address that has failed too often: guessing cannot be turned into load on the database, and locks out no key that was in
+//! use here.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,8 +20,9 @@ use base64::Engine;
 use quick_cache::sync::Cache;
 use sheaf_model::{KeyId, Name, TenantId, Timestamp};
 use sheaf_pg::{PgError, Pool};
+use sheaf_query::Sources;
 use sheaf_store::TenantScope;
-use sheaf_store::keys::{ApiKey, KeyOwner, KeyScope, StoredKey, fetch_key};
+use sheaf_store::keys::{ApiKey, KeyOwner, KeyScope, StoredKey};
 use sheaf_store::tenants::fetch_tenant;
 
 use crate::problem::{Code, Problem};
@@ -107,7 +110,8 @@ async fn admit(
         KeyClass::Write => Some(KeyScope::Write),
         KeyClass::Admin => None,
     };
-    let owner = shared.keys.verify(&shared.state.app, headers, peer).await?;
+    let sources = shared.state.reader.sources();
+    let owner = shared.keys.verify(sources, headers, peer).await?;
     let named = named_tenant(headers)?;
     match (owner, wanted) {
         (KeyOwner::Admin, None) => Ok(None),
@@ -222,7 +226,7 @@ impl KeyRing {
     /// Whose key the request carries.
     async fn verify(
         &self,
-        app: &Pool,
+        sources: &Arc<Sources>,
         headers: &HeaderMap,
         peer: Option<IpAddr>,
     ) -> Result<KeyOwner, Problem> {
@@ -235,15 +239,20 @@ impl KeyRing {
         let Some(key) = sent_key(headers).as_deref().and_then(ApiKey::parse) else {
             return Err(self.failed(peer));
         };
-        self.verified.remove_if(key.id(), |(_, verified_at)| {
-            verified_at.elapsed() >= self.believed
-        });
-        let may_look_up = self.verified.get(key.id()).is_some() || self.was_good(&key);
-        if !may_look_up && let Some(problem) = self.locked_out(peer) {
-            return Err(problem);
+        let is_believed = |verified_at: Instant| verified_at.elapsed() < self.believed;
+        let verified = self.verified.get(key.id());
+        if !verified.is_some_and(|(_, verified_at)| is_believed(verified_at)) {
+            // Only now: it keeps waiting whoever looks for a key.
+            self.verified
+                .remove_if(key.id(), |(_, verified_at)| !is_believed(*verified_at));
+            if !self.was_good(&key)
+                && let Some(problem) = self.locked_out(peer)
+            {
+                return Err(problem);
+            }
         }
         let look_up = async {
-            match fetch_key(app, key.id()).await {
+            match sources.fetch_key(key.id()).await {
                 Ok(Some(stored)) => {
                     let stored = Arc::new(stored);
                     self.seen.insert(key.id().clone(), Arc::clone(&stored));

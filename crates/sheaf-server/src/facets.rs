@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use sheaf_model::Value;
 use sheaf_query::{AggregateValue, Facet, FacetKind, FacetQuery, Interval, Spread};
@@ -54,9 +54,15 @@ fn kind_of(text: &str) -> Option<FacetKind> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FacetBody<'a> {
+    #[serde(default, deserialize_with = "given")]
     top: Option<u32>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "given")]
     histogram: Option<&'a RawValue>,
+}
+
+/// A member that is there is no null.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// Reads the member `facets` of a body.
@@ -67,21 +73,10 @@ pub(crate) fn facets_of_body(members: &mut Members<'_>) -> Result<Vec<FacetQuery
     let mut facets = Vec::new();
     let mut own = Members::read(raw.as_bytes())?;
     while let Some((name, raw)) = own.take_first() {
-        let body: FacetBody<'_> = serde_json::from_str(raw).map_err(|_| {
-            Problem::invalid(
-                PARAMETER,
-                "expected {\"top\":3} or {\"histogram\":100} of each name",
-            )
-        })?;
+        let body: FacetBody<'_> = serde_json::from_str(raw).map_err(|_| no_facet())?;
         let kind = match (body.top, body.histogram) {
             (top, None) => FacetKind::Top(top),
-            (None, Some(width)) => {
-                // A number's digits as they stand; a duration is a string.
-                let width = width.get();
-                let text: Cow<'_, str> =
-                    serde_json::from_str(width).unwrap_or(Cow::Borrowed(width));
-                FacetKind::Histogram(text.into_owned())
-            }
+            (None, Some(width)) => FacetKind::Histogram(width_of(width.get())?.into_owned()),
             (Some(_), Some(_)) => {
                 return Err(Problem::invalid(
                     PARAMETER,
@@ -95,6 +90,22 @@ pub(crate) fn facets_of_body(members: &mut Members<'_>) -> Result<Vec<FacetQuery
         });
     }
     Ok(facets)
+}
+
+fn no_facet() -> Problem {
+    Problem::invalid(
+        PARAMETER,
+        "expected {\"top\":3}, {\"histogram\":100} or {\"histogram\":\"1d\"} of each name",
+    )
+}
+
+/// A number's digits as they stand; a duration is a string.
+fn width_of(raw: &str) -> Result<Cow<'_, str>, Problem> {
+    match raw.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(raw).map_err(|_| no_facet()),
+        Some(b'-' | b'0'..=b'9') => Ok(Cow::Borrowed(raw)),
+        Some(_) | None => Err(no_facet()),
+    }
 }
 
 /// How the values of one attribute are spread over all entities that match.
@@ -198,6 +209,7 @@ impl SpreadBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Code;
 
     fn top(name: &str, values: Option<u32>) -> FacetQuery {
         FacetQuery {
@@ -254,6 +266,22 @@ mod tests {
         ] {
             let mut members = Members::read(body.as_bytes()).expect(body);
             assert!(facets_of_body(&mut members).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_is_there_has_a_value_of_its_kind() {
+        for body in [
+            r#"{"facets":{"a":null}}"#,
+            r#"{"facets":{"a":{"top":null}}}"#,
+            r#"{"facets":{"a":{"histogram":null}}}"#,
+            r#"{"facets":{"a":{"top":3,"histogram":null}}}"#,
+            r#"{"facets":{"a":{"histogram":true}}}"#,
+            r#"{"facets":{"a":{"histogram":[100]}}}"#,
+        ] {
+            let mut members = Members::read(body.as_bytes()).expect(body);
+            let problem = facets_of_body(&mut members).expect_err(body);
+            assert_eq!(problem.code, Code::InvalidParameter, "{body}");
         }
     }
 }

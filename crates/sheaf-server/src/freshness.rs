@@ -62,7 +62,7 @@ pub(crate) fn read_headers(freshness: &Freshness, tenant: TenantId, state: &AppS
     let mut headers = token_header(freshness.position, tenant, state);
     let mut put = |name: &'static str, value: String| {
         let value =
-            HeaderValue::from_str(&value).expect("names, numbers and times are header values");
+            HeaderValue::try_from(value).expect("names, numbers and times are header values");
         headers.insert(HeaderName::from_static(name), value);
     };
     put("x-data-source", freshness.source.to_string());
@@ -81,10 +81,11 @@ pub(crate) fn token_text(position: Position, tenant: TenantId, state: &AppState)
 /// The header of every write.
 pub(crate) fn token_header(position: Position, tenant: TenantId, state: &AppState) -> HeaderMap {
     let token = token_text(position, tenant, state);
-    let mut headers = HeaderMap::new();
+    // For those of a read as well.
+    let mut headers = HeaderMap::with_capacity(8);
     headers.insert(
         TOKEN,
-        HeaderValue::from_str(&token).expect("base64url is a header value"),
+        HeaderValue::try_from(token).expect("base64url is a header value"),
     );
     headers
 }
@@ -103,7 +104,8 @@ pub(crate) async fn read_fresh<T>(
         position: after.position,
         complete_until: before.complete_until,
     };
-    Ok((value, Freshness::of_primary(&snapshot, options)?))
+    let sources = state.reader.sources();
+    Ok((value, sources.of_primary(&snapshot, options)?))
 }
 
 async fn snapshot(state: &AppState) -> Result<Snapshot, PgError> {

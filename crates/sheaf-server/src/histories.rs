@@ -162,12 +162,13 @@ pub(crate) async fn query(
             fill: asked.fill,
         }),
         is_one_series: asked.group == Group::All,
+        is_by_type: false,
         limit,
         cursor: asked.cursor,
     };
     if form != Form::Page {
         let limit = stream::check_limit(asked.limit)?;
-        let source = Source::Histories(query);
+        let source = Source::histories(query);
         return stream::respond((state, streams, scope), form, source, options, limit).await;
     }
     let read = state.reader.histories(&scope, &query, &options).await?;

@@ -41,6 +41,6 @@ pub use admission::THROTTLED_TOTAL;
 pub use observe::{REQUEST_SECONDS, REQUESTS_TOTAL};
 pub use routes::router;
 pub use serve::serve;
-pub use state::{AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck};
+pub use state::{AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds};
 pub use stream::{STREAMS_RUNNING, STREAMS_TOTAL};
 pub use waiting::waiting_router;

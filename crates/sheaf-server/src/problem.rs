@@ -319,6 +319,7 @@ impl From<ReadError> for Problem {
             | ReadError::InvalidCursor
             | ReadError::InvalidToken
             | ReadError::StaleTimeline
+            | ReadError::LaterTimeline
             | ReadError::TokenNotReached { .. }
             | ReadError::LagExceeded { .. }
             | ReadError::PrimaryCrowded

@@ -26,7 +26,7 @@ use crate::{
 pub fn router(state: AppState) -> Router {
     let shared = Shared {
         keys: Arc::new(KeyRing::new(&state.bounds)),
-        streams: Arc::new(Streams::new(&state.bounds)),
+        streams: Arc::new(Streams::new(state.bounds.streams)),
         state: Arc::new(state),
     };
     let (router, document) = declared(&shared).split_for_parts();

@@ -59,11 +59,8 @@ pub struct Bounds {
     pub body_pace: BodyPace,
     /// How long a verified key is believed without asking again. Longer delays revocations; shorter asks more often.
     pub key_believed: Duration,
-    /// Streams that a tenant may have running at once. Each holds a page in memory; more let one tenant take more of the
-    /// database's time from the others.
-    pub streams_of_tenant_max: usize,
-    /// Streams of all tenants at once.
-    pub streams_max: usize,
+    /// How many streams there may be, and how long their pages may take.
+    pub streams: StreamBounds,
     /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
     /// let a guesser cause more look-ups.
     pub failed_attempts_max: u32,
@@ -78,6 +75,34 @@ pub struct BodyPace {
     pub within: Duration,
 }
 
+/// Bounds on streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamBounds {
+    /// Streams that a tenant may have running at once. Each holds a page in memory; more let one tenant take more of the
+    /// database's time from the others.
+    pub of_tenant_max: usize,
+    /// Streams of all tenants at once.
+    pub running_max: usize,
+    /// Pages that streams read at the same time, at least 1; those of one tenant are at most half of them, rounded up.
+    /// Half of the connections for filters that a server has by default: whoever asks for one page never waits behind
+    /// exports alone. More make exports faster and everything else slower.
+    pub reading_max: usize,
+    /// How long a page may take once it is its turn. Longer lets a slow one keep others waiting for longer; shorter cuts off
+    /// streams of filters that are slow.
+    pub page_deadline: Duration,
+}
+
+impl Default for StreamBounds {
+    fn default() -> StreamBounds {
+        StreamBounds {
+            of_tenant_max: 4,
+            running_max: 16,
+            reading_max: 4,
+            page_deadline: Duration::from_secs(30),
+        }
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Bounds {
         Bounds {
@@ -88,8 +113,7 @@ impl Default for Bounds {
                 within: Duration::from_secs(10),
             },
             key_believed: Duration::from_secs(10),
-            streams_of_tenant_max: 4,
-            streams_max: 16,
+            streams: StreamBounds::default(),
             failed_attempts_max: 100,
         }
     }

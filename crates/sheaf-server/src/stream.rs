@@ -17,6 +17,7 @@ use sheaf_export::{ExportError, File, Format};
 use sheaf_model::Timestamp;
 use sheaf_query::{ReadError, ReadOptions};
 use sheaf_store::TenantScope;
+use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::freshness::read_headers;
@@ -52,7 +53,6 @@ enum Writing {
 /// A stream under way.
 struct Stream {
     state: Arc<AppState>,
-    streams: Arc<Streams>,
     scope: TenantScope,
     source: Source,
     options: ReadOptions,
@@ -61,7 +61,7 @@ struct Stream {
     left: Option<u64>,
     is_last: bool,
     ending: Ending,
-    _permit: StreamPermit,
+    permit: StreamPermit,
 }
 
 /// A stream that cannot go on. The log has been told.
@@ -86,7 +86,6 @@ pub(crate) async fn respond(
     let permit = streams.open(scope.tenant())?;
     let mut stream = Stream {
         state,
-        streams,
         scope,
         source,
         options,
@@ -94,7 +93,7 @@ pub(crate) async fn respond(
         left: limit,
         is_last: false,
         ending: Ending::Abandoned,
-        _permit: permit,
+        permit,
     };
     let (items, headers) = match stream.read().await {
         Ok(Some(first)) => first,
@@ -144,15 +143,21 @@ async fn advance(
 impl Stream {
     /// The next page's items. Nothing where there is no such entity.
     async fn read(&mut self) -> Result<Option<(Vec<Item>, HeaderMap)>, ReadError> {
-        let streams = Arc::clone(&self.streams);
-        let _turn = streams.turn().await;
+        let turn = self.permit.turn().await;
         // Cursors expire by the time of the request that they come with.
         self.options.now = Timestamp::now();
         let reader = &self.state.reader;
         let page = self
             .source
             .next(reader, &self.scope, &self.options, self.left);
-        let Some(page) = page.await? else {
+        // What is given up here is cancelled in the database too.
+        let page = timeout(self.permit.page_deadline(), page).await;
+        drop(turn);
+        let page = page.unwrap_or(Err(ReadError::QueryLimit {
+            detail: "time of a page of a stream; narrow the filter or the range",
+            source: None,
+        }));
+        let Some(page) = page? else {
             return Ok(None);
         };
         // No page may come from a source that is behind the page before it.

@@ -24,6 +24,8 @@ mod rejections;
 mod service;
 #[path = "http/staged.rs"]
 mod staged;
+#[path = "http/stream_turns.rs"]
+mod stream_turns;
 #[path = "http/streams.rs"]
 mod streams;
 #[path = "http/support.rs"]

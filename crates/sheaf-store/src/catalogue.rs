@@ -236,6 +236,25 @@ pub fn read_version(tenant: &TenantId) -> Statement<'_> {
     )
 }
 
+/// The same as `sheaf_search`, whose transaction says of which lineage it is.
+pub fn search_version(tenant: &TenantId) -> Statement<'_> {
+    Statement::new(
+        SEARCH_VERSION,
+        include_str!("../sql/tenants/search_catalogue_version.sql"),
+        vec![(&tenant.0, Type::INT8)],
+    )
+}
+
+const SEARCH_VERSION: &str = "reading a catalogue's version in a search";
+
+/// The version in the rows of [`search_version`]; none where there is no such tenant.
+pub fn version_of(rows: &[Row]) -> Result<Option<i64>, PgError> {
+    let row = rows
+        .first()
+        .ok_or_else(|| PgError::unreadable(SEARCH_VERSION, "no row"))?;
+    Ok(row.get("catalogue_version"))
+}
+
 /// The versions of some tenants' catalogues, and the lineage that they are of, in the transaction of whoever remembers them.
 pub async fn read_versions(
     client: &Client,
@@ -277,6 +296,15 @@ pub fn read_catalogue(tenant: &TenantId) -> [Statement<'_>; 2] {
 /// The catalogue in the rows of [`read_catalogue`].
 pub fn catalogue_of(rows: &[Vec<Row>]) -> Result<Catalogue, PgError> {
     catalogue_after(None, rows)
+}
+
+/// The same of a standby, whose rows do not say on which lineage it is.
+pub fn catalogue_on(lineage: Lineage, rows: &[Vec<Row>]) -> Result<Catalogue, PgError> {
+    let catalogue = catalogue_after(None, rows)?;
+    Ok(Catalogue {
+        lineage: Some(lineage),
+        ..catalogue
+    })
 }
 
 /// The same, sharing what has not changed with an earlier version.

@@ -41,16 +41,19 @@ pub fn document_of(row: &Row, catalogue: &Catalogue) -> Result<StoredDocument, S
     })
 }
 
-/// The entity of a row of [`read_entity`], and its document where it has one.
+/// The entity of a row of [`read_entity`] or [`read_entity_alone`], where there is one, and its document where it has one.
 pub fn entity_of(
     row: &Row,
     catalogue: &Catalogue,
-) -> Result<(EntityId, Option<StoredDocument>), StoredFault> {
-    let entity = EntityId(row.get("entity_id"));
-    if row.get::<_, Option<i64>>("version").is_none() {
-        return Ok((entity, None));
-    }
-    Ok((entity, Some(document_of(row, catalogue)?)))
+) -> Result<Option<(EntityId, Option<StoredDocument>)>, StoredFault> {
+    let Some(entity) = row.get::<_, Option<i64>>("entity_id") else {
+        return Ok(None);
+    };
+    let document = match row.get::<_, Option<i64>>("version") {
+        Some(_) => Some(document_of(row, catalogue)?),
+        None => None,
+    };
+    Ok(Some((EntityId(entity), document)))
 }
 
 /// The documents that a group of writes is merged into. In the writer's transaction, under its buckets' locks.
@@ -71,6 +74,24 @@ pub fn read_entity<'a>(
     Statement::new(
         "reading an entity",
         include_str!("../sql/entities/read_entity.sql"),
+        vec![
+            (&tenant.0, Type::INT8),
+            (entity_type, Type::TEXT),
+            (external_id, Type::TEXT),
+        ],
+    )
+}
+
+/// The same as a statement that is a transaction and sets the tenant itself, with how far the server had come before and
+/// after: always one row, of which [`snapshot`](crate::snapshot) reads the positions.
+pub fn read_entity_alone<'a>(
+    tenant: &'a TenantId,
+    entity_type: &'a &str,
+    external_id: &'a &str,
+) -> Statement<'a> {
+    Statement::new(
+        "reading an entity",
+        include_str!("../sql/entities/read_entity_alone.sql"),
         vec![
             (&tenant.0, Type::INT8),
             (entity_type, Type::TEXT),

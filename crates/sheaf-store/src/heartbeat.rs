@@ -36,6 +36,8 @@ pub struct Look {
     pub system_id: u64,
     /// Its part, and how far its history has come.
     pub part: Part,
+    /// Its version, such as 150004.
+    pub server_version: u32,
     /// When it was started: another time is another server, or a restart.
     pub started_at: Timestamp,
     /// Its clock.
@@ -84,6 +86,10 @@ pub async fn look(client: &Client) -> Result<Look, PgError> {
     Ok(Look {
         system_id: row.get::<_, i64>("system_id").cast_unsigned(),
         part,
+        server_version: row
+            .get::<_, i32>("server_version")
+            .try_into()
+            .map_err(|_| PgError::unreadable(LOOKING, "server_version"))?,
         started_at: row.get::<_, PgTime>("started_at").0,
         clock: row.get::<_, PgTime>("clock").0,
         beat: beat_of(row, LOOKING)?,
@@ -106,7 +112,12 @@ pub(crate) fn beat_of(row: &Row, step: &'static str) -> Result<Option<Beat>, PgE
 
 /// The position in the column `lsn`.
 pub(crate) fn lsn_of(row: &Row, step: &'static str) -> Result<Option<Lsn>, PgError> {
-    let Some(lsn) = row.get::<_, Option<&str>>("lsn") else {
+    lsn_in(row, "lsn", step)
+}
+
+/// The position in a column.
+pub(crate) fn lsn_in(row: &Row, column: &str, step: &'static str) -> Result<Option<Lsn>, PgError> {
+    let Some(lsn) = row.get::<_, Option<&str>>(column) else {
         return Ok(None);
     };
     let lsn = lsn.parse().map_err(|_| PgError::unreadable(step, lsn))?;

@@ -85,21 +85,22 @@ impl HistoriesOf {
         )
     }
 
-    /// The rows after a place in order of time, then entity, at most `rows_max`; they go to
-    /// [`crate::events::history_of`], and their `entity_id` says whose they are.
+    /// The rows of a walk in order of time, then entity, at most `rows_max`; those that are whole go to
+    /// [`crate::events::history_of`], and their `entity_id` says whose they are. See [`crate::history::is_whole`].
     pub fn walk<'a>(
         &'a self,
-        after: &'a SharedWalk,
+        walk: &'a SharedWalk,
         keys: &'a Vec<String>,
-        rows_max: &'a i64,
+        (rows_max, bytes_max): (&'a i64, &'a i64),
     ) -> Statement<'a> {
         let mut params = self.parameters();
-        params.push((&after.observed_at, Type::TIMESTAMPTZ));
-        params.push((&after.entity, Type::INT8));
-        params.push((&after.seq, Type::INT2));
-        params.push((&self.to, Type::TIMESTAMPTZ));
+        params.push((&walk.observed_at, Type::TIMESTAMPTZ));
+        params.push((&walk.entity, Type::INT8));
+        params.push((&walk.seq, Type::INT2));
+        params.push((&walk.until, Type::TIMESTAMPTZ));
         params.push((keys, Type::TEXT_ARRAY));
         params.push((rows_max, Type::INT8));
+        params.push((bytes_max, Type::INT8));
         Statement::new(
             "walking the histories of entities",
             include_str!("../sql/history/walk_histories.sql"),
@@ -115,20 +116,23 @@ impl HistoriesOf {
     }
 }
 
-/// A [`SharedPlace`] as parameters of a statement.
+/// One step through the histories of several entities: what comes after a place, before an instant.
 #[derive(Debug)]
 pub struct SharedWalk {
     observed_at: PgTime,
     entity: i64,
     seq: i16,
+    until: PgTime,
 }
 
-impl From<SharedPlace> for SharedWalk {
-    fn from(place: SharedPlace) -> SharedWalk {
+impl SharedWalk {
+    /// The step from a place to an instant, without it.
+    pub fn new(after: SharedPlace, until: Timestamp) -> SharedWalk {
         SharedWalk {
-            observed_at: PgTime(place.observed_at),
-            entity: place.entity.0,
-            seq: place.seq,
+            observed_at: PgTime(after.observed_at),
+            entity: after.entity.0,
+            seq: after.seq,
+            until: PgTime(until),
         }
     }
 }

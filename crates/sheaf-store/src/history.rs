@@ -2,6 +2,7 @@
 
 use sheaf_model::{TenantId, Timestamp};
 use sheaf_pg::{PgTime, Statement};
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 /// Whose history it is, as parameters of statements.
@@ -89,6 +90,7 @@ pub struct HistoryStep<'a> {
     end: PgTime,
     keys: Option<&'a Vec<String>>,
     rows_max: i64,
+    bytes_max: i64,
 }
 
 impl<'a> HistoryStep<'a> {
@@ -109,10 +111,17 @@ impl<'a> HistoryStep<'a> {
             end: PgTime(end),
             keys,
             rows_max,
+            bytes_max: i64::MAX,
         }
     }
 
-    /// The statement, for a reader's transaction; its rows go to [`crate::events::history_of`].
+    /// The same step, whose rows hold no more than about so many bytes together; those beyond are not whole. A walk to the
+    /// floor has no such bound.
+    pub fn of_bytes(self, bytes_max: i64) -> HistoryStep<'a> {
+        HistoryStep { bytes_max, ..self }
+    }
+
+    /// The statement, for a reader's transaction; its rows go to [`crate::events::history_of`], those that are whole.
     pub fn statement(&self) -> Statement<'_> {
         let sql = match self.direction {
             Direction::Forwards => include_str!("../sql/history/walk_forwards.sql"),
@@ -125,6 +134,17 @@ impl<'a> HistoryStep<'a> {
         params.push((&self.end, Type::TIMESTAMPTZ));
         params.push((&self.keys, Type::TEXT_ARRAY));
         params.push((&self.rows_max, Type::INT8));
+        match self.direction {
+            Direction::Forwards | Direction::Backwards => {
+                params.push((&self.bytes_max, Type::INT8));
+            }
+            Direction::ToFloor => {}
+        }
         Statement::new("walking an entity's history", sql, params)
     }
+}
+
+/// Whether a row of a step has come with what it holds. One that is not whole, and what follows it, is to be asked for again.
+pub fn is_whole(row: &Row) -> bool {
+    row.get("is_whole")
 }

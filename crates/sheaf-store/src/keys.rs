@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 use sheaf_model::{KeyId, TenantId, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
 use subtle::ConstantTimeEq;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use crate::lineage::{read_current, write_current};
 use crate::scope::TenantScope;
 
 /// What a key may do within its tenant.
@@ -165,14 +167,24 @@ pub struct KeyRow {
 }
 
 /// The stored key with this public half, before its tenant is known.
+///
+/// # Errors
+/// [`PgError::NotPrimary`] also where a promotion has left the server behind: keys may have been revoked since.
 pub async fn fetch_key(app: &Pool, id: &KeyId) -> Result<Option<StoredKey>, PgError> {
-    const STEP: &str = "looking an api key up";
+    found_key(&read_current(app, find_key(&id.as_str())).await?)
+}
+
+const FINDING: &str = "looking an api key up";
+
+/// The statement that finds a key by its public half.
+pub fn find_key<'a>(key_id: &'a &'a str) -> Statement<'a> {
     let sql = include_str!("../sql/keys/find_key.sql");
-    let client = app.get().await?;
-    let key_id = id.as_str();
-    let statement = Statement::new(STEP, sql, vec![(&key_id, Type::TEXT)]);
-    let rows = sheaf_pg::run(&client, Access::Read, None, &[statement]).await?;
-    let Some(row) = rows[0].first() else {
+    Statement::new(FINDING, sql, vec![(key_id, Type::TEXT)])
+}
+
+/// The key in the rows of [`find_key`].
+pub fn found_key(rows: &[Row]) -> Result<Option<StoredKey>, PgError> {
+    let Some(row) = rows.first() else {
         return Ok(None);
     };
     let owner = match row.get::<_, Option<i64>>("tenant_id") {
@@ -188,7 +200,7 @@ pub async fn fetch_key(app: &Pool, id: &KeyId) -> Result<Option<StoredKey>, PgEr
         owner,
         hash: hash
             .try_into()
-            .map_err(|_| PgError::unreadable(STEP, "key_hash"))?,
+            .map_err(|_| PgError::unreadable(FINDING, "key_hash"))?,
         expires_at: row
             .get::<_, Option<PgTime>>("expires_at")
             .map(|time| time.0),
@@ -221,7 +233,9 @@ pub async fn insert_key(
             (&expires_at, Type::TIMESTAMPTZ),
         ],
     );
-    scope.run_one(app, Access::Write, statement).await.map(drop)
+    write_current(app, Some(&scope.setting()), statement)
+        .await
+        .map(drop)
 }
 
 /// Stores a new key of an administrator. Only `sheaf_upkeep` may, so that no request can.
@@ -289,7 +303,7 @@ pub async fn revoke_key(
             (&at, Type::TIMESTAMPTZ),
         ],
     );
-    let rows = scope.run_one(app, Access::Write, statement).await?;
+    let rows = write_current(app, Some(&scope.setting()), statement).await?;
     Ok(!rows.is_empty())
 }
 
@@ -307,7 +321,7 @@ pub async fn revoke_admin_key(upkeep: &Pool, id: &KeyId, at: Timestamp) -> Resul
     Ok(!rows[0].is_empty())
 }
 
-fn scopes_of(row: &tokio_postgres::Row) -> Vec<KeyScope> {
+fn scopes_of(row: &Row) -> Vec<KeyScope> {
     let names: Vec<&str> = row.get("scopes");
     names.into_iter().filter_map(KeyScope::parse).collect()
 }

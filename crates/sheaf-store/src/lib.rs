@@ -11,6 +11,7 @@ pub mod events;
 pub mod heartbeat;
 pub mod histories;
 pub mod history;
+pub mod holds;
 pub mod horizon;
 pub mod interval;
 pub mod invariants;

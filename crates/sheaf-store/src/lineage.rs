@@ -1,9 +1,7 @@
 //! Which lineage a transaction reads and writes: what numbers that are remembered must have been learned on.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use sheaf_model::Lineage;
-use sheaf_pg::{PgError, Statement};
+use sheaf_pg::{Access, PgError, Pool, Setting, Statement, Unfinished, run, run_if};
 use tokio_postgres::{Client, Row};
 
 const STEP: &str = "reading the lineage of a transaction";
@@ -42,55 +40,40 @@ pub async fn fetch_lineage(client: &Client) -> Result<Option<Lineage>, PgError> 
     lineage_of(row)
 }
 
-/// The newest timeline that a server of the cluster was seen to write on. A primary that is still on an earlier one was
-/// left behind by a promotion: what is written there is lost, and what is read there is old, so that neither is done.
-#[derive(Debug, Default)]
-pub struct NewestTimeline(AtomicU32);
-
-impl NewestTimeline {
-    /// One was seen.
-    pub fn saw(&self, timeline: u32) {
-        self.0.fetch_max(timeline, Ordering::Relaxed);
-    }
-
-    /// The newest; absent where none was seen.
-    pub fn get(&self) -> Option<u32> {
-        // Timelines count from 1.
-        Some(self.0.load(Ordering::Relaxed)).filter(|timeline| *timeline > 0)
-    }
-
-    /// Fails where a lineage is earlier than the newest, which it else is.
-    pub fn require(&self, lineage: Lineage) -> Result<(), PgError> {
-        let newest = self.0.fetch_max(lineage.timeline, Ordering::Relaxed);
-        if lineage.timeline < newest {
-            return Err(PgError::NotPrimary {
-                step: STEP,
-                why: "a promotion has left it behind",
-            });
-        }
-        Ok(())
-    }
+/// The rows of one statement that reads, where the server is a primary that no promotion has left behind.
+pub(crate) async fn read_current(
+    pool: &Pool,
+    statement: Statement<'_>,
+) -> Result<Vec<Row>, PgError> {
+    let client = pool.get().await?;
+    let statements = [statement, read_lineage()];
+    let mut rows = run(&client, Access::Read, None, &statements).await?;
+    require_current(pool, &rows[1])?;
+    Ok(rows.swap_remove(0))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The rows of one statement that writes. It is committed only where the server is a primary that no promotion has left
+/// behind: what is written to any other is lost, and must not be told as done.
+pub(crate) async fn write_current(
+    pool: &Pool,
+    setting: Option<&Setting<'_>>,
+    statement: Statement<'_>,
+) -> Result<Vec<Row>, PgError> {
+    let client = Unfinished::new(pool.get().await?);
+    let statements = [statement, read_lineage()];
+    let holds = |rows: &[Vec<Row>]| require_current(pool, &rows[1]);
+    let mut rows = run_if(&client, setting, &statements, holds).await?;
+    client.rest();
+    Ok(rows.swap_remove(0))
+}
 
-    #[test]
-    fn a_lineage_is_taken_until_a_newer_one_was_seen() {
-        let newest = NewestTimeline::default();
-        let on = |timeline| Lineage {
-            system_id: 7,
-            timeline,
-        };
-        assert_eq!(newest.get(), None);
-        assert!(newest.require(on(2)).is_ok());
-        assert!(newest.require(on(1)).is_err());
-        newest.saw(1);
-        assert_eq!(newest.get(), Some(2));
-        assert!(newest.require(on(2)).is_ok());
-        newest.saw(3);
-        assert!(newest.require(on(2)).is_err());
-        assert!(newest.require(on(3)).is_ok());
-    }
+fn require_current(pool: &Pool, read: &[Row]) -> Result<(), PgError> {
+    let row = read
+        .first()
+        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let lineage = lineage_of(row)?.ok_or(PgError::NotPrimary {
+        step: STEP,
+        why: "a standby",
+    })?;
+    pool.newest_timeline().require(lineage)
 }

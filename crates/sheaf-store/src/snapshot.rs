@@ -5,7 +5,7 @@ use sheaf_pg::{PgError, PgTime, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use crate::heartbeat::{Beat, beat_of, lsn_of};
+use crate::heartbeat::{Beat, beat_of, lsn_in, lsn_of};
 use crate::settings::Settings;
 
 /// A snapshot of the primary that an answer was read from.
@@ -35,7 +35,7 @@ pub fn snapshot_of(rows: &[Row], settings: &Settings) -> Result<Snapshot, PgErro
     let row = rows
         .first()
         .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
-    if row.get::<_, Option<&str>>("lsn").is_none() {
+    if row.get::<_, Option<&str>>("timeline").is_none() {
         return Err(PgError::NotPrimary {
             step: STEP,
             why: "a standby",
@@ -122,6 +122,12 @@ pub fn standing_of(rows: &[Row]) -> Result<Standing, PgError> {
     })
 }
 
+/// How far a server had come before it looked for the entity of [`read_entity_alone`](crate::documents::read_entity_alone):
+/// everything up to here is in what it found.
+pub fn covered_by(row: &Row) -> Result<Option<Lsn>, PgError> {
+    lsn_in(row, "covers", "reading an entity")
+}
+
 /// Limits each further statement of the transaction to this time, such as `10s`.
 pub fn limit_time<'a>(time_max: &'a &'a str) -> Statement<'a> {
     Statement::new(
@@ -131,20 +137,21 @@ pub fn limit_time<'a>(time_max: &'a &'a str) -> Statement<'a> {
     )
 }
 
-/// Keeps each further statement of the transaction to one process, and to plans that are run as they are.
-pub fn plan_singly<'a>() -> Statement<'a> {
+/// The same, and keeps them to one process, and to plans that are run as they are.
+pub fn plan_page<'a>(time_max: &'a &'a str) -> Statement<'a> {
     Statement::new(
         "keeping a page to one process",
-        include_str!("../sql/snapshot/plan_singly.sql"),
-        vec![],
+        include_str!("../sql/snapshot/plan_page.sql"),
+        vec![(time_max, Type::TEXT)],
     )
 }
 
-/// Lets further statements of the transaction take as many processes as the session is configured for.
-pub fn plan_as_configured<'a>() -> Statement<'a> {
+/// Lets further statements of the transaction take as many processes as the session is configured for, and memory for what
+/// they gather.
+pub fn plan_whole<'a>() -> Statement<'a> {
     Statement::new(
-        "letting statements take further processes",
-        include_str!("../sql/snapshot/plan_as_configured.sql"),
+        "letting statements go through everything",
+        include_str!("../sql/snapshot/plan_whole.sql"),
         vec![],
     )
 }

@@ -1,9 +1,11 @@
 //! Tenants and their policies.
 
 use sheaf_model::{Name, TenantId, Timestamp};
-use sheaf_pg::{Access, JsonbRead, JsonbWrite, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{JsonbRead, JsonbWrite, PgError, PgTime, Pool, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+
+use crate::lineage::{read_current, write_current};
 
 /// What a tenant has decided about its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,9 +86,9 @@ pub async fn create_tenant(
     policy: &TenantPolicy,
     created_at: Timestamp,
 ) -> Result<Option<TenantId>, PgError> {
-    let rows = run(
+    let rows = write_current(
         app,
-        Access::Write,
+        None,
         Statement::new(
             "creating a tenant",
             include_str!("../sql/tenants/create_tenant.sql"),
@@ -116,9 +118,9 @@ pub async fn update_tenant(
     policy: &TenantPolicy,
     seen: i64,
 ) -> Result<bool, PgError> {
-    let rows = run(
+    let rows = write_current(
         app,
-        Access::Write,
+        None,
         Statement::new(
             "changing a tenant",
             include_str!("../sql/tenants/update_tenant.sql"),
@@ -144,7 +146,7 @@ pub async fn update_tenant(
 pub async fn fetch_tenant(app: &Pool, name: &str) -> Result<Option<Tenant>, PgError> {
     let sql = include_str!("../sql/tenants/find_tenant.sql");
     let statement = Statement::new("finding a tenant", sql, vec![(&name, Type::TEXT)]);
-    Ok(run(app, Access::Read, statement)
+    Ok(read_current(app, statement)
         .await?
         .first()
         .map(Tenant::from_row))
@@ -159,17 +161,7 @@ pub async fn list_tenants(
     let sql = include_str!("../sql/tenants/list_tenants.sql");
     let params: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> =
         vec![(&name_after, Type::TEXT), (&tenants_max, Type::INT4)];
-    let rows = run(
-        app,
-        Access::Read,
-        Statement::new("listing tenants", sql, params),
-    )
-    .await?;
+    let listing = Statement::new("listing tenants", sql, params);
+    let rows = read_current(app, listing).await?;
     Ok(rows.iter().map(Tenant::from_row).collect())
-}
-
-async fn run(app: &Pool, access: Access, statement: Statement<'_>) -> Result<Vec<Row>, PgError> {
-    let client = app.get().await?;
-    let mut rows = sheaf_pg::run(&client, access, None, &[statement]).await?;
-    Ok(rows.pop().unwrap_or_default())
 }

@@ -77,6 +77,7 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
             "list_attached_partitions",
             "list_event_partitions",
             "list_tenants",
+            "read_entity",
             "staging_epoch",
             "update_tenant",
         ],
@@ -96,7 +97,11 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("sheaf_search", "USAGE", &["schema sheaf"]),
-    ("sheaf_search", "EXECUTE", &["current_tenant"]),
+    (
+        "sheaf_search",
+        "EXECUTE",
+        &["catalogue_version", "current_tenant"],
+    ),
     ("sheaf_upkeep", "USAGE", &["schema sheaf"]),
     (
         "sheaf_writer",
@@ -428,7 +433,9 @@ async fn no_temporary_object_of_a_caller_stands_in_for_what_the_owners_functions
     let name = world.database.name();
     let trapped = Injected::new("trap in the temporary schema");
     admin
-        .batch_execute(&format!("GRANT TEMPORARY ON DATABASE {name} TO PUBLIC"))
+        .batch_execute(&format!(
+            "GRANT TEMPORARY ON DATABASE {name} TO PUBLIC; GRANT CREATE ON DATABASE {name} TO sheaf_owner"
+        ))
         .await?;
     for (role, statement) in CALLS {
         let plain = call(&world, &ours, role, "", statement)
@@ -501,7 +508,7 @@ async fn a_migrated_database_lets_no_role_of_ours_make_temporary_objects() -> Re
 }
 
 #[tokio::test]
-async fn a_role_that_policies_do_not_bind_may_not_serve() -> Result<()> {
+async fn a_role_that_policies_do_not_bind_or_that_sees_the_past_may_not_serve() -> Result<()> {
     let world = World::create().await?;
     let admin = world.database.superuser().await?;
     let name = world.database.name();
@@ -535,11 +542,25 @@ async fn a_role_that_policies_do_not_bind_may_not_serve() -> Result<()> {
         matches!(outcome, Err(RoleFault::OtherRole { .. })),
         "{outcome:?}"
     );
+    // Our roles have a level of their own, whatever the database's is.
+    let plain = format!("plain_of_{name}");
+    admin
+        .batch_execute(&format!(
+            "CREATE ROLE {plain} LOGIN; ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
+        ))
+        .await?;
     for role in ["sheaf_app", "sheaf_search", "sheaf_writer"] {
         assert!(fault(role, role).await?.is_ok(), "{role}");
     }
+    let outcome = fault(&plain, &plain).await?;
+    assert!(
+        matches!(&outcome, Err(RoleFault::Isolation { level, .. }) if level == "repeatable read"),
+        "{outcome:?}"
+    );
     admin
-        .batch_execute(&format!("DROP ROLE {bypass}; DROP ROLE {member}"))
+        .batch_execute(&format!(
+            "DROP ROLE {bypass}; DROP ROLE {member}; DROP ROLE {plain}"
+        ))
         .await?;
     Ok(())
 }

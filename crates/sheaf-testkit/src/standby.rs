@@ -58,6 +58,9 @@ impl TestStandby {
                 of.port()
             ),
         ));
+        // What it loses it asks for again at once; five seconds are longer than some tests read from it.
+        let retry = ("wal_retrieve_retry_interval".into(), "100ms".into());
+        options.settings.push(retry);
         let standby = TestStandby {
             cluster: Cluster::start(options).await?,
             name: name.to_owned(),
@@ -141,6 +144,25 @@ impl TestStandby {
     pub async fn mend_link(&self, primary: &TestCluster) -> Result<()> {
         self.set("primary_conninfo", None).await?;
         self.wait_streaming(primary).await
+    }
+
+    /// Follows another one, which was promoted, from now on.
+    pub async fn follow_instead(&self, promoted: &TestStandby) -> Result<()> {
+        let of = &promoted.cluster;
+        let (socket_dir, name) = (of.socket_dir().display(), &self.name);
+        let primary = format!(
+            "host={socket_dir} port={} user={SUPERUSER} application_name={name}",
+            of.port()
+        );
+        self.set("primary_conninfo", Some(&primary)).await?;
+        let client = promoted.superuser("postgres").await?;
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming'";
+        wait_until("the standby follows the other one", WITHIN, async || {
+            let row = client.query_one(streams, &[&self.name]).await;
+            row.is_ok_and(|row| row.get::<_, i64>(0) == 1)
+        })
+        .await;
+        Ok(())
     }
 
     /// Returns once it shows everything that the primary has now.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sheaf_pg::{PgError, Pool};
+use sheaf_pg::Pool;
 use sheaf_store::heartbeat::beat;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
@@ -36,7 +36,7 @@ pub async fn keep_beating(upkeep: Pool, mut stop: watch::Receiver<bool>) {
         }
         if !is_beating && was_beating {
             let cause = match outcome {
-                Ok(Err(error)) => chain(&error),
+                Ok(Err(error)) => crate::chain(&error),
                 Ok(Ok(())) | Err(_) => format!("no answer within {BEAT_MAX:?}"),
             };
             tracing::warn!(
@@ -46,15 +46,4 @@ pub async fn keep_beating(upkeep: Pool, mut stop: watch::Receiver<bool>) {
         }
         was_beating = is_beating;
     }
-}
-
-fn chain(error: &PgError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

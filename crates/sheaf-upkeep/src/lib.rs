@@ -2,6 +2,7 @@
 //! wakes on a signal and on a timer, and reports what it did. It serves no request.
 
 mod heartbeat;
+mod holds;
 mod horizon;
 mod interval;
 mod partitions;
@@ -16,6 +17,7 @@ use sheaf_pg::{PgError, Pool};
 use tokio::sync::{Notify, watch};
 
 pub use heartbeat::{BEAT_EVERY, keep_beating};
+pub use holds::{beyond_bound, held_max};
 pub use horizon::forget;
 pub use interval::{
     Decision, INTERVAL_CHANGES_TOTAL, Measured, decide, measure, reconcile_interval,
@@ -63,15 +65,24 @@ pub async fn round(upkeep: &Pool, options: Options, now: Timestamp) -> Result<Ro
     })
 }
 
-/// Rounds until told to stop. A round that fails is told, and tried again at the next.
-pub async fn run(
-    upkeep: Pool,
+/// Rounds until told to stop, and beside them a watch on what keeps rows from being removed.
+pub async fn run(upkeep: Pool, options: Options, wake: Arc<Notify>, stop: watch::Receiver<bool>) {
+    // A round may take an hour, and a look must not wait for it.
+    tokio::join!(
+        run_rounds(&upkeep, options, wake, stop.clone()),
+        holds::watch_holds(&upkeep, stop),
+    );
+}
+
+/// A round that fails is told, and tried again at the next.
+async fn run_rounds(
+    upkeep: &Pool,
     options: Options,
     wake: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        match round(&upkeep, options, Timestamp::now()).await {
+        match round(upkeep, options, Timestamp::now()).await {
             Ok(done) if done == Round::default() => {}
             Ok(done) => tracing::info!(
                 partitions = done.partitions,
@@ -92,4 +103,16 @@ pub async fn run(
             _ = stop.wait_for(|stopped| *stopped) => return,
         }
     }
+}
+
+/// An error with its causes, for the log.
+fn chain(error: &PgError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -82,8 +82,8 @@ impl CommitObserver for Commits {
         self.0.committed(position, written);
     }
 
-    fn named(&self, tenant: TenantId, are_new: bool) {
-        self.0.named(tenant, are_new);
+    fn named(&self, tenant: TenantId) {
+        self.0.named(tenant);
     }
 
     fn committed_unseen(&self) {

@@ -1,6 +1,7 @@
 //! From settings, or from a private PostgreSQL, to connections of each role.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use sheaf_config::{Database, DatabaseUrl, HostPort, Password, Roles, Settings};
@@ -71,7 +72,9 @@ impl Access {
     /// The pools. They connect when first asked.
     pub(crate) fn pools(&self) -> Roles<Pool> {
         let (configs, connections) = (&self.configs, &self.connections);
-        let pool = |config, connections| Pool::new(config, connections, &self.tls);
+        // What one of them finds of a promotion holds for all.
+        let newest = Arc::default();
+        let pool = |config, max| Pool::of_cluster(config, max, &self.tls, &newest);
         Roles {
             app: pool(&configs.app, connections.app),
             search: pool(&configs.search, connections.search),

@@ -13,7 +13,7 @@ use sheaf_ingest::{Admission, Rates, Staging, StagingOptions, StagingPolicy, Ten
 use sheaf_model::{Limits, Name};
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
-use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
+use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds};
 use sheaf_store as store;
 use sheaf_store::catalogue::Catalogues;
 use tokio::net::TcpListener;
@@ -106,9 +106,12 @@ pub(crate) async fn serve(
         stop.0.clone(),
     ));
     background.spawn(instruments::condense(metrics.clone(), stop.clone()));
+    // Told to stop only after the last request. That may be staged, and the flushers end after a last flush; and until then
+    // replicas and the cache are used, which needs the heart, the watch and what is heard from Redis.
+    let (drained, until_drained) = watch::channel(false);
     background.spawn(sheaf_upkeep::keep_beating(
         pools.upkeep.clone(),
-        stop.0.clone(),
+        until_drained.clone(),
     ));
     if let Some(address) = settings.server.admin_listen {
         let (listener, mut stop) = (listen(address).await?, stop.clone());
@@ -118,13 +121,14 @@ pub(crate) async fn serve(
         });
     }
     let database = Arc::new(database);
-    // Told to stop only after the last request, which may be staged; the tasks end after a last flush.
-    let (stop_staging, staging_stopped) = watch::channel(false);
-    let (staging, flushers) = staging(settings, &pools, &database, &staging_stopped);
-    let (state, lanes) = state(settings, &pools, metrics, database, staging, wake, &stop)?;
+    let (staging, flushers) = staging(settings, &pools, &database, &until_drained);
+    let stop_cache = &until_drained;
+    let (state, lanes) = state(
+        settings, &pools, metrics, database, staging, wake, stop_cache,
+    )?;
     let sources = Arc::clone(state.reader.sources());
     replicas::add(settings, &sources)?;
-    background.spawn(Arc::clone(&sources).watch(stop.0.clone()));
+    background.spawn(Arc::clone(&sources).watch(until_drained));
     if let Some(file) = file {
         let following = replicas::follow(file, settings.clone(), sources, stop.clone());
         background.spawn(async move {
@@ -145,7 +149,7 @@ pub(crate) async fn serve(
     }
     let router = sheaf_server::router(state);
     sheaf_server::serve(listener, router, connections_max(), stop.requested()).await;
-    stop_staging.send_replace(true);
+    drained.send_replace(true);
     let rest = async { while background.join_next().await.is_some() {} };
     if tokio::time::timeout(REST_MAX, rest).await.is_err() {
         tracing::warn!(seconds = REST_MAX.as_secs(), "background work was cut off");
@@ -189,7 +193,7 @@ fn state(
     database: Arc<store::settings::Settings>,
     staging: Staging,
     wake_upkeep: Arc<Notify>,
-    stop: &StopSignal,
+    stop_cache: &watch::Receiver<bool>,
 ) -> Result<(AppState, Vec<JoinHandle<()>>)> {
     let limits = Limits {
         body_bytes_max: settings.server.body_bytes_max,
@@ -213,7 +217,7 @@ fn state(
     let mut readiness = [&pools.app, &pools.search, &pools.writer]
         .map(readiness_of)
         .to_vec();
-    if let Some((cache, kept)) = caching::cache(settings, &database, &stop.0)? {
+    if let Some((cache, kept)) = caching::cache(settings, &database, stop_cache)? {
         tasks.extend(kept);
         readiness.extend(caching::readiness(&cache));
         writer.tell(Arc::new(caching::Commits(cache.clone())));
@@ -230,7 +234,15 @@ fn state(
         metrics,
         readiness,
         limits,
-        bounds: Bounds::default(),
+        bounds: Bounds {
+            streams: StreamBounds {
+                of_tenant_max: settings.streams.of_tenant_max,
+                running_max: settings.streams.running_max,
+                reading_max: settings.streams.reading_max,
+                page_deadline: settings.streams.page_deadline,
+            },
+            ..Bounds::default()
+        },
     };
     Ok((state, tasks))
 }

@@ -15,9 +15,11 @@ TIMEOUT_SECONDS = 10
 
 
 class Redis:
-    """Started at once. It keeps nothing on the disk, so that it is empty after each start."""
+    """Started at once. It keeps nothing on the disk, so that it is empty after each start. `arguments` are further ones of
+    the program; `login` is what AUTH is sent with before anything else."""
 
-    def __init__(self, directory, name="redis", start=True):
+    def __init__(self, directory, name="redis", start=True, arguments=(), login=()):
+        self.arguments, self.login = arguments, login
         self.directory = os.path.join(directory, name)
         os.makedirs(self.directory)
         self.log = os.path.join(self.directory, "log")
@@ -31,6 +33,7 @@ class Redis:
         command = [
             PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--dir", self.directory, "--logfile", self.log, "--rdbcompression", "no", "--repl-diskless-sync-delay", "0",
+            *self.arguments,
         ]  # fmt: skip
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -52,9 +55,11 @@ class Redis:
     def call(self, *words):
         """The answer to one command on a connection of its own."""
         with contextlib.closing(socket.create_connection(("127.0.0.1", self.port), TIMEOUT_SECONDS)) as connection:
-            parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-            connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
             with connection.makefile("rb") as file:
+                if self.login:
+                    send(connection, ("AUTH", *self.login))
+                    answer(file)
+                send(connection, words)
                 return answer(file)
 
     def keys(self):
@@ -90,6 +95,11 @@ class Redis:
 
 class RedisError(Exception):
     """What Redis answers when it does not do what it was asked."""
+
+
+def send(connection, words):
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    connection.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
 
 
 def answer(file):

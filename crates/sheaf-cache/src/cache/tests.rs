@@ -1,29 +1,26 @@
-//! Every interleaving that a seed draws of writes, reads of a primary and a replica, and announcements that are late or lost,
-//! between two servers and a shared memory in which anything that was ever put may come back; against a model that knows what
-//! each read must show.
+//! Writes and reads of two servers with time for others between their steps, and a model that knows what each read must show.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use proptest::prelude::*;
+use bytes::Bytes;
+use sheaf_model::{EntityId, Lsn, Timestamp};
 
 use super::*;
+
+mod alone;
+mod drawn;
 
 const TENANT: TenantId = TenantId(1);
 const SYSTEM_ID: u64 = 7;
 const ENTITIES: usize = 3;
 const SERVERS: usize = 2;
-/// Reads and writes under way at once.
-const RUNNING_MAX: usize = 8;
 
-/// An entity, and the version and position of a write of it; none where its name got a number.
+/// An entity, and the version and position of a write of it; none where it was its first.
 type Message = (usize, Option<(i64, Position)>);
-/// A read, or the write of an entity.
-type Running = (Option<usize>, Pin<Box<dyn Future<Output = ()>>>);
 
 /// The database as far as it matters here: a log, who sees how much of it, and a replica.
 #[derive(Default)]
@@ -95,25 +92,17 @@ fn number(entity: usize) -> EntityId {
 
 /// A write: in the log, seen, its token read, the server told, the client told; with time for others between them.
 async fn write(world: Shared, caches: Rc<[Cache; SERVERS]>, server: usize, entity: usize) {
-    let is_new = {
+    {
         let mut world = world.borrow_mut();
-        let is_new = world.numbered[entity].is_none();
-        if is_new {
+        if world.numbered[entity].is_none() {
             world.lsn += 1;
             world.numbered[entity] = Some(world.lsn);
         }
-        is_new
-    };
+    }
     step().await;
     if !world.borrow().learned[server][entity] {
-        caches[server].named(TENANT, is_new);
-        let mut world = world.borrow_mut();
-        world.learned[server][entity] = true;
-        if is_new {
-            for other in (0..SERVERS).filter(|other| *other != server) {
-                world.on_the_way[other].push((entity, None));
-            }
-        }
+        caches[server].named(TENANT);
+        world.borrow_mut().learned[server][entity] = true;
     }
     step().await;
     // The writer of an entity is alone: it has a lock.
@@ -132,6 +121,7 @@ async fn write(world: Shared, caches: Rc<[Cache; SERVERS]>, server: usize, entit
     let written = WrittenEntity {
         tenant: TENANT,
         entity: number(entity),
+        is_first: version == 1,
     };
     caches[server].committed(at(token), &[written]);
     let mut world = world.borrow_mut();
@@ -139,6 +129,9 @@ async fn write(world: Shared, caches: Rc<[Cache; SERVERS]>, server: usize, entit
     let told = &mut world.told[server][entity];
     *told = version.max(*told);
     for other in (0..SERVERS).filter(|other| *other != server) {
+        if version == 1 {
+            world.on_the_way[other].push((entity, None));
+        }
         world.on_the_way[other].push((entity, Some((version, at(token)))));
     }
     world.promised[entity].push((token, version));
@@ -231,14 +224,15 @@ async fn read(world: Shared, caches: Rc<[Cache; SERVERS]>, asked: Asked) {
     });
     if let Some(value) = shared
         && let Some(held) = cache.inner.held(value, Instant::now())
-        && let Some(answer) = cache.inner.answer(&held, &demand, Origin::Redis)
+        && let Verdict::Answers { lag } = cache.inner.verdict(&held, &demand, cache.inner.arrival())
     {
+        let answer = cache.inner.answer(&held, &demand, lag, Origin::Redis);
         check_remembered(
             &mut world.borrow_mut(),
             entity,
             &answer,
             (own, told),
-            must_show,
+            (token.unwrap_or(0), must_show),
         );
         return;
     }
@@ -256,14 +250,28 @@ async fn read(world: Shared, caches: Rc<[Cache; SERVERS]>, asked: Asked) {
     let mut world = world.borrow_mut();
     match reading {
         Reading::Remembered(answer) => {
-            check_remembered(&mut world, entity, &answer, (own, told), must_show);
+            check_remembered(
+                &mut world,
+                entity,
+                &answer,
+                (own, told),
+                (token.unwrap_or(0), must_show),
+            );
         }
-        Reading::Asked((version, position)) => {
+        Reading::Asked {
+            answer: (version, reached),
+            position,
+        } => {
             assert!(
                 version >= must_show,
                 "a source showed {version} for {must_show}"
             );
-            world.promised[entity].push((position, version));
+            assert!(position.lsn.0 <= reached, "a token beyond what was read");
+            assert!(
+                position.lsn.0 >= token.unwrap_or(0),
+                "a token before the one that was sent"
+            );
+            world.promised[entity].push((position.lsn.0, version));
         }
     }
     // What it has put into the shared memory stays there.
@@ -282,7 +290,7 @@ fn check_remembered(
     entity: usize,
     answer: &Answer,
     (own, told): (i64, i64),
-    must_show: i64,
+    (token, must_show): (u64, i64),
 ) {
     let version = answer.value.version;
     assert!(
@@ -303,195 +311,7 @@ fn check_remembered(
     assert_eq!(answer.value.body.is_some(), is_found, "version {version}");
     // Who sends its token must not see less.
     let position = answer.value.position.lsn.0;
+    assert!(position >= token, "a token before the one that was sent");
     world.promised[entity].push((position, version));
     world.remembered_count += 1;
-}
-
-fn run(choices: &[u16]) -> usize {
-    let world = Shared::default();
-    let options = Options {
-        bytes_max: 1 << 16,
-        age_max: Duration::from_secs(3_600),
-        sample_every: u64::MAX,
-    };
-    let database = Database {
-        system_id: SYSTEM_ID,
-        signing_key: [7; 32],
-    };
-    let caches = Rc::new([(); SERVERS].map(|()| Cache::local(options, &database)));
-    let mut running: Vec<Running> = Vec::new();
-    let mut context = Context::from_waker(Waker::noop());
-    for choice in choices {
-        let drawn = usize::from(*choice);
-        let (kind, drawn) = (drawn % 16, drawn / 16);
-        let (server, drawn) = (drawn % SERVERS, drawn / SERVERS);
-        let (entity, drawn) = (drawn % ENTITIES, drawn / ENTITIES);
-        match kind {
-            0 | 1 if running.len() < RUNNING_MAX => {
-                let is_locked = running.iter().any(|(of, _)| *of == Some(entity));
-                if !is_locked {
-                    let write = write(Rc::clone(&world), Rc::clone(&caches), server, entity);
-                    running.push((Some(entity), Box::pin(write)));
-                }
-            }
-            2..=5 if running.len() < RUNNING_MAX => {
-                let promised: Vec<u64> = world
-                    .borrow()
-                    .promised
-                    .iter()
-                    .flatten()
-                    .map(|(lsn, _)| *lsn)
-                    .collect();
-                let token = promised.get(drawn % 64).copied().filter(|_| kind < 4);
-                let asked = Asked {
-                    server,
-                    entity,
-                    token,
-                    from_replica: drawn % 2 == 1,
-                    comes_back: (drawn % 3 == 0).then_some(drawn),
-                };
-                let read = read(Rc::clone(&world), Rc::clone(&caches), asked);
-                running.push((None, Box::pin(read)));
-            }
-            6 => world.borrow_mut().lsn += 1,
-            7 => {
-                let mut world = world.borrow_mut();
-                // A replica may show a commit a moment before the primary does, which no cache can make good.
-                let unseen = world.writes.iter().flatten().filter(|(_, seen)| !seen);
-                let before = unseen.map(|(lsn, _)| lsn - 1).min().unwrap_or(world.lsn);
-                let replayed = (world.replayed + drawn as u64 % 4).min(before);
-                world.replayed = replayed.max(world.replayed);
-            }
-            8 => {
-                let message = world.borrow_mut().on_the_way[server].pop();
-                if let Some((_, None)) = message {
-                    caches[server].named(TENANT, false);
-                }
-                if let Some((entity, Some((version, position)))) = message {
-                    let written = WrittenEntity {
-                        tenant: TENANT,
-                        entity: number(entity),
-                    };
-                    caches[server].learn(position, &[written]);
-                    let told = &mut world.borrow_mut().told[server][entity];
-                    *told = version.max(*told);
-                }
-            }
-            9 if drawn % 8 == 0 => {
-                // What was on the way is lost, and the server hears that.
-                caches[server].lose();
-                let mut world = world.borrow_mut();
-                let lost = std::mem::take(&mut world.on_the_way[server]);
-                for (entity, written) in lost {
-                    let version = written.map_or(0, |(version, _)| version);
-                    let told = &mut world.told[server][entity];
-                    *told = version.max(*told);
-                }
-            }
-            10 if !running.is_empty() && drawn % 8 == 0 => {
-                // A client goes away; a writer does not.
-                let place = drawn % running.len();
-                if running[place].0.is_none() {
-                    drop(running.swap_remove(place));
-                }
-            }
-            _ if !running.is_empty() => {
-                let place = drawn % running.len();
-                if running[place].1.as_mut().poll(&mut context).is_ready() {
-                    drop(running.swap_remove(place));
-                }
-            }
-            _ => {}
-        }
-    }
-    world.borrow().remembered_count
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn no_answer_from_memory_lacks_a_write_that_it_must_show(
-        choices in proptest::collection::vec(any::<u16>(), 200..1_200)
-    ) {
-        run(&choices);
-    }
-}
-
-#[test]
-fn the_interleavings_do_answer_from_memory() {
-    let mut drawn: u64 = 1;
-    let choices: Vec<u16> = (0..20_000)
-        .map(|_| {
-            drawn = drawn
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (drawn >> 40) as u16
-        })
-        .collect();
-    let count = run(&choices);
-    assert!(count > 200, "only {count} answers were from memory");
-}
-
-#[test]
-fn many_reads_at_once_ask_once_and_a_reader_that_goes_away_fails_nobody() {
-    let cache = Cache::local(
-        Options {
-            bytes_max: 1 << 16,
-            age_max: Duration::from_secs(3_600),
-            sample_every: u64::MAX,
-        },
-        &Database {
-            system_id: SYSTEM_ID,
-            signing_key: [7; 32],
-        },
-    );
-    let world = Shared::default();
-    world.borrow_mut().writes[0].push((1, true));
-    world.borrow_mut().numbered[0] = Some(1);
-    world.borrow_mut().lsn = 5;
-    let asked = Rc::new(RefCell::new(HashMap::new()));
-    let mut readers: Vec<_> = (0..100)
-        .map(|reader| {
-            let (cache, world, asked) = (cache.clone(), Rc::clone(&world), Rc::clone(&asked));
-            Box::pin(async move {
-                let name = EntityName {
-                    tenant: TENANT,
-                    entity_type: "device",
-                    external_id: "e0",
-                };
-                let demand = Demand {
-                    lag_max: Duration::from_secs(3),
-                    token: None,
-                };
-                let ask = async {
-                    asked.borrow_mut().insert(reader, ());
-                    ask(world, 0, None, false).await
-                };
-                match cache.read(name, &demand, ask).await {
-                    Ok(Reading::Remembered(answer)) => answer.value.version,
-                    Ok(Reading::Asked((version, _))) => version,
-                    Err(never) => match never {},
-                }
-            })
-        })
-        .collect();
-    let mut context = Context::from_waker(Waker::noop());
-    for reader in &mut readers {
-        assert!(reader.as_mut().poll(&mut context).is_pending());
-    }
-    assert_eq!(asked.borrow().len(), 1);
-    // The one that asks goes away; another takes its place.
-    drop(readers.remove(0));
-    let mut versions = Vec::new();
-    for _ in 0..50 {
-        readers.retain_mut(|reader| match reader.as_mut().poll(&mut context) {
-            Poll::Ready(version) => {
-                versions.push(version);
-                false
-            }
-            Poll::Pending => true,
-        });
-    }
-    assert_eq!(versions, vec![1; 99]);
-    assert_eq!(asked.borrow().len(), 2);
 }

@@ -4,6 +4,9 @@ use redis::{Client, IntoConnectionInfo, RedisError, TlsCertificates};
 
 use super::RemoteOptions;
 
+/// What Redis calls a command on a key that holds something of another kind.
+pub(super) const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// Why a Redis cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteFault {

@@ -1,5 +1,5 @@
-//! The names of what is in Redis: numbers alone, so that no text of a client is in them, and one key a command, so that they
-//! may be on any node of a cluster.
+//! The names of what is in Redis: numbers alone, so that no text of a client is in them, and one key a command, so that none
+//! is refused for having keys of several slots.
 
 use sha2::{Digest, Sha256};
 use sheaf_model::{EntityId, Lineage, TenantId};
@@ -41,11 +41,16 @@ impl Keys {
         format!("sheaf:{:016x}:written", self.system_id)
     }
 
+    /// Where a server tells itself something, to see that what it sends is what it hears.
+    pub(crate) fn own_channel(&self, sender: u64) -> String {
+        format!("sheaf:{:016x}:own:{sender:016x}", self.system_id)
+    }
+
     /// The epoch of a Redis: which database, which process of Redis, and which time since it was emptied.
-    pub(crate) fn epoch(&self, run_id: &str, generation: &str) -> u64 {
+    pub(crate) fn epoch(&self, run_id: &str, generation: &[u8]) -> u64 {
         let mut hasher = Sha256::new();
         hasher.update(self.system_id.to_be_bytes());
-        for text in [run_id, generation] {
+        for text in [run_id.as_bytes(), generation] {
             hasher.update((text.len() as u64).to_be_bytes());
             hasher.update(text);
         }
@@ -74,7 +79,7 @@ mod tests {
         for other in [key(2, 2, 3, 45), key(1, 3, 3, 45), key(1, 2, 34, 5)] {
             assert_ne!(other, first);
         }
-        assert_ne!(keys.epoch("a", "bc"), keys.epoch("ab", "c"));
-        assert_ne!(keys.epoch("a", "b"), Keys::new(8).epoch("a", "b"));
+        assert_ne!(keys.epoch("a", b"bc"), keys.epoch("ab", b"c"));
+        assert_ne!(keys.epoch("a", b"b"), Keys::new(8).epoch("a", b"b"));
     }
 }

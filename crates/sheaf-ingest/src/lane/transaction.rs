@@ -93,7 +93,7 @@ impl Lane {
         let mut running = Vec::new();
         for (place, part) in group.iter().enumerate() {
             if let Some(position) = read.was_there.get(&place) {
-                if part.prepared.is_some() {
+                if part.may_be_stored {
                     // Its commit came through after all.
                     self.tell_unseen();
                 }
@@ -251,12 +251,14 @@ impl Lane {
             .map(|planned| WrittenEntity {
                 tenant: planned.tenant,
                 entity: planned.stored.entity,
+                is_first: !planned.existed,
             })
             .collect();
         observer.committed(position, &written);
     }
 
-    fn tell_unseen(&self) {
+    /// Tells that something was or may have been committed that cannot be named any more.
+    pub(super) fn tell_unseen(&self) {
         if let Some(observer) = self.observed.get() {
             observer.committed_unseen();
         }

@@ -163,6 +163,7 @@ impl Division {
                 // Only a request with a key can have been opened before, here or on another server; or one that is read
                 // anew.
                 is_doubtful: ticket.is_doubtful || (request.has_key() && !opens),
+                may_be_stored: false,
                 kind: self.kind,
                 prepared: None,
             });

@@ -83,6 +83,7 @@ impl Inner {
             rejections: Vec::new(),
             opens: true,
             is_doubtful: false,
+            may_be_stored: false,
             kind: PartKind::Edit {
                 precondition: request.precondition,
                 must_exist: request.op == Op::Delete,

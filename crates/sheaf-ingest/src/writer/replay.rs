@@ -263,6 +263,7 @@ impl Inner {
             rejections: Vec::new(),
             opens: true,
             is_doubtful: false,
+            may_be_stored: false,
             kind: PartKind::AllOrNothing,
             prepared: None,
         })

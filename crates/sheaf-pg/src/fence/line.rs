@@ -1,7 +1,7 @@
 //! The one connection of the fences, and one fence on it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sheaf_model::{Lsn, Position};
 use tokio::time::{sleep, timeout};
@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage, SimpleQueryRow};
 use super::proof::{Seen, Verdict, judge};
 use super::{FenceError, STANDBY_NAMES};
 use crate::error::PgError;
-use crate::pool::Tls;
+use crate::pool::Pool;
 
 /// How long the server has to take a request to cancel.
 const CANCEL_MAX: Duration = Duration::from_secs(1);
@@ -20,20 +20,22 @@ const STEP: &str = "waiting for a synchronous standby";
 /// The connection of the fences.
 pub(super) struct Line {
     config: Config,
-    tls: Tls,
+    writer: Pool,
     session: Option<Session>,
 }
 
 /// A connection that is made.
 struct Session {
     client: Client,
+    made_at: Instant,
     /// The last thing that the server said beside its answers.
     heard: Arc<Mutex<Option<String>>>,
 }
 
 impl Line {
-    pub(super) fn new(config: &Config, tls: &Tls) -> Line {
-        let mut config = config.clone();
+    /// Connects as the connections of this pool do.
+    pub(super) fn new(writer: &Pool) -> Line {
+        let mut config = writer.config().clone();
         config.application_name("sheaf fence");
         // A wait for a primary that is gone must end: after 25 s, as nothing is sent meanwhile.
         config
@@ -42,7 +44,7 @@ impl Line {
             .keepalives_retries(3);
         Line {
             config,
-            tls: tls.clone(),
+            writer: writer.clone(),
             session: None,
         }
     }
@@ -74,22 +76,27 @@ impl Line {
     }
 
     async fn ensure_session(&mut self) -> Result<(), PgError> {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|session| !session.client.is_closed())
-        {
+        let newest = self.writer.newest_timeline();
+        let is_good = |session: &Session| {
+            !session.client.is_closed() && !newest.has_moved_since(session.made_at)
+        };
+        if self.session.as_ref().is_some_and(is_good) {
             return Ok(());
         }
+        let made_at = Instant::now();
         let heard = Arc::new(Mutex::new(None));
         let hears = Arc::clone(&heard);
         let client = self
-            .tls
+            .writer
             .connect_hearing(&self.config, move |notice| {
                 *hears.lock().unwrap_or_else(PoisonError::into_inner) = Some(notice.to_string());
             })
             .await?;
-        let session = Session { client, heard };
+        let session = Session {
+            client,
+            made_at,
+            heard,
+        };
         // What the server says on connecting comes before this answer, and belongs to no fence.
         session.query("").await?;
         self.session = Some(session);
@@ -100,7 +107,12 @@ impl Line {
     pub(super) async fn cancel(self) {
         let Some(session) = self.session else { return };
         let cancel = session.client.cancel_token();
-        match timeout(CANCEL_MAX, cancel.cancel_query(self.tls.connector())).await {
+        match timeout(
+            CANCEL_MAX,
+            cancel.cancel_query(self.writer.tls().connector()),
+        )
+        .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a wait for a standby could not be cancelled"),
             Err(_) => tracing::warn!("a wait for a standby could not be cancelled in time"),

@@ -86,7 +86,7 @@ async fn as_of_under(
     let Some(row) = rows[0].first() else {
         return Ok(None);
     };
-    let (_, Some(current)) = entity_of(row, wanted.catalogue)? else {
+    let Some((_, Some(current))) = entity_of(row, wanted.catalogue)? else {
         return Ok(None);
     };
     let stored = if current.document.newest.is_some_and(|newest| newest <= at) {

@@ -44,7 +44,7 @@ impl Reader {
         let name = EntityName::canonical(entity_type, external_id);
         let Some((cache, demand)) = self.cache.as_ref().zip(demand(options)) else {
             self.bypass();
-            let (found, _) = self.found(scope, &name, options, Covering::No).await?;
+            let (found, _) = self.found(scope, &name, options).await?;
             return Ok(encoded(found, encode));
         };
         if let Some(timeline) = self.catalogues.newest_timeline().get() {
@@ -53,8 +53,15 @@ impl Reader {
                 timeline,
             });
         }
+        // Where replicas answer, nobody else may ask the primary for a long time.
+        if cache.awaits_primary()
+            && let Some((position, asked_at)) = self.sources.primary_written()
+        {
+            cache.saw_primary(position, asked_at);
+        }
         let ask = async {
-            let (found, covers) = self.found(scope, &name, options, Covering::Yes).await?;
+            // Not part of every read's future: most are answered before.
+            let (found, covers) = Box::pin(self.found(scope, &name, options)).await?;
             let entity = found.value.entity;
             let version = found.value.version;
             let read = encoded(found, encode);
@@ -79,7 +86,11 @@ impl Reader {
             external_id: &name.external_id,
         };
         match cache.read(asked_for, &demand, ask).await? {
-            Reading::Asked(read) => Ok(read),
+            Reading::Asked { answer, position } => {
+                let mut read = answer;
+                read.freshness.position = position;
+                Ok(read)
+            }
             Reading::Remembered(answer) => {
                 let (read, sample) = remembered(*answer, options);
                 if let Some(sample) = sample {
@@ -102,15 +113,11 @@ impl Reader {
         scope: &TenantScope,
         name: &EntityName,
         options: &ReadOptions,
-        covering: Covering,
     ) -> Result<(Read<Found>, Option<Lsn>), ReadError> {
         let all = EntityQuery::default();
         let mut attempt = Attempt::first(self, scope, options).await?;
         loop {
-            let mut source = attempt.source().await?;
-            if covering == Covering::Yes {
-                source.cover();
-            }
+            let source = attempt.source().await?;
             let result = found_under(attempt.catalogue(), &source, scope, name, &all).await;
             let covers = source.covers();
             if let Some(found) = attempt.judge(source, result).await? {
@@ -124,20 +131,13 @@ impl Reader {
         let (reader, scope) = (self.clone(), scope.clone());
         let strong = ReadOptions::new(None, asked.now);
         tokio::spawn(async move {
-            let found = reader.found(&scope, &name, &strong, Covering::No).await;
+            let found = reader.found(&scope, &name, &strong).await;
             match found {
                 Ok((found, _)) => sample.compare(found.value.version),
                 Err(error) => tracing::debug!(%error, "an answer from memory was not compared"),
             }
         });
     }
-}
-
-/// Whether it has to be known what an answer covers, which costs a statement more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Covering {
-    Yes,
-    No,
 }
 
 /// What a read asks of a remembered answer; none where it may not have one. A session that names no position may have

@@ -73,16 +73,32 @@ fn is_range(kind: AttributeType, test: &Test) -> bool {
     IndexRange::of(kind, test).is_some()
 }
 
-/// Whether the index on the values of hot attributes leads to all that passes a filter.
-pub(crate) fn is_led_by_equality(expr: &TypedExpr) -> bool {
+/// Whether the index on the values of hot attributes leads to all that passes a filter, or to all that does not.
+pub(crate) fn is_led_by_equality(expr: &TypedExpr, denied: bool) -> bool {
+    let is_led = |term: &TypedExpr| is_led_by_equality(term, denied);
     match expr {
-        TypedExpr::And(terms) => terms.iter().any(is_led_by_equality),
-        TypedExpr::Or(terms) => terms.iter().all(is_led_by_equality),
-        TypedExpr::Not(inner) => match &**inner {
-            TypedExpr::Not(inner) => is_led_by_equality(inner),
-            TypedExpr::And(_) | TypedExpr::Or(_) | TypedExpr::Predicate(_) => false,
+        TypedExpr::And(terms) if !denied => terms.iter().any(is_led),
+        TypedExpr::Or(terms) if denied => terms.iter().any(is_led),
+        TypedExpr::And(terms) | TypedExpr::Or(terms) => terms.iter().all(is_led),
+        TypedExpr::Not(inner) => is_led_by_equality(inner, !denied),
+        TypedExpr::Predicate(predicate) => {
+            AccessPath::of(predicate, denied) == AccessPath::HotIndex
+        }
+    }
+}
+
+/// Whether no index leads to all that passes a filter, or to all that does not: every document of the tenant is read.
+pub(super) fn reads_all(expr: &TypedExpr, denied: bool) -> bool {
+    let reads_all = |term: &TypedExpr| reads_all(term, denied);
+    match expr {
+        TypedExpr::And(terms) if !denied => terms.iter().all(reads_all),
+        TypedExpr::Or(terms) if denied => terms.iter().all(reads_all),
+        TypedExpr::And(terms) | TypedExpr::Or(terms) => terms.iter().any(reads_all),
+        TypedExpr::Not(inner) => self::reads_all(inner, !denied),
+        TypedExpr::Predicate(predicate) => match AccessPath::of(predicate, denied) {
+            AccessPath::AbsenceOf(_) | AccessPath::Scan => true,
+            AccessPath::HotIndex | AccessPath::TypedIndex | AccessPath::Presence(_) => false,
         },
-        TypedExpr::Predicate(predicate) => AccessPath::of(predicate, false) == AccessPath::HotIndex,
     }
 }
 
@@ -152,7 +168,7 @@ fn reading(expr: &TypedExpr, denied: bool, documents: &dyn Fn(AccessPath) -> i64
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::filter::parse_text;
 
@@ -174,10 +190,14 @@ mod tests {
         })
     }
 
-    fn read(filter: &str) -> Reading {
+    /// A filter over attributes with such names.
+    pub(crate) fn typed(filter: &str) -> TypedExpr {
         let expr = parse_text(filter).expect(filter);
-        let typed = TypedExpr::resolve(&expr, &lookup).expect(filter);
-        Reading::of(&typed, &|path| match path {
+        TypedExpr::resolve(&expr, &lookup).expect(filter)
+    }
+
+    fn read(filter: &str) -> Reading {
+        Reading::of(&typed(filter), &|path| match path {
             AccessPath::Presence(id) => id.0,
             AccessPath::AbsenceOf(_) => 1_000,
             AccessPath::HotIndex | AccessPath::TypedIndex | AccessPath::Scan => -1,

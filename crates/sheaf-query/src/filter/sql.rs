@@ -8,84 +8,46 @@
 //! test, denied or not, is compiled to a condition that holds exactly when the test does, and which may be false where
 //! the test is unknown. That is what lets equality be `@>`, and what lets every other test name the attribute in
 //! `d.present`, by which the index on it finds the few entities that have a sparse attribute. A range of an attribute
-//! with a value index is a semi-join with that index.
+//! with a value index is a semi-join with that index, where [`Led`] says that the index is asked.
 //!
 //! `upper` under the collation `und-x-icu` gives Unicode's full upper-case mapping, independent of the database's
 //! locale. Servers are built with ICU everywhere that PostgreSQL 15 is packaged.
 
-use std::collections::BTreeMap;
-
-use postgres_types::{ToSql, Type};
 use sheaf_model::{AttributeId, AttributeType};
 use sheaf_store::catalogue::Temperature;
 
+use super::alternatives::Alternatives;
 use super::ast::{ArrayRelation, Scalar};
+use super::conjunction::conjunction;
+use super::lead::Led;
+use super::parameter::{Parameter, Parameters};
 use super::typed::{Bound, Predicate, Property, Reserved, Test, TypedExpr};
 use super::value_index::{IndexRange, table_of};
 
-/// A value that is sent beside the statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parameter {
-    /// `bigint`
-    Int8(i64),
-    /// `bigint[]`
-    Int8Array(Vec<i64>),
-    /// `text`
-    Text(String),
-    /// `text[]`
-    TextArray(Vec<String>),
+/// A condition that is true for exactly the entities of a tenant that pass the filter. It can stand anywhere in a
+/// conjunction, of documents of this tenant alone. `tenant` is an expression, such as `$1::bigint`.
+pub fn compile(expr: &TypedExpr, tenant: &str, parameters: &mut Parameters) -> String {
+    condition(&Led::of(expr).filter, false, tenant, parameters)
 }
 
-/// The parameters of one statement, in order.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Parameters(Vec<Parameter>);
-
-impl Parameters {
-    /// Adds a parameter and gives the expression that stands for it, such as `$3::text`.
-    pub fn push(&mut self, parameter: Parameter) -> String {
-        let kind = match parameter {
-            Parameter::Int8(_) => "bigint",
-            Parameter::Int8Array(_) => "bigint[]",
-            Parameter::Text(_) => "text",
-            Parameter::TextArray(_) => "text[]",
-        };
-        self.0.push(parameter);
-        format!("${}::{kind}", self.0.len())
+pub(super) fn condition(
+    expr: &TypedExpr,
+    denied: bool,
+    tenant: &str,
+    parameters: &mut Parameters,
+) -> String {
+    if let Some(alternatives) = Alternatives::by_index(expr, denied) {
+        return alternatives.condition(&[], tenant, parameters);
     }
-
-    /// The parameters with their types, for a statement that is not prepared.
-    pub fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
-        self.0
-            .iter()
-            .map(|parameter| match parameter {
-                Parameter::Int8(number) => (number as &(dyn ToSql + Sync), Type::INT8),
-                Parameter::Int8Array(numbers) => (numbers as _, Type::INT8_ARRAY),
-                Parameter::Text(text) => (text as _, Type::TEXT),
-                Parameter::TextArray(texts) => (texts as _, Type::TEXT_ARRAY),
-            })
-            .collect()
-    }
-
-    /// The parameters.
-    pub fn as_slice(&self) -> &[Parameter] {
-        &self.0
-    }
-}
-
-/// A condition that is true for exactly the entities that pass the filter. It can stand anywhere but under a NOT.
-pub fn compile(expr: &TypedExpr, parameters: &mut Parameters) -> String {
-    condition(expr, false, parameters)
-}
-
-fn condition(expr: &TypedExpr, denied: bool, parameters: &mut Parameters) -> String {
     match expr {
-        TypedExpr::And(terms) if denied => all(terms, denied, " OR ", parameters),
-        TypedExpr::And(terms) => conjunction(terms, parameters),
-        TypedExpr::Or(terms) => {
-            let operator = if denied { " AND " } else { " OR " };
-            all(terms, denied, operator, parameters)
+        TypedExpr::And(terms) if !denied => conjunction(terms, tenant, parameters),
+        TypedExpr::And(terms) | TypedExpr::Or(terms) => {
+            let is_or = matches!(expr, TypedExpr::Or(_)) != denied;
+            let operator = if is_or { " OR " } else { " AND " };
+            let terms: Vec<&TypedExpr> = terms.iter().collect();
+            all(&terms, denied, operator, tenant, parameters)
         }
-        TypedExpr::Not(inner) => condition(inner, !denied, parameters),
+        TypedExpr::Not(inner) => condition(inner, !denied, tenant, parameters),
         TypedExpr::Predicate(Predicate { property, test }) => match *property {
             Property::Attribute {
                 id,
@@ -98,133 +60,56 @@ fn condition(expr: &TypedExpr, denied: bool, parameters: &mut Parameters) -> Str
                 temperature,
                 is_indexed,
             }
-            .condition(test, denied, parameters),
+            .condition(test, denied, tenant, parameters),
             Property::Reserved(reserved) => reserved_condition(reserved, test, denied, parameters),
         },
     }
 }
 
-fn all(terms: &[TypedExpr], denied: bool, operator: &str, parameters: &mut Parameters) -> String {
+pub(super) fn all(
+    terms: &[&TypedExpr],
+    denied: bool,
+    operator: &str,
+    tenant: &str,
+    parameters: &mut Parameters,
+) -> String {
     let terms: Vec<String> = terms
         .iter()
-        .map(|term| condition(term, denied, parameters))
+        .map(|term| condition(term, denied, tenant, parameters))
         .collect();
     format!("({})", terms.join(operator))
 }
 
-/// Ranges of one attribute, each with its test.
-struct Ranges<'a> {
-    attribute: Attribute,
-    all: Vec<(IndexRange, &'a Test)>,
-}
-
-/// Equalities of several hot attributes are one document that has to be contained: the index intersects what it finds for
-/// each, where conditions by themselves would each be looked up whole. And both ends of a range are one range of the value
-/// index, where each by itself could be half of it.
-fn conjunction(terms: &[TypedExpr], parameters: &mut Parameters) -> String {
-    let mut equal: BTreeMap<AttributeId, String> = BTreeMap::new();
-    let mut ranges: BTreeMap<AttributeId, Ranges<'_>> = BTreeMap::new();
-    let mut others = Vec::new();
-    for term in terms {
-        if let Some((id, value)) = equality(term)
-            && !equal.contains_key(&id)
-        {
-            equal.insert(id, value);
-        } else if let Some((attribute, range, test)) = indexed(term) {
-            let of_attribute = ranges.entry(attribute.id).or_insert_with(|| Ranges {
-                attribute,
-                all: Vec::new(),
-            });
-            of_attribute.all.push((range, test));
-        } else {
-            others.push(term);
-        }
-    }
-    let mut conditions = Vec::new();
-    if !equal.is_empty() {
-        let members: Vec<String> = equal
-            .iter()
-            .map(|(id, value)| format!("\"{id}\":{value}"))
-            .collect();
-        let document = format!("{{{}}}", members.join(","));
-        conditions.push(contained(std::iter::once(document), parameters));
-    }
-    for Ranges { attribute, all } in ranges.values() {
-        conditions.push(attribute.in_ranges(all, parameters));
-    }
-    conditions.extend(
-        others
-            .into_iter()
-            .map(|term| condition(term, false, parameters)),
-    );
-    format!("({})", conditions.join(" AND "))
-}
-
-/// The range of a value index that a term is.
-fn indexed(term: &TypedExpr) -> Option<(Attribute, IndexRange, &Test)> {
-    let TypedExpr::Predicate(Predicate {
-        property:
-            Property::Attribute {
-                id,
-                kind,
-                temperature,
-                is_indexed: true,
-            },
-        test,
-    }) = term
-    else {
-        return None;
-    };
-    let attribute = Attribute {
-        id: *id,
-        kind: *kind,
-        temperature: *temperature,
-        is_indexed: true,
-    };
-    Some((attribute, IndexRange::of(*kind, test)?, test))
-}
-
-/// The hot attribute and the value in stored form, where a term says that they are equal.
-fn equality(term: &TypedExpr) -> Option<(AttributeId, String)> {
-    let TypedExpr::Predicate(Predicate {
-        property:
-            Property::Attribute {
-                id,
-                temperature: Temperature::Hot,
-                ..
-            },
-        test: Test::AnyOf(values),
-    }) = term
-    else {
-        return None;
-    };
-    match values.as_slice() {
-        [value] => Some((*id, json(value))),
-        _ => None,
-    }
-}
-
 /// What the index on hot parts answers: the hot part holds all of one of these documents.
-fn contained(documents: impl Iterator<Item = String>, parameters: &mut Parameters) -> String {
+pub(super) fn contained(
+    documents: impl Iterator<Item = String>,
+    parameters: &mut Parameters,
+) -> String {
     let list = parameters.push(texts(documents));
     format!("d.hot_attrs @> ANY ({list}::jsonb[])")
 }
 
-struct Attribute {
-    id: AttributeId,
-    kind: AttributeType,
-    temperature: Temperature,
-    is_indexed: bool,
+pub(super) struct Attribute {
+    pub(super) id: AttributeId,
+    pub(super) kind: AttributeType,
+    pub(super) temperature: Temperature,
+    pub(super) is_indexed: bool,
 }
 
 impl Attribute {
-    fn condition(&self, test: &Test, denied: bool, parameters: &mut Parameters) -> String {
+    fn condition(
+        &self,
+        test: &Test,
+        denied: bool,
+        tenant: &str,
+        parameters: &mut Parameters,
+    ) -> String {
         let is_hot = self.temperature == Temperature::Hot && !denied;
         if self.is_indexed
             && !denied
             && let Some(range) = IndexRange::of(self.kind, test)
         {
-            return self.in_ranges(&[(range, test)], parameters);
+            return self.in_ranges(&[(range, test)], tenant, parameters);
         }
         let holds = match test {
             Test::Absent => return deny(!denied, self.present(parameters)),
@@ -271,16 +156,20 @@ impl Attribute {
     }
 
     /// What the value index answers, and where it may say too much, the document.
-    fn in_ranges(&self, ranges: &[(IndexRange, &Test)], parameters: &mut Parameters) -> String {
-        let id = parameters.push(Parameter::Int8(self.id.0));
+    pub(super) fn in_ranges(
+        &self,
+        ranges: &[(IndexRange, &Test)],
+        tenant: &str,
+        parameters: &mut Parameters,
+    ) -> String {
+        let rows = self.index_rows(tenant, parameters);
         let table = table_of(self.kind.as_str());
         let within: Vec<String> = ranges
             .iter()
             .map(|(range, _)| range.conditions(parameters))
             .collect();
         let mut conditions = vec![format!(
-            "EXISTS (SELECT FROM sheaf.{table} i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = {id} \
-             AND i.entity_id = d.entity_id AND {})",
+            "EXISTS (SELECT FROM sheaf.{table} i WHERE {rows} AND i.entity_id = d.entity_id AND {})",
             within.join(" AND ")
         )];
         let plain = Attribute {
@@ -288,12 +177,18 @@ impl Attribute {
             ..*self
         };
         for (_, test) in ranges.iter().filter(|(range, _)| !range.is_exact) {
-            conditions.push(plain.condition(test, false, parameters));
+            conditions.push(plain.condition(test, false, tenant, parameters));
         }
         match conditions.as_slice() {
             [one] => one.clone(),
             several => format!("({})", several.join(" AND ")),
         }
+    }
+
+    /// The rows of the attribute's value index, by the alias `i`.
+    pub(super) fn index_rows(&self, tenant: &str, parameters: &mut Parameters) -> String {
+        let id = parameters.push(Parameter::Int8(self.id.0));
+        format!("i.tenant_id = {tenant} AND i.attribute_id = {id}")
     }
 
     fn present(&self, parameters: &mut Parameters) -> String {
@@ -444,7 +339,7 @@ fn array_patterns(
 }
 
 /// A literal in the form that documents hold.
-fn json(value: &Scalar) -> String {
+pub(super) fn json(value: &Scalar) -> String {
     match value {
         Scalar::Number(_) | Scalar::Bool(_) => plain(value),
         Scalar::Text(_) | Scalar::Time(_) => {

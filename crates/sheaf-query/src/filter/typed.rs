@@ -8,6 +8,9 @@ use sheaf_store::catalogue::Temperature;
 
 use super::FilterError;
 use super::ast::{ArrayRelation, Comparison, Condition, Expr, Located, Node, Scalar};
+use super::budget::Budget;
+use super::parameter::Parameters;
+use super::sql::compile;
 
 /// What a name in a filter stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,15 @@ impl Reserved {
 }
 
 impl Property {
+    /// Whether it is an entity's type or id.
+    pub(crate) fn is_of_names(self) -> bool {
+        match self {
+            Property::Reserved(Reserved::EntityType | Reserved::ExternalId) => true,
+            Property::Reserved(Reserved::ObservedAt | Reserved::UpdatedAt)
+            | Property::Attribute { .. } => false,
+        }
+    }
+
     /// The type of its values.
     pub fn kind(&self) -> AttributeType {
         match self {
@@ -129,15 +141,26 @@ pub struct Bound {
 
 impl TypedExpr {
     /// Finds the properties with `lookup`, which is asked for names in their canonical spelling, and checks the
-    /// literals against their types.
+    /// literals against their types. What cannot be sent to PostgreSQL is refused.
     pub fn resolve(
+        expr: &Expr,
+        lookup: &dyn Fn(&str) -> Option<Property>,
+    ) -> Result<TypedExpr, FilterError> {
+        let typed = TypedExpr::found(expr, lookup)?;
+        let mut parameters = Parameters::default();
+        compile(&typed, "$1", &mut parameters);
+        Budget::parameters(&parameters)?;
+        Ok(typed)
+    }
+
+    fn found(
         expr: &Expr,
         lookup: &dyn Fn(&str) -> Option<Property>,
     ) -> Result<TypedExpr, FilterError> {
         match &expr.value {
             Node::And(terms) => Ok(TypedExpr::And(resolve_all(terms, lookup)?)),
             Node::Or(terms) => Ok(TypedExpr::Or(resolve_all(terms, lookup)?)),
-            Node::Not(inner) => Ok(TypedExpr::Not(Box::new(TypedExpr::resolve(inner, lookup)?))),
+            Node::Not(inner) => Ok(TypedExpr::Not(Box::new(TypedExpr::found(inner, lookup)?))),
             Node::Condition(condition) => {
                 let name = condition.property();
                 let subject = Subject {
@@ -150,13 +173,22 @@ impl TypedExpr {
     }
 }
 
+/// Whether a filter is about an entity's type or id, which documents do not have.
+pub(crate) fn mentions_names(filter: &TypedExpr) -> bool {
+    match filter {
+        TypedExpr::And(terms) | TypedExpr::Or(terms) => terms.iter().any(mentions_names),
+        TypedExpr::Not(inner) => mentions_names(inner),
+        TypedExpr::Predicate(predicate) => predicate.property.is_of_names(),
+    }
+}
+
 fn resolve_all(
     terms: &[Expr],
     lookup: &dyn Fn(&str) -> Option<Property>,
 ) -> Result<Vec<TypedExpr>, FilterError> {
     terms
         .iter()
-        .map(|term| TypedExpr::resolve(term, lookup))
+        .map(|term| TypedExpr::found(term, lookup))
         .collect()
 }
 

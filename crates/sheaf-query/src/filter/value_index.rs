@@ -10,7 +10,7 @@ use sheaf_store::value_index::INDEXED_TEXT_CHARS_MAX;
 
 use super::ast::Scalar;
 use super::like;
-use super::sql::{Parameter, Parameters};
+use super::parameter::{Parameter, Parameters};
 use super::typed::{Bound, Test};
 
 /// A range of a value index.

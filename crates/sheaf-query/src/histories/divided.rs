@@ -1,7 +1,7 @@
 //! Histories in buckets: of several entities by one statement, each over its whole range.
 //!
-//! A range is read whole, so that what stands in a bucket does not depend on the page that it is on; and so it may have
-//! only so many buckets.
+//! A range is read whole where what stands in a bucket depends on others, so that it does not depend on the page that it is
+//! on; and so it may have only so many buckets.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,6 +19,9 @@ use crate::reader::STATEMENT_TIME_MAX;
 
 /// Aggregated attributes of one statement, over all its entities and buckets.
 const VALUES_MAX: usize = 100_000;
+
+/// From an instant to another, without it; open where there is none.
+type Range = (Timestamp, Option<Timestamp>);
 
 /// How many entities are aggregated by one statement, where so many items are wanted.
 pub(super) fn entities_at_once(
@@ -64,8 +67,31 @@ impl Attempted<'_> {
             .map_or(Fill::None, |buckets| buckets.fill)
     }
 
-    fn bounds(&self) -> (Timestamp, Timestamp) {
-        (self.query.from, self.query.to.unwrap_or(Timestamp::MAX))
+    fn range(&self) -> Range {
+        (self.query.from, self.query.to)
+    }
+
+    /// The part of the range that the buckets of a page of one series are in, and one more bucket.
+    fn range_after(&self, after: Option<Timestamp>) -> Range {
+        let (width, (mut from, to)) = (self.width(), self.range());
+        match self.fill() {
+            // What an empty bucket holds may be told by any before it, and a line by any after it.
+            Fill::Previous | Fill::Linear => return (from, to),
+            Fill::None | Fill::Null => {}
+        }
+        if let Some(after) = after {
+            from = width.end(after);
+        }
+        let to = match self.fill() {
+            // Each bucket is an item.
+            Fill::Null => to.map(|to| {
+                let buckets = i64::try_from(self.limit).unwrap_or(i64::MAX);
+                let micros = width.as_micros().saturating_mul(buckets.saturating_add(1));
+                to.min(width.start(from).saturating_add_micros(micros))
+            }),
+            Fill::None | Fill::Previous | Fill::Linear => to,
+        };
+        (from, to)
     }
 
     /// Buckets between the ends of the range, an open one being now: at least one.
@@ -82,9 +108,11 @@ impl Attempted<'_> {
         &self,
         series: &Series<'_>,
         entities: impl IntoIterator<Item = EntityId>,
+        (from, to): Range,
     ) -> Result<Option<Vec<Row>>, ReadError> {
         let width = self.width();
-        let of = HistoriesOf::new(self.scope.tenant(), entities, self.bounds());
+        let bounds = (from, to.unwrap_or(Timestamp::MAX));
+        let of = HistoriesOf::new(self.scope.tenant(), entities, bounds);
         let division = Division::new(width.as_micros(), width.origin());
         let attributes = series.aggregated();
         let rows_max = i64::try_from(VALUES_MAX + 1).expect("a small number");
@@ -107,7 +135,7 @@ impl Attempted<'_> {
         filling: &mut Filling,
     ) -> Result<bool, ReadError> {
         let entities = members.iter().map(|member| member.entity);
-        let Some(rows) = self.aggregated(series, entities).await? else {
+        let Some(rows) = self.aggregated(series, entities, self.range()).await? else {
             return Ok(false);
         };
         let mut by_entity: HashMap<EntityId, Vec<&Row>> = HashMap::new();
@@ -119,7 +147,7 @@ impl Attempted<'_> {
         for (place, member) in members.iter().enumerate() {
             let rows = by_entity.remove(&member.entity).unwrap_or_default();
             let beside = before.remove(&member.entity).unwrap_or_default();
-            let items = self.items(series, rows, &beside)?;
+            let items = self.items(series, rows, &beside, self.range())?;
             let after = after.filter(|_| place == 0);
             let new = items
                 .into_iter()
@@ -141,12 +169,13 @@ impl Attempted<'_> {
         Ok(true)
     }
 
-    /// The items of one history: those buckets that hold something, or all.
-    pub(super) fn items(
+    /// The items of one history in a range: those buckets that hold something, or all.
+    fn items(
         &self,
         series: &Series<'_>,
         rows: Vec<&Row>,
         beside: &Beside,
+        (from, to): Range,
     ) -> Result<Vec<BucketItem>, ReadError> {
         let width = self.width();
         let buckets = series.buckets(width, rows)?;
@@ -154,11 +183,11 @@ impl Attempted<'_> {
             Fill::None => buckets.keys().copied().collect(),
             Fill::Null | Fill::Previous | Fill::Linear => {
                 // An open range ends with the last bucket that holds something.
-                let last = match self.query.to {
+                let last = match to {
                     Some(to) => Some(to.saturating_add_micros(-1)),
                     None => buckets.keys().next_back().copied(),
                 };
-                every_start(width, self.query.from, last)?
+                every_start(width, from, last)?
             }
         };
         series.items(&starts, width, buckets, beside)
@@ -207,18 +236,19 @@ impl Attempted<'_> {
         Ok(all)
     }
 
-    /// The buckets of one series of all these entities.
+    /// The buckets of one series of all these entities: those of the page after a bucket, and perhaps others.
     pub(super) async fn shared_buckets(
         &self,
         series: &Series<'_>,
-        members: &[Member],
+        entities: &[EntityId],
+        after: Option<Timestamp>,
     ) -> Result<Vec<BucketItem>, ReadError> {
         entities_at_once(self, series, self.limit)?;
-        let entities = members.iter().map(|member| member.entity);
-        let rows = self.aggregated(series, entities).await?;
-        let rows = rows.ok_or_else(too_many_values)?;
+        let range = self.range_after(after);
+        let rows = self.aggregated(series, entities.iter().copied(), range);
+        let rows = rows.await?.ok_or_else(too_many_values)?;
         // What precedes the range would have to be looked for in every history: a series of all begins with the range.
-        self.items(series, rows.iter().collect(), &Beside::default())
+        self.items(series, rows.iter().collect(), &Beside::default(), range)
     }
 }
 

@@ -1,42 +1,43 @@
 //! One series of all entities: their instants by time, or buckets over all of them.
+//!
+//! Instants are read in steps of so many rows, each of which looks at a window of time and asks every entity once for its
+//! next row in it: what a step costs does not depend on how much is left of the range.
 
 use sheaf_model::{EntityId, Timestamp};
 use sheaf_store::events::{HistoryRow, history_of};
 use sheaf_store::histories::{HistoriesOf, SharedPlace, SharedWalk};
+use sheaf_store::history::is_whole;
 use sheaf_store::snapshot::limit_time;
 
-use super::{Attempted, ENTITIES_MAX, Filling, SeriesEntry, SeriesItem};
+use super::upcoming::OfSeries;
+use super::{Attempted, Filling, SeriesEntry, SeriesItem};
 use crate::buckets::Series;
 use crate::cursor::Keyset;
 use crate::error::ReadError;
-use crate::history::item_of_instant;
-use crate::list::Member;
+use crate::history::{PAGE_BYTES_MAX, STEP_BYTES_MAX, item_of_instant};
 use crate::reader::STATEMENT_TIME_MAX;
 use crate::selection::Selection;
 
-/// Rows of one step of a walk.
-const STEP_ROWS: usize = 250;
-/// Bytes of rows, as text, after which a page ends early.
-const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Rows of one step of a walk: as many as items of a page. Each step costs a probe an entity, so that fewer cost more of
+/// them a row.
+const STEP_ROWS: usize = 1_000;
+/// What the first step looks at, and the least that any does, in microseconds: a minute, and a second. All rows of a window may
+/// be read to find the first of them; a narrower one makes more steps where rows are rare.
+const WINDOW_MICROS: i64 = 60_000_000;
+const WINDOW_MICROS_MIN: i64 = 1_000_000;
 
 impl Attempted<'_> {
     pub(super) async fn fill_shared(
         &self,
         series: Option<&Series<'_>>,
+        all: &mut OfSeries,
         place: Option<(Timestamp, EntityId, i16)>,
         filling: &mut Filling,
     ) -> Result<(), ReadError> {
-        let members = self.next_members(None, ENTITIES_MAX + 1).await?;
-        if members.len() > ENTITIES_MAX {
-            return Err(ReadError::QueryLimit {
-                detail: "10000 entities in one series; narrow the filter or group by entity",
-                source: None,
-            });
-        }
         match series {
             Some(series) => {
-                let items = self.shared_buckets(series, &members).await?;
                 let after = place.map(|(time, _, _)| time);
+                let items = self.shared_buckets(series, &all.entities, after).await?;
                 let mut items = items
                     .into_iter()
                     .filter(|item| after.is_none_or(|after| item.from > after));
@@ -52,22 +53,23 @@ impl Attempted<'_> {
                 }
                 Ok(())
             }
-            None => self.fill_instants(&members, place, filling).await,
+            None => self.fill_instants(all, place, filling).await,
         }
     }
 
     async fn fill_instants(
         &self,
-        members: &[Member],
+        all: &mut OfSeries,
         place: Option<(Timestamp, EntityId, i16)>,
         filling: &mut Filling,
     ) -> Result<(), ReadError> {
         let names = Some(self.query.attributes.as_slice());
         let selection = Selection::resolve_attributes(names, self.catalogue)?;
         let keys = selection.keys().unwrap_or_default();
-        let entities = members.iter().map(|member| member.entity);
         let to = self.query.to.unwrap_or(Timestamp::MAX);
-        let of = HistoriesOf::new(self.scope.tenant(), entities, (self.query.from, to));
+        let range = (self.query.from, to);
+        let entities = all.entities.iter().copied();
+        let of = HistoriesOf::new(self.scope.tenant(), entities, range);
         let (observed_at, entity, seq) = place.unwrap_or((self.query.from, EntityId(i64::MIN), -1));
         let mut place = SharedPlace {
             observed_at,
@@ -75,26 +77,30 @@ impl Attempted<'_> {
             seq,
         };
         let rows_max = i64::try_from(STEP_ROWS).expect("a small number");
+        let bytes_max = i64::try_from(STEP_BYTES_MAX).expect("a small number");
         let (mut pending, mut bytes): (Vec<(EntityId, HistoryRow)>, usize) = (Vec::new(), 0);
         loop {
-            let walk = SharedWalk::from(place);
+            let until = all.window.end(place.observed_at, to);
+            let walk = SharedWalk::new(place, until);
             let statements = vec![
                 limit_time(&STATEMENT_TIME_MAX),
-                of.walk(&walk, &keys, &rows_max),
+                of.walk(&walk, &keys, (&rows_max, &bytes_max)),
             ];
             let rows = self.source.run(self.scope, statements).await?;
-            for row in &rows[1] {
+            let whole = rows[1].iter().take_while(|row| is_whole(row));
+            let mut whole_count = 0;
+            for row in whole {
+                whole_count += 1;
                 bytes += row.raw_size_bytes();
                 let entity = EntityId(row.get("entity_id"));
                 let row = history_of(row, self.catalogue)?;
                 let (observed_at, seq) = (row.row.observed_at, row.row.seq);
-                let is_next = pending.last().is_some_and(|(pending, history)| {
-                    *pending != entity || history.row.observed_at != observed_at
-                });
-                if is_next {
+                let end = pending
+                    .last()
+                    .map(|(entity, history)| (history.row.observed_at, *entity));
+                if let Some(end) = end.filter(|end| *end != (observed_at, entity)) {
                     // Full only now: whether there is more is known by its first row.
                     let is_long = bytes > PAGE_BYTES_MAX;
-                    let end = (place.observed_at, place.entity);
                     self.close(&mut pending, &selection, filling)?;
                     if filling.items.len() == self.limit || is_long {
                         filling.next = Some(keyset(end.0, end.1, i16::MAX));
@@ -108,9 +114,18 @@ impl Attempted<'_> {
                     seq,
                 };
             }
-            if rows[1].len() < STEP_ROWS {
+            let is_full = rows[1].len() == STEP_ROWS || whole_count < rows[1].len();
+            if !is_full && until == to {
                 return self.close(&mut pending, &selection, filling);
             }
+            if !is_full {
+                place = SharedPlace {
+                    observed_at: until,
+                    entity: EntityId(i64::MIN),
+                    seq: -1,
+                };
+            }
+            all.window = all.window.next(is_full);
         }
     }
 
@@ -132,10 +147,57 @@ impl Attempted<'_> {
     }
 }
 
+/// How long a time a step looks at, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window(i64);
+
+impl Default for Window {
+    fn default() -> Window {
+        Window(WINDOW_MICROS)
+    }
+}
+
+impl Window {
+    fn end(self, from: Timestamp, to: Timestamp) -> Timestamp {
+        from.saturating_add_micros(self.0).min(to)
+    }
+
+    /// Wider after one that had too few rows, so that a gap of years takes a few steps; narrower after one that had enough:
+    /// so it comes to hold a few steps' rows.
+    fn next(self, is_full: bool) -> Window {
+        let micros = match is_full {
+            true => self.0 / 2,
+            false => self.0.saturating_mul(8),
+        };
+        Window(micros.max(WINDOW_MICROS_MIN))
+    }
+}
+
 fn keyset(time: Timestamp, entity: EntityId, seq: i16) -> Keyset {
     vec![
         Some(time.as_micros().to_string()),
         Some(entity.to_string()),
         Some(seq.to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_passes_a_gap_in_a_few_steps_and_is_narrow_again_where_rows_are_many() {
+        let (mut at, mut window) = (Timestamp::MIN, Window::default());
+        let mut steps = 0;
+        while at < Timestamp::MAX {
+            at = window.end(at, Timestamp::MAX);
+            window = window.next(false);
+            steps += 1;
+        }
+        assert!(steps < 16, "{steps} steps through all of time");
+        for _ in 0..64 {
+            window = window.next(true);
+        }
+        assert_eq!(window, Window(WINDOW_MICROS_MIN));
+    }
 }

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::sql::{Composed, Matching};
 use crate::error::ReadError;
-use crate::filter::{Parameter, Parameters};
+use crate::filter::{Parameter, Parameters, unindexed};
 use crate::source::Source;
 
 /// Up to here an estimate is a count: counting this far costs some milliseconds.
@@ -59,10 +59,15 @@ fn plan_of_total(matching: &Matching<'_>) -> Composed {
     Composed::new("estimating the entities of a tenant", sql, parameters)
 }
 
-/// How many of some of the tenant's entities match.
+/// How many of some of the tenant's entities match. Their documents are at hand: an index would be asked about each.
 fn sample(matching: &Matching<'_>) -> Composed {
     let mut parameters = Parameters::default();
-    let from = matching.matching(&mut parameters);
+    let filter = matching.filter.map(unindexed);
+    let at_hand = Matching {
+        filter: filter.as_ref(),
+        ..*matching
+    };
+    let from = at_hand.matching(&mut parameters);
     let places = parameters.push(Parameter::Int8(PLACES));
     let neighbours = parameters.push(Parameter::Int8(NEIGHBOURS));
     let sql = format!(

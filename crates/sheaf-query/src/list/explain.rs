@@ -10,7 +10,7 @@ use super::sql::Matching;
 use super::{ListQuery, Plan};
 use crate::consistency::ReadOptions;
 use crate::error::ReadError;
-use crate::filter::{AccessPath, Expr, Node, TypedExpr};
+use crate::filter::{AccessPath, Expr, Led, Node, TypedExpr};
 use crate::reader::{Reader, page_limit, type_filter};
 use crate::source::Source;
 
@@ -28,7 +28,7 @@ pub struct Explanation {
 pub struct ExplainedPart {
     /// The condition, as the printer writes it.
     pub predicate: String,
-    /// What answers it.
+    /// What answers it where it stands: in an alternative that leads to nothing, whatever has found the documents.
     pub by: AccessPath,
     /// About how many entities pass it alone.
     pub estimated_rows: i64,
@@ -57,11 +57,12 @@ impl Reader {
             .explained();
         let rows = source.search(vec![page.statement()]).await?;
         let mut parts = Vec::new();
-        if let Some(filter) = &query.filter {
+        if let (Some(filter), Some(typed)) = (&query.filter, &plan.filter) {
             let mut conditions = Vec::new();
             collect(filter, false, &mut conditions);
-            for (condition, denied) in conditions {
-                parts.push(part(&source, &matching, condition, denied, &catalogue).await?);
+            // A condition is one test.
+            for (condition, by) in conditions.into_iter().zip(Led::of(typed).paths) {
+                parts.push(part(&source, &matching, condition, by, &catalogue).await?);
             }
         }
         Ok(Explanation {
@@ -87,8 +88,8 @@ fn collect<'a>(expr: &'a Expr, denied: bool, conditions: &mut Vec<(&'a Expr, boo
 async fn part(
     source: &Source,
     matching: &Matching<'_>,
-    condition: &Expr,
-    denied: bool,
+    (condition, denied): (&Expr, bool),
+    by: AccessPath,
     catalogue: &Catalogue,
 ) -> Result<ExplainedPart, ReadError> {
     let typed = TypedExpr::resolve(condition, &|name| property(name, catalogue))?;
@@ -102,13 +103,15 @@ async fn part(
         filter: Some(&typed),
         ..*matching
     };
-    let by = path_of(&typed, false);
-    let estimated_rows = match by {
-        AccessPath::HotIndex | AccessPath::TypedIndex | AccessPath::Presence(_) => {
+    // Alone it may have an index that it has not where it stands.
+    let estimated_rows = match Led::of(&typed).paths.first() {
+        Some(AccessPath::HotIndex | AccessPath::TypedIndex | AccessPath::Presence(_)) => {
             rows_of(source, &alone).await?
         }
         // Counting could read all of the tenant and find nothing.
-        AccessPath::AbsenceOf(_) | AccessPath::Scan => estimate(source, &alone, 0).await?,
+        Some(AccessPath::AbsenceOf(_) | AccessPath::Scan) | None => {
+            estimate(source, &alone, 0).await?
+        }
     };
     Ok(ExplainedPart {
         predicate,
@@ -127,14 +130,5 @@ async fn rows_of(source: &Source, alone: &Matching<'_>) -> Result<i64, ReadError
     match row.get("matches") {
         few if few <= ESTIMATE_EXACT_MAX => Ok(few),
         many => estimate(source, alone, many).await,
-    }
-}
-
-/// What answers one condition; `<>` is the opposite of `=`.
-fn path_of(typed: &TypedExpr, denied: bool) -> AccessPath {
-    match typed {
-        TypedExpr::Predicate(predicate) => AccessPath::of(predicate, denied),
-        TypedExpr::Not(inner) => path_of(inner, !denied),
-        TypedExpr::And(_) | TypedExpr::Or(_) => AccessPath::Scan,
     }
 }

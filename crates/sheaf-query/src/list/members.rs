@@ -1,4 +1,4 @@
-//! The entities that pass a filter, by name and number alone, in order of id: what reads of their histories begin with.
+//! The entities that pass a filter, by name and number alone, in their order: what reads of their histories begin with.
 
 use sheaf_model::EntityId;
 use sheaf_store::TenantScope;
@@ -6,10 +6,10 @@ use sheaf_store::catalogue::Catalogue;
 use sheaf_store::snapshot::limit_time;
 
 use super::bound::require_bounded;
-use super::check_version;
 use super::sql::{Composed, Matching};
+use super::{Pace, check_version};
 use crate::error::ReadError;
-use crate::filter::{Parameter, Parameters, TypedExpr};
+use crate::filter::{Parameter, Parameters, TypedExpr, compile};
 use crate::reader::STATEMENT_TIME_MAX;
 use crate::source::Source;
 
@@ -21,7 +21,7 @@ pub(crate) struct Member {
     pub(crate) external_id: String,
 }
 
-/// From where on entities are wanted, by id, then type.
+/// From where on entities are wanted, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MembersFrom {
     pub(crate) external_id: String,
@@ -35,10 +35,12 @@ pub(crate) struct MembersFrom {
 pub(crate) struct MembersOf<'a> {
     pub(crate) entity_type: Option<&'a str>,
     pub(crate) filter: Option<TypedExpr>,
+    /// By type, then id: the order that an index of names has where no type is given. Else by id, then type.
+    pub(crate) is_by_type: bool,
 }
 
 impl MembersOf<'_> {
-    fn matching(&self, scope: &TenantScope) -> Matching<'_> {
+    pub(in crate::list) fn matching(&self, scope: &TenantScope) -> Matching<'_> {
         Matching {
             tenant: scope.tenant(),
             entity_type: self.entity_type,
@@ -46,45 +48,101 @@ impl MembersOf<'_> {
         }
     }
 
-    fn statement(
+    /// Whether an index of names has the order, so that there is something to walk on in.
+    pub(crate) fn is_walkable(&self) -> bool {
+        self.entity_type.is_some() || self.is_by_type
+    }
+
+    /// What tells entities apart, first to last.
+    fn order(&self) -> &'static [&'static str] {
+        match (self.entity_type, self.is_by_type) {
+            (Some(_), _) => &["external_id"],
+            (None, true) => &["entity_type", "external_id"],
+            (None, false) => &["external_id", "entity_type"],
+        }
+    }
+
+    pub(in crate::list) fn statement(
         &self,
         matching: &Matching<'_>,
-        from: Option<&MembersFrom>,
+        (from, pace): (Option<&MembersFrom>, Pace),
         members_max: i64,
     ) -> Composed {
         let mut parameters = Parameters::default();
-        let mut sql = matching.matching(&mut parameters);
-        if let Some(from) = from {
-            let id = parameters.push(Parameter::Text(from.external_id.clone()));
-            let entity_type = parameters.push(Parameter::Text(from.entity_type.clone()));
-            let sign = if from.is_inclusive { ">=" } else { ">" };
-            sql.push_str(&format!(
-                " AND (e.external_id, e.entity_type) {sign} ({id}, {entity_type})"
-            ));
-        }
-        // As for a page of a list: with a filter, what matches is found first and ordered then.
-        let materialized = match self.filter {
-            Some(_) => "MATERIALIZED",
-            None => "NOT MATERIALIZED",
+        let (mut sql, ending) = match (&self.filter, pace) {
+            (Some(filter), Pace::AllPages) => self.walked(matching, filter, &mut parameters),
+            // As for a page of a list: what matches is found first and ordered then.
+            (Some(_), Pace::OnePage) => self.found(matching, "MATERIALIZED", &mut parameters),
+            (None, _) => self.found(matching, "NOT MATERIALIZED", &mut parameters),
         };
+        let order = self.order();
+        if let Some(from) = from {
+            let (mut columns, mut values) = (Vec::new(), Vec::new());
+            for name in order {
+                let value = match *name {
+                    "entity_type" => &from.entity_type,
+                    _ => &from.external_id,
+                };
+                columns.push(format!("e.{name}"));
+                values.push(parameters.push(Parameter::Text(value.clone())));
+            }
+            let sign = if from.is_inclusive { ">=" } else { ">" };
+            let (columns, values) = (columns.join(", "), values.join(", "));
+            sql.push_str(&format!(" AND ({columns}) {sign} ({values})"));
+        }
         let members_max = parameters.push(Parameter::Int8(members_max));
-        let sql = format!(
-            "WITH matched AS {materialized} (SELECT e.entity_id, e.entity_type, e.external_id {sql}) \
-             SELECT entity_id, entity_type, external_id FROM matched \
-             ORDER BY external_id, entity_type LIMIT {members_max}"
-        );
+        let by = order.join(", ");
+        sql.push_str(&format!("{ending} ORDER BY {by} LIMIT {members_max}"));
         Composed::new("finding the entities of histories", sql, parameters)
+    }
+
+    fn found(
+        &self,
+        matching: &Matching<'_>,
+        materialized: &str,
+        parameters: &mut Parameters,
+    ) -> (String, &'static str) {
+        let matching = matching.matching(parameters);
+        let sql = format!(
+            "WITH matched AS {materialized} (SELECT e.entity_id, e.entity_type, e.external_id {matching}"
+        );
+        (
+            sql,
+            ") SELECT entity_id, entity_type, external_id FROM matched",
+        )
+    }
+
+    /// Name after name, each looked up among the documents: an order that the planner, which takes any filter for rare, would
+    /// not walk by itself.
+    fn walked(
+        &self,
+        matching: &Matching<'_>,
+        filter: &TypedExpr,
+        parameters: &mut Parameters,
+    ) -> (String, &'static str) {
+        let tenant = parameters.push(Parameter::Int8(matching.tenant.0));
+        let filter = compile(filter, &tenant, parameters);
+        let mut sql = format!(
+            "SELECT e.entity_id, e.entity_type, e.external_id FROM sheaf.entities e CROSS JOIN LATERAL (\
+               SELECT FROM sheaf.entity_jsonb d \
+               WHERE d.tenant_id = {tenant} AND d.entity_id = e.entity_id AND NOT d.deleted AND {filter} LIMIT 1) passing \
+             WHERE e.tenant_id = {tenant}"
+        );
+        if let Some(entity_type) = self.entity_type {
+            let entity_type = parameters.push(Parameter::Text(entity_type.to_owned()));
+            sql.push_str(&format!(" AND e.entity_type = {entity_type}"));
+        }
+        (sql, "")
     }
 }
 
-/// The next entities in order of id, at most so many.
+/// The next entities in their order, at most so many.
 pub(crate) async fn members(
-    source: &Source,
-    scope: &TenantScope,
+    (source, scope, catalogue): (&Source, &TenantScope, &Catalogue),
     of: &MembersOf<'_>,
     from: Option<&MembersFrom>,
+    pace: Pace,
     members_max: usize,
-    catalogue: &Catalogue,
 ) -> Result<Vec<Member>, ReadError> {
     let matching = of.matching(scope);
     let bounded = require_bounded(source, &matching, catalogue).await;
@@ -93,7 +151,7 @@ pub(crate) async fn members(
     }
     bounded?;
     let members_max = i64::try_from(members_max).expect("some thousands fit an i64");
-    let composed = of.statement(&matching, from, members_max);
+    let composed = of.statement(&matching, (from, pace), members_max);
     let statements = vec![limit_time(&STATEMENT_TIME_MAX), composed.statement()];
     let rows = source.search(statements).await?;
     if of.filter.is_some() {

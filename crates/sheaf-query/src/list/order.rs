@@ -106,6 +106,14 @@ impl Order {
         })
     }
 
+    /// Whether it is that of the ids within a type, which an index has.
+    pub(super) fn is_by_id(&self) -> bool {
+        let [key] = self.keys.as_slice() else {
+            return false;
+        };
+        key.property == Property::Reserved(Reserved::ExternalId) && !key.descending
+    }
+
     pub(super) fn key_count(&self) -> usize {
         self.keys.len()
     }

@@ -13,7 +13,11 @@ use tokio_postgres::Client;
 use super::order::Order;
 use super::sql::{Composed, Matching};
 use super::*;
-use crate::filter::{AccessPath, Property, parse_text};
+use crate::filter::{AccessPath, Property, Reserved, parse_text};
+
+mod alternatives;
+mod members;
+mod walk;
 
 /// Two tenants with 25,000 entities each and one hot attribute each, 1 and 2. Value 7 has 5 entities of the first
 /// tenant and nine in ten of the second.
@@ -43,13 +47,19 @@ async fn populate(client: &Client) -> Result<()> {
         .context("populate two tenants")
 }
 
-/// `a1` is hot attribute 1; `i1` is that with a value index.
+/// `a1` is hot attribute 1; `i1` is that with a value index; `c1` is cold.
 fn lookup(name: &str) -> Option<Property> {
-    let id = AttributeId(name.trim_start_matches(['a', 'i']).parse().ok()?);
+    if let Some(reserved) = Reserved::named(name) {
+        return Some(Property::Reserved(reserved));
+    }
+    let id = AttributeId(name.trim_start_matches(['a', 'i', 'c']).parse().ok()?);
     Some(Property::Attribute {
         id,
         kind: AttributeType::Int,
-        temperature: Temperature::Hot,
+        temperature: match name.starts_with('c') {
+            true => Temperature::Cold,
+            false => Temperature::Hot,
+        },
         is_indexed: name.starts_with('i'),
     })
 }

@@ -6,17 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sheaf_model::{Lineage, Lsn, Position};
-use sheaf_pg::{Access, Disposition, PgError, Pool, Reading, Setting, Statement, run, run_after};
+use sheaf_pg::{
+    Access, Disposition, PgError, Pool, Reading, Setting, Statement, run, run_after, run_alone,
+    wait_replayed,
+};
 use sheaf_store::TenantScope;
 use sheaf_store::snapshot::{
-    Snapshot, read_replayed, read_snapshot, read_standing, replayed_of, snapshot_of, standing_of,
+    Replayed, Snapshot, Standing, covered_by, read_replayed, read_snapshot, read_standing,
+    replayed_of, snapshot_of, standing_of,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_postgres::Row;
 
 use super::breaker::Event;
-use super::proof::{Demand, judge};
+use super::proof::{Demand, PROMOTED, judge};
 use super::registry::{Replica, SourcePools, Sources};
 use super::view::LOST_AFTER;
 use crate::consistency::{DataSource, Freshness, Lag, ReadOptions};
@@ -27,6 +31,8 @@ use crate::error::ReadError;
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(12);
 /// How long a read waits for a connection to a replica before another source is asked.
 const REPLICA_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How much later than it was told a replica may say that a wait has ended in vain, before it is not listened to.
+const TOLD_WITHIN: Duration = Duration::from_millis(100);
 /// How long a read waits for its turn among those that the primary answers in place of replicas.
 const IN_PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -36,7 +42,6 @@ pub(crate) struct Source {
     sources: Arc<Sources>,
     asked: Asked,
     options: ReadOptions,
-    is_covering: bool,
     proven: Mutex<Option<Freshness>>,
     covers: Mutex<Option<Lsn>>,
 }
@@ -63,23 +68,17 @@ impl Seat {
         self.replica.answered(took);
     }
 
+    fn unfit(&self, why: &'static str) -> ReadError {
+        ReadError::Unfit {
+            replica: Arc::clone(&self.replica.name),
+            why,
+        }
+    }
+
     fn failed(&self) {
         self.is_settled.store(true, Ordering::Relaxed);
         let jitter = rand::random();
         self.replica.step(Event::Failed { jitter });
-    }
-
-    /// Returns once the replica has not answered the watch for too long, or is taken out.
-    async fn lost(&self) {
-        loop {
-            let seen = self.replica.seen();
-            let is_removed = self.replica.is_removed.load(Ordering::Relaxed);
-            let Some(seen) = seen.filter(|seen| !is_removed && !seen.is_lost(Instant::now()))
-            else {
-                return;
-            };
-            sleep_until((seen.asked_at + LOST_AFTER + Duration::from_millis(1)).into()).await;
-        }
     }
 }
 
@@ -152,19 +151,13 @@ impl Source {
             sources: Arc::clone(sources),
             asked,
             options: *options,
-            is_covering: false,
             proven: Mutex::new(None),
             covers: Mutex::new(None),
         }
     }
 
-    /// From now on, finds out how far the source had come before each transaction.
-    pub(crate) fn cover(&mut self) {
-        self.is_covering = true;
-    }
-
-    /// How far the source had come before its last transaction: all that was acknowledged with a token below this was seen.
-    /// At the position itself a commit may be in the log and not yet be seen by anybody.
+    /// How far the source had come before its last transaction, where that was asked: all that was acknowledged with a token
+    /// below this was seen. At the position itself a commit may be in the log and not yet be seen by anybody.
     pub(crate) fn covers(&self) -> Option<Lsn> {
         *self.covers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,12 +203,59 @@ impl Source {
             .await
     }
 
+    /// The same without a tenant: row-level security shows nothing then, and a function what it is for.
+    pub(crate) async fn look_up(
+        &self,
+        statements: Vec<Statement<'_>>,
+    ) -> Result<Vec<Vec<Row>>, ReadError> {
+        self.transact(Role::App, None, statements).await
+    }
+
     /// The same as `sheaf_search`, whose statements name their tenant in every relation.
     pub(crate) async fn search(
         &self,
         statements: Vec<Statement<'_>>,
     ) -> Result<Vec<Vec<Row>>, ReadError> {
         self.transact(Role::Search, None, statements).await
+    }
+
+    /// Runs one statement as `sheaf_app` that is a transaction and brings its tenant with it, and gives back its row. It says
+    /// itself how far the server had come.
+    pub(crate) async fn run_alone(&self, statement: &Statement<'_>) -> Result<Row, ReadError> {
+        let (row, proven) = match &self.asked {
+            Asked::Primary { .. } => {
+                let read = async {
+                    let client = Reading::begin(&self.sources.primary.app).await?;
+                    alone(client, statement).await
+                };
+                let row = self.sources.settled(read.await)?;
+                let snapshot = snapshot_of(std::slice::from_ref(&row), &self.sources.settings)?;
+                let proven = self.sources.of_primary(&snapshot, &self.options)?;
+                (row, proven)
+            }
+            Asked::Replica(seat) => {
+                let read = async {
+                    let client = begin_on_replica(&seat.replica.pools.app).await?;
+                    alone(client, statement).await
+                };
+                let row = answer_of(seat, read).await?;
+                // A primary does not say how it stands as a standby.
+                if !row.get::<_, bool>("in_recovery") {
+                    return Err(seat.unfit(PROMOTED));
+                }
+                let standing = standing_of(std::slice::from_ref(&row))?;
+                let before = Replayed {
+                    lsn: covered_by(&row)?,
+                    started_at: standing.started_at,
+                };
+                let proven =
+                    self.sources
+                        .proven_by_replica(seat, &before, &standing, &self.options)?;
+                (row, proven)
+            }
+        };
+        self.keep(proven, covered_by(&row)?)?;
+        Ok(row)
     }
 
     async fn transact(
@@ -228,128 +268,168 @@ impl Source {
             Asked::Primary { .. } => {
                 statements.push(read_snapshot());
                 let pool = role.of(&self.sources.primary);
-                let outcome =
-                    on_primary(pool, self.is_covering, setting.as_ref(), &statements).await;
-                let event = match &outcome {
-                    Err(error) if error.disposition() == Disposition::Unavailable => {
-                        let jitter = rand::random();
-                        Event::Failed { jitter }
-                    }
-                    Ok(_) | Err(_) => Event::Answered,
-                };
-                self.sources.step_primary(event);
-                let (before, mut rows) = outcome?;
+                let read = on_primary(pool, setting.as_ref(), &statements).await;
+                let mut rows = self.sources.settled(read)?;
                 let last = rows.pop().unwrap_or_default();
                 let snapshot = snapshot_of(&last, &self.sources.settings)?;
                 let proven = self.sources.of_primary(&snapshot, &self.options)?;
-                let covers = match before {
-                    Some(before) => Some(snapshot_of(&before, &self.sources.settings)?.position),
-                    None => None,
-                };
-                // Behind a pooler another server may have answered the one than the other.
-                let covers =
-                    covers.filter(|covers| covers.lineage() == snapshot.position.lineage());
-                (rows, proven, covers.map(|covers| covers.lsn))
+                (rows, proven, None)
             }
             Asked::Replica(seat) => {
                 statements.push(read_standing());
-                self.sources
-                    .on_replica(seat, role, setting.as_ref(), &statements, &self.options)
-                    .await?
+                let pool = role.of(&seat.replica.pools);
+                let read = on_replica(pool, setting.as_ref(), &statements);
+                let (before, mut rows) = answer_of(seat, read).await?;
+                let standing = standing_of(&rows.pop().unwrap_or_default())?;
+                let before = replayed_of(&before)?;
+                let proven =
+                    self.sources
+                        .proven_by_replica(seat, &before, &standing, &self.options)?;
+                (rows, proven, before.lsn)
             }
         };
+        self.keep(proven, covers)?;
+        Ok(rows)
+    }
+
+    /// Keeps what a transaction has proven, beside what those before have.
+    fn keep(&self, proven: Freshness, covers: Option<Lsn>) -> Result<(), ReadError> {
         *self.covers.lock().unwrap_or_else(PoisonError::into_inner) = covers;
         let mut kept = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         *kept = Some(match kept.take() {
             None => proven,
             Some(earlier) => both(earlier, proven)?,
         });
-        Ok(rows)
+        Ok(())
     }
 }
 
-/// The rows of the statements; and before them, where it is to be known, how far the primary had come.
+/// One statement that is a transaction.
+async fn alone(client: Reading, statement: &Statement<'_>) -> Result<Row, PgError> {
+    let outcome = run_alone(&client, statement).await;
+    client.rest();
+    let row = outcome?.pop();
+    row.ok_or_else(|| PgError::unreadable(statement.step, "no row"))
+}
+
+/// The rows of the statements.
 async fn on_primary(
     pool: &Pool,
-    is_covering: bool,
     setting: Option<&Setting<'_>>,
     statements: &[Statement<'_>],
-) -> Result<(Option<Vec<Row>>, Vec<Vec<Row>>), PgError> {
+) -> Result<Vec<Vec<Row>>, PgError> {
     let client = Reading::begin(pool).await?;
-    let outcome = if is_covering {
-        run_after(&client, &read_snapshot(), setting, statements)
-            .await
-            .map(|(before, rows)| (Some(before), rows))
-    } else {
-        run(&client, Access::Read, setting, statements)
-            .await
-            .map(|rows| (None, rows))
-    };
+    let outcome = run(&client, Access::Read, setting, statements).await;
     client.rest();
     outcome
 }
 
 impl Sources {
-    fn of_primary(
+    /// The freshness of what was read from this snapshot of the primary, if that satisfies the request and no promotion has
+    /// left it behind.
+    pub fn of_primary(
         &self,
         snapshot: &Snapshot,
         options: &ReadOptions,
     ) -> Result<Freshness, ReadError> {
-        let freshness = Freshness::of_primary(snapshot, options)?;
         self.newest().require(snapshot.position.lineage())?;
-        Ok(freshness)
+        Freshness::of_primary(snapshot, options)
     }
 
-    /// A transaction on a replica, and what it has proven. One that stops answering is not waited for.
-    async fn on_replica(
+    /// What the primary answered, counted by its breaker.
+    fn settled<T>(&self, read: Result<T, PgError>) -> Result<T, PgError> {
+        self.step_primary(match &read {
+            Err(error) if error.disposition() == Disposition::Unavailable => {
+                let jitter = rand::random();
+                Event::Failed { jitter }
+            }
+            Ok(_) | Err(_) => Event::Answered,
+        });
+        read
+    }
+
+    /// What a transaction on a replica has proven.
+    fn proven_by_replica(
         &self,
         seat: &Seat,
-        role: Role,
-        setting: Option<&Setting<'_>>,
-        statements: &[Statement<'_>],
+        before: &Replayed,
+        standing: &Standing,
         options: &ReadOptions,
-    ) -> Result<(Vec<Vec<Row>>, Freshness, Option<Lsn>), ReadError> {
-        let replica = Arc::clone(&seat.replica);
-        let unfit = |why| ReadError::Unfit {
-            replica: Arc::clone(&replica.name),
-            why,
-        };
-        let begun = Instant::now();
-        let pool = role.of(&replica.pools);
-        let answer = unless_lost(seat, read_on(pool, setting, statements)).await;
-        let (before, mut rows) = match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => {
-                if counts_as_failure(&error) {
-                    seat.failed();
-                }
-                return Err(error.into());
-            }
-            None => {
-                seat.failed();
-                return Err(unfit("it does not answer"));
-            }
-        };
-        seat.answered(begun.elapsed());
-        let standing = standing_of(&rows.pop().unwrap_or_default())?;
+    ) -> Result<Freshness, ReadError> {
+        let source = DataSource::Replica(Arc::clone(&seat.replica.name));
         let demand = Demand {
             system_id: self.settings.system_id,
             timeline: self.newest().get(),
             token: options.token,
             lag_max: options.lag_max(),
         };
-        let before = replayed_of(&before)?;
-        let proof = judge(&demand, &before, &standing, self.heart(), Instant::now());
-        let proof = proof.map_err(unfit)?;
-        let freshness = Freshness {
-            source: DataSource::Replica(Arc::clone(&replica.name)),
+        let proof = judge(&demand, before, standing, self.heart(), Instant::now());
+        let proof = proof.map_err(|why| seat.unfit(why))?;
+        Ok(Freshness {
+            source,
             lag: proof.lag,
             data_timestamp: proof.complete_until,
             level: options.level,
             cache_hit: false,
             position: proof.position,
+        })
+    }
+}
+
+/// What a replica answers, counted by its breaker. One that stops answering is not waited for.
+async fn answer_of<T>(
+    seat: &Seat,
+    read: impl Future<Output = Result<T, PgError>>,
+) -> Result<T, ReadError> {
+    let begun = Instant::now();
+    match unless_lost(seat, read).await {
+        Some(Ok(answer)) => {
+            seat.answered(begun.elapsed());
+            Ok(answer)
+        }
+        Some(Err(error)) => {
+            if counts_as_failure(&error) {
+                seat.failed();
+            }
+            Err(error.into())
+        }
+        None => {
+            seat.failed();
+            Err(seat.unfit("it does not answer"))
+        }
+    }
+}
+
+impl Replica {
+    /// Whether the replica has told by this time, waiting itself, that it has replayed up to the position; nothing where
+    /// it is told so to as many already as it may be.
+    pub(crate) async fn reaches(&self, lsn: Lsn, until: Instant) -> Option<Result<bool, PgError>> {
+        let _turn = self.waits.try_acquire().ok()?;
+        let told = async {
+            let client = begin_on_replica(&self.pools.app).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            let waited = wait_replayed(&client, lsn, left).await;
+            client.rest();
+            waited
         };
-        Ok((rows, freshness, before.lsn))
+        Some(tokio::select! {
+            told = told => told,
+            () = self.lost() => Ok(false),
+            () = sleep_until((until + TOLD_WITHIN).into()) => Ok(false),
+        })
+    }
+
+    /// Returns once the replica has not answered the watch for too long, or is taken out.
+    pub(super) async fn lost(&self) {
+        loop {
+            let seen = self.seen();
+            let is_removed = self.is_removed.load(Ordering::Relaxed);
+            let Some(seen) = seen.filter(|seen| !is_removed && !seen.is_lost(Instant::now()))
+            else {
+                return;
+            };
+            sleep_until((seen.asked_at + LOST_AFTER + Duration::from_millis(1)).into()).await;
+        }
     }
 }
 
@@ -357,31 +437,39 @@ impl Sources {
 async fn unless_lost<T>(seat: &Seat, read: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         outcome = read => Some(outcome),
-        () = seat.lost() => None,
+        () = seat.replica.lost() => None,
         () = sleep(ANSWER_WAIT_MAX) => None,
     }
 }
 
-/// A read that nobody waits for any more is cancelled, and its connection closed: what is sent on it would wait behind.
-async fn read_on(
+/// The rows of the statements, and before them how far the replica had come.
+async fn on_replica(
     pool: &Pool,
     setting: Option<&Setting<'_>>,
     statements: &[Statement<'_>],
 ) -> Result<(Vec<Row>, Vec<Vec<Row>>), PgError> {
-    let waited = timeout(REPLICA_WAIT_MAX, Reading::begin(pool)).await;
-    let client = waited.map_err(|_| PgError::Connect {
-        role: pool.role().to_owned(),
-        source: "no connection in time".into(),
-    })??;
+    let client = begin_on_replica(pool).await?;
     let outcome = run_after(&client, &read_replayed(), setting, statements).await;
     client.rest();
     outcome
+}
+
+/// A connection to a replica. A read that nobody waits for any more is cancelled, and its connection closed: what is sent on
+/// it would wait behind.
+async fn begin_on_replica(pool: &Pool) -> Result<Reading, PgError> {
+    let waited = timeout(REPLICA_WAIT_MAX, Reading::begin(pool)).await;
+    waited.map_err(|_| PgError::Connect {
+        role: pool.role().to_owned(),
+        source: "no connection in time".into(),
+    })?
 }
 
 /// A statement that ran into its time limit, and one that was cancelled because the replay had to go on, say nothing
 /// against a replica.
 fn counts_as_failure(error: &PgError) -> bool {
     match error.disposition() {
+        // It was never sent.
+        _ if error.is_unsent() => false,
         Disposition::TimedOut | Disposition::Retry => false,
         Disposition::Unavailable
         | Disposition::StorageFull

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use sheaf_model::Position;
+use sheaf_pg::has_wait;
 use sheaf_store::heartbeat::Part;
 
 use super::view::{Heart, Seen};
@@ -51,8 +52,10 @@ pub(crate) struct ReplicaView {
 pub(crate) enum Decision {
     /// The replica at this place.
     Replica(usize),
-    /// A replica that has not reached the token yet and may soon.
+    /// A replica that has not reached the token yet and may soon: after the next looks.
     Wait,
+    /// The replica at this place, once it has reached the token, for which it waits itself.
+    WaitAt(usize),
     /// The primary.
     Primary {
         /// Whether replicas should have answered, so that it does so within a bound.
@@ -86,13 +89,8 @@ enum Fit {
 
 /// Decides.
 pub(crate) fn decide(need: &Need, view: &View, now: Instant) -> Decision {
-    if let Some(token) = need.token {
-        if token.system_id != view.system_id {
-            return Decision::Refuse(Refusal::InvalidToken);
-        }
-        if view.timeline.is_some_and(|newest| token.timeline < newest) {
-            return Decision::Refuse(Refusal::StaleTimeline);
-        }
+    if let Err(refusal) = check_token(need.token, view.system_id, view.timeline) {
+        return Decision::Refuse(refusal);
     }
     let asks_replicas = match need.level {
         ConsistencyLevel::Strong => false,
@@ -112,7 +110,10 @@ pub(crate) fn decide(need: &Need, view: &View, now: Instant) -> Decision {
         return Decision::Replica(place);
     }
     if need.may_wait && fits.contains(&Fit::Soon) {
-        return Decision::Wait;
+        return match waits_itself(need, view, &fits) {
+            Some(place) => Decision::WaitAt(place),
+            None => Decision::Wait,
+        };
     }
     if view.primary_admits {
         return Decision::Primary { in_place: true };
@@ -121,6 +122,25 @@ pub(crate) fn decide(need: &Need, view: &View, now: Instant) -> Decision {
         Some(_) => Refusal::TokenNotReached,
         None => Refusal::LagExceeded,
     })
+}
+
+/// Refuses a token that nobody can honour, whoever can be asked. One of a later timeline than is known is not refused yet:
+/// who is asked may be on it.
+pub(crate) fn check_token(
+    token: Option<Position>,
+    system_id: u64,
+    newest: Option<u32>,
+) -> Result<(), Refusal> {
+    let Some(token) = token else {
+        return Ok(());
+    };
+    if token.system_id != system_id {
+        return Err(Refusal::InvalidToken);
+    }
+    if newest.is_some_and(|newest| token.timeline < newest) {
+        return Err(Refusal::StaleTimeline);
+    }
+    Ok(())
 }
 
 fn fit(replica: &ReplicaView, need: &Need, view: &View, now: Instant) -> Fit {
@@ -140,33 +160,60 @@ fn fit(replica: &ReplicaView, need: &Need, view: &View, now: Instant) -> Fit {
         && look
             .beat
             .is_some_and(|beat| Some(beat.timeline) == view.timeline);
-    if !is_ours || seen.is_lost(now) || seen.is_stalled(now, view.heart) {
+    if !is_ours || seen.is_lost(now) || seen.is_stalled(view.heart) {
         return Fit::No;
     }
+    let lag = view.heart.lag(look.beat, now);
     if let Some(max) = need.lag_max {
-        match view.heart.lag(look.beat, now) {
+        match lag {
             Lag::Measured(lag) if lag <= max => {}
             Lag::Measured(_) | Lag::Unknown => return Fit::No,
         }
     }
-    match need.token {
-        Some(token) if Some(token.timeline) != view.timeline => Fit::No,
-        Some(token) if token.lsn > replayed => Fit::Soon,
-        Some(_) | None => Fit::Now,
+    let has_reached = |token: Position| {
+        // A later timeline may be that of a promotion which the next looks show.
+        Some(token.timeline) == view.timeline && token.lsn <= replayed
+    };
+    match (need.token.is_none_or(has_reached), lag) {
+        (true, _) => Fit::Now,
+        (false, Lag::Measured(lag)) if lag > SOON_LAG_MAX => Fit::No,
+        (false, Lag::Measured(_) | Lag::Unknown) => Fit::Soon,
     }
+}
+
+/// A replica that is further behind does not reach within the wait what was just written: it replays about as fast as the
+/// primary writes, and would have to be several times as fast.
+const SOON_LAG_MAX: Duration = Duration::from_secs(1);
+
+/// The replica that is waited for by a command of its own, if there is one. The command knows of no timelines.
+fn waits_itself(need: &Need, view: &View, fits: &[Fit]) -> Option<usize> {
+    let is_of_now = need
+        .token
+        .is_some_and(|token| Some(token.timeline) == view.timeline);
+    let can_wait = |place: &usize| {
+        let seen = view.replicas[*place].seen.as_ref();
+        seen.is_some_and(|seen| has_wait(seen.look.server_version))
+    };
+    in_turn(view, fits, Fit::Soon)
+        .filter(|_| is_of_now)
+        .find(can_wait)
 }
 
 /// The one among those that fit now whose next answer is likely to come first.
 fn least_loaded(view: &View, fits: &[Fit]) -> Option<usize> {
+    in_turn(view, fits, Fit::Now).min_by_key(|place| {
+        let replica = &view.replicas[*place];
+        let each = replica.latency.as_micros().max(LATENCY_LEAST_MICROS);
+        each * (replica.in_flight as u128 + 1)
+    })
+}
+
+/// The places of those that fit so, from where the choice begins.
+fn in_turn(view: &View, fits: &[Fit], wanted: Fit) -> impl Iterator<Item = usize> {
     let count = fits.len();
     (0..count)
-        .map(|step| (view.turn.wrapping_add(step)) % count)
-        .filter(|place| fits[*place] == Fit::Now)
-        .min_by_key(|place| {
-            let replica = &view.replicas[*place];
-            let each = replica.latency.as_micros().max(LATENCY_LEAST_MICROS);
-            each * (replica.in_flight as u128 + 1)
-        })
+        .map(move |step| (view.turn.wrapping_add(step)) % count)
+        .filter(move |place| fits[*place] == wanted)
 }
 
 /// Differences below this are noise.

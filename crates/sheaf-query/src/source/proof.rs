@@ -11,6 +11,9 @@ use sheaf_store::snapshot::{Replayed, Standing};
 use super::view::Heart;
 use crate::consistency::Lag;
 
+/// Why an answer of what is no replica any more does not count.
+pub(crate) const PROMOTED: &str = "it was promoted";
+
 /// What an answer is held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Demand {
@@ -40,7 +43,7 @@ pub(crate) fn judge(
     now: Instant,
 ) -> Result<Proof, &'static str> {
     if !standing.in_recovery {
-        return Err("it was promoted");
+        return Err(PROMOTED);
     }
     if standing.system_id != demand.system_id {
         return Err("it is of another cluster");

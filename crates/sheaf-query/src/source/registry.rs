@@ -5,18 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use sheaf_model::Position;
-use sheaf_pg::Pool;
+use sheaf_pg::{NewestTimeline, Pool};
 use sheaf_store::catalogue::Catalogues;
-use sheaf_store::heartbeat::Look;
-use sheaf_store::lineage::NewestTimeline;
+use sheaf_store::heartbeat::{Look, Part};
 use sheaf_store::settings::Settings;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::sleep_until;
 
 use super::breaker::{Breaker, Event};
-use super::decision::{Decision, Need, ReplicaView, View, decide};
-use super::view::{Heart, Seen, written_timeline};
-use crate::consistency::{ConsistencyLevel, ReadOptions};
-use crate::error::ReadError;
+use super::decision::{Decision, Need, Refusal, ReplicaView, View, check_token, decide};
+use super::view::{Heart, LOST_AFTER, Seen, proven_timeline, written_timeline};
+use crate::consistency::{ConsistencyLevel, DataSource, ReadOptions};
 
 /// In how long half of what was measured of a latency is forgotten.
 const LATENCY_HALVED_IN: Duration = Duration::from_millis(250);
@@ -37,6 +36,8 @@ pub struct Sources {
     pub(super) settings: Arc<Settings>,
     catalogues: Arc<Catalogues>,
     primary_state: Mutex<ServerState>,
+    /// When the primary last answered a look as the primary; at first, when the sources were made.
+    primary_answered_at: Mutex<Instant>,
     replicas: RwLock<Arc<Vec<Arc<Replica>>>>,
     /// Told when there are others.
     pub(super) replicas_changed: Notify,
@@ -96,6 +97,8 @@ pub(crate) struct Replica {
     pub(super) pools: SourcePools,
     state: Mutex<ServerState>,
     pub(super) in_flight: AtomicUsize,
+    /// Turns of those that it is told to wait for: half of its connections stay with reads.
+    pub(super) waits: Semaphore,
     /// Whether it is none of the sources any more.
     pub(super) is_removed: AtomicBool,
     /// Whether somebody looks at it.
@@ -103,6 +106,19 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
+    pub(super) fn new(name: &str, pools: SourcePools) -> Replica {
+        let waits_max = (pools.app.connections_max() / 2).max(1);
+        Replica {
+            name: name.into(),
+            pools,
+            state: Mutex::new(ServerState::NEW),
+            in_flight: AtomicUsize::new(0),
+            waits: Semaphore::new(waits_max),
+            is_removed: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
+        }
+    }
+
     pub(super) fn seen(&self) -> Option<Seen> {
         locked(&self.state).seen.clone()
     }
@@ -168,6 +184,7 @@ impl Sources {
             settings,
             catalogues,
             primary_state: Mutex::new(ServerState::NEW),
+            primary_answered_at: Mutex::new(Instant::now()),
             replicas: RwLock::default(),
             replicas_changed: Notify::new(),
             in_place: Arc::new(Semaphore::new(in_place_max)),
@@ -180,15 +197,8 @@ impl Sources {
 
     /// Adds a replica, or puts another server behind the name of one. It is asked once it was seen to be one.
     pub fn add_replica(&self, name: &str, pools: SourcePools) {
-        let added = Arc::new(Replica {
-            name: name.into(),
-            pools,
-            state: Mutex::new(ServerState::NEW),
-            in_flight: AtomicUsize::new(0),
-            is_removed: AtomicBool::new(false),
-            is_watched: AtomicBool::new(false),
-        });
-        self.change_replicas(name, Some(added));
+        let added = Replica::new(name, pools);
+        self.change_replicas(name, Some(Arc::new(added)));
     }
 
     /// Takes a replica out. Reads that it is answering end.
@@ -244,18 +254,13 @@ impl Sources {
         (decide(need, &view, now), replicas)
     }
 
-    pub(super) fn newest(&self) -> &NewestTimeline {
-        self.catalogues.newest_timeline()
+    /// Refuses a token that nobody can honour.
+    pub(super) fn check_token(&self, token: Option<Position>) -> Result<(), Refusal> {
+        check_token(token, self.settings.system_id, self.newest().get())
     }
 
-    /// A token that a server of ours has made proves its timeline. Refused where it is of an earlier one than the newest,
-    /// whatever else could be read.
-    pub(crate) fn saw_timeline(&self, timeline: u32) -> Result<(), ReadError> {
-        self.newest().saw(timeline);
-        if self.newest().get() > Some(timeline) {
-            return Err(ReadError::StaleTimeline);
-        }
-        Ok(())
+    pub(super) fn newest(&self) -> &NewestTimeline {
+        self.catalogues.newest_timeline()
     }
 
     /// What a cursor keeps of the position that its page was read at: nothing where only the primary answers, which is never
@@ -289,8 +294,51 @@ impl Sources {
         Heart::of(locked(&self.primary_state).seen.as_ref())
     }
 
+    /// How far the primary had come when it was last looked at, and when it was asked; absent where that is not known.
+    pub(crate) fn primary_written(&self) -> Option<(Position, Instant)> {
+        let seen = self.primary_seen()?;
+        match seen.look.part {
+            Part::Primary { timeline, written } => {
+                let position = Position {
+                    system_id: seen.look.system_id,
+                    timeline,
+                    lsn: written,
+                };
+                Some((position, seen.asked_at))
+            }
+            Part::Standby { .. } => None,
+        }
+    }
+
     pub(super) fn primary_seen(&self) -> Option<Seen> {
         locked(&self.primary_state).seen.clone()
+    }
+
+    /// What the primary answers; nothing where it has not answered the watch for too long and there are replicas: it is not
+    /// waited for then, before it was seen what these have.
+    pub(super) async fn unless_primary_lost<T>(
+        &self,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        if self.replicas().is_empty() {
+            return Some(answer.await);
+        }
+        tokio::select! {
+            // One that is known to be lost is not even asked.
+            biased;
+            () = self.primary_lost() => None,
+            answer = answer => Some(answer),
+        }
+    }
+
+    async fn primary_lost(&self) {
+        loop {
+            let lost_at = *locked(&self.primary_answered_at) + LOST_AFTER;
+            if Instant::now() > lost_at {
+                return;
+            }
+            sleep_until((lost_at + Duration::from_millis(1)).into()).await;
+        }
     }
 
     pub(super) fn primary_breaker(&self) -> Breaker {
@@ -311,31 +359,44 @@ impl Sources {
     }
 
     /// Takes in a look at what is reached as the primary. One that is none, or was left behind, says nothing of the age of
-    /// replicas.
-    pub(super) fn saw_primary(&self, look: Look, asked_at: Instant) {
+    /// replicas. Whether it is the primary.
+    pub(super) fn saw_primary(&self, look: Look, asked_at: Instant) -> bool {
+        let proven = proven_timeline(None, &look);
+        self.saw_timeline(look.system_id, proven, &DataSource::Primary);
         let is_ours = look.system_id == self.settings.system_id;
         let timeline = written_timeline(&look).filter(|_| is_ours);
-        if let Some(timeline) = timeline {
-            self.newest().saw(timeline);
-        }
         let is_newest = timeline.is_some() && timeline == self.newest().get();
+        if is_newest {
+            *locked(&self.primary_answered_at) = asked_at;
+        }
         let mut state = locked(&self.primary_state);
         state.seen = is_newest.then(|| Seen::after(state.seen.as_ref(), look, asked_at));
         drop(state);
         self.changed.notify_waiters();
+        is_newest
     }
 
-    /// Takes in a look at a replica. One that takes writes was promoted, and the primary that is known is left behind.
+    /// Takes in a look at a replica. One that takes writes was promoted, and so was the primary of one that follows a newer
+    /// timeline: the primary that is known is left behind.
     pub(super) fn saw_replica(&self, replica: &Replica, look: Look, asked_at: Instant) {
-        let is_ours = look.system_id == self.settings.system_id;
-        if let Some(timeline) = written_timeline(&look).filter(|_| is_ours) {
-            if self.newest().get() < Some(timeline) {
-                tracing::warn!(replica = %replica.name, timeline, "a replica was promoted; the primary before is not used any more");
-            }
-            self.newest().saw(timeline);
-        }
+        let source = DataSource::Replica(Arc::clone(&replica.name));
+        let proven = proven_timeline(replica.seen().as_ref(), &look);
+        self.saw_timeline(look.system_id, proven, &source);
         replica.saw(look, asked_at);
         self.changed.notify_waiters();
+    }
+
+    /// Takes in a timeline that a source has shown which was asked. Nothing else makes a timeline the newest: a token of a
+    /// promotion that was undone would else stop everybody.
+    pub(super) fn saw_timeline(&self, system_id: u64, shown: Option<u32>, source: &DataSource) {
+        let Some(timeline) = shown.filter(|_| system_id == self.settings.system_id) else {
+            return;
+        };
+        let known = self.newest().get();
+        if known.is_some_and(|known| known < timeline) {
+            tracing::warn!(%source, timeline, "there was a promotion; the primary before is not used any more");
+        }
+        self.newest().saw(timeline);
     }
 
     /// Returns after the next look at any source, or at the deadline. Looks come faster meanwhile.
@@ -372,3 +433,6 @@ impl Drop for Waiting<'_> {
 fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

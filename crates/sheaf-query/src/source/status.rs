@@ -66,7 +66,7 @@ impl Sources {
                 Part::Standby { .. } if beat.map(|beat| beat.timeline) != newest => {
                     Some("is on another timeline than the primary")
                 }
-                Part::Standby { .. } if seen.is_stalled(now, heart) => Some("stands still"),
+                Part::Standby { .. } if seen.is_stalled(heart) => Some("stands still"),
                 Part::Standby { .. } => None,
             },
         };

@@ -14,8 +14,9 @@ use crate::consistency::Lag;
 const HEART_STOPPED_AFTER: Duration = Duration::from_secs(2);
 /// A source that has not answered for so long is lost.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(1);
-/// A replica that shows nothing new for so long, while the heart beats, stands still.
-const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// A replica that shows nothing new for so long, while the heart is seen to beat, stands still. With the look that shows it
+/// this is a second.
+const STALLED_AFTER: Duration = Duration::from_millis(900);
 
 /// What a server showed when it was last asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +52,15 @@ impl Seen {
         now.saturating_duration_since(self.asked_at) > LOST_AFTER
     }
 
-    /// Whether the server stands still while the heart beats.
-    pub(crate) fn is_stalled(&self, now: Instant, heart: Heart) -> bool {
-        matches!(heart, Heart::Beating(_))
-            && now.saturating_duration_since(self.progressed_at) > STALLED_AFTER
+    /// Whether the server stands still while the heart beats. A primary that is away beats no more: its replicas have nothing
+    /// to show, and get older as the clock goes on.
+    pub(crate) fn is_stalled(&self, heart: Heart) -> bool {
+        match heart {
+            Heart::Beating(clock) => {
+                clock.asked_at.saturating_duration_since(self.progressed_at) > STALLED_AFTER
+            }
+            Heart::Stopped | Heart::Unknown => false,
+        }
     }
 }
 
@@ -126,6 +132,20 @@ pub(crate) fn written_timeline(look: &Look) -> Option<u32> {
     }
 }
 
+/// The newest timeline that a server proves: the one that it writes on; or that of the beat that it follows, where that has
+/// come since the server was looked at before. A beat that was there already may be of another cluster, whose rows were
+/// restored into this one or taken along by an upgrade: the row says nothing of the history that it was written in.
+pub(crate) fn proven_timeline(before: Option<&Seen>, look: &Look) -> Option<u32> {
+    let follows = match look.part {
+        Part::Primary { timeline, .. } => return Some(timeline),
+        Part::Standby { .. } => look.beat?,
+    };
+    let before = &before?.look;
+    let is_same = before.system_id == look.system_id && before.started_at == look.started_at;
+    let has_come = is_same && before.beat.is_some_and(|beat| beat != follows);
+    has_come.then_some(follows.timeline)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use sheaf_model::Lsn;
@@ -150,6 +170,7 @@ pub(crate) mod tests {
         Look {
             system_id: SYSTEM,
             part,
+            server_version: 150_000,
             started_at: Timestamp::MIN,
             clock: clock(),
             beat,
@@ -211,19 +232,47 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_server_proves_the_timeline_that_it_writes_on_or_that_of_a_beat_that_has_come() {
+        let written = Lsn(100);
+        let on = |timeline| Part::Primary { timeline, written };
+        let follows = Part::Standby { replayed: None };
+        let (old, new) = (Some(beat(500, 3)), Some(beat(0, 2)));
+        for (before, part, beat, expected) in [
+            // A row that was restored from a cluster with a longer history.
+            (None, on(1), old, Some(1)),
+            (None, on(3), None, Some(3)),
+            (None, follows, old, None),
+            (Some(old), follows, old, None),
+            (Some(None), follows, old, None),
+            (Some(old), follows, new, Some(2)),
+            (Some(old), follows, None, None),
+        ] {
+            let before = before.map(|beat| seen(look(follows, beat), Instant::now()));
+            let proven = proven_timeline(before.as_ref(), &look(part, beat));
+            assert_eq!(proven, expected, "{before:?} {part:?} {beat:?}");
+        }
+        // Another server behind the address, or this one from another copy.
+        let mut before = look(follows, old);
+        before.started_at = clock();
+        let before = seen(before, Instant::now());
+        assert_eq!(proven_timeline(Some(&before), &look(follows, new)), None);
+    }
+
+    #[test]
     fn a_server_progresses_by_what_it_shows_and_not_by_being_asked() {
         let now = Instant::now();
         let at = |millis| now + Duration::from_millis(millis);
-        let heart = Heart::of(Some(&primary(Some(beat(0, 1)), now)));
+        // As it was seen to beat then.
+        let heart = |millis| Heart::of(Some(&primary(Some(beat(0, 1)), at(millis))));
         let first = seen(standby(5, Some(beat(0, 1))), now);
         let still = Seen::after(Some(&first), standby(5, Some(beat(0, 1))), at(900));
-        assert!(!still.is_stalled(at(1_000), heart));
-        assert!(still.is_stalled(at(1_001), heart));
-        assert!(!still.is_stalled(at(1_001), Heart::Stopped));
+        assert!(!still.is_stalled(heart(900)));
+        assert!(still.is_stalled(heart(901)));
+        assert!(!still.is_stalled(Heart::Stopped) && !still.is_stalled(Heart::Unknown));
         let moved = Seen::after(Some(&still), standby(6, Some(beat(0, 1))), at(1_100));
-        assert!(!moved.is_stalled(at(2_100), heart));
+        assert!(!moved.is_stalled(heart(2_000)));
         let beaten = Seen::after(Some(&still), standby(5, Some(beat(-1, 1))), at(1_100));
-        assert!(!beaten.is_stalled(at(2_100), heart));
+        assert!(!beaten.is_stalled(heart(2_000)));
         assert!(!still.is_lost(at(1_900)) && still.is_lost(at(1_901)));
     }
 }

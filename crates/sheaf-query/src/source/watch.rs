@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::heartbeat::{Look, Part, look};
+use sheaf_store::heartbeat::{Look, look};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -70,10 +70,8 @@ impl Sources {
 
     async fn look_at_primary(&self, client: &mut Option<Client>) -> Result<(), PgError> {
         let (look, asked_at) = look_through(client, &self.primary.app).await?;
-        let is_primary = matches!(look.part, Part::Primary { .. });
-        self.saw_primary(look, asked_at);
         // The next connection may lead to another host.
-        if !is_primary {
+        if !self.saw_primary(look, asked_at) {
             *client = None;
         }
         Ok(())
@@ -148,21 +146,19 @@ async fn watch_replica(sources: Arc<Sources>, replica: Arc<Replica>) {
     metrics::gauge!(SOURCE_LAG_SECONDS, "source" => source).set(f64::NAN);
 }
 
-/// Looks over a connection that is kept while it answers; and when it asked.
+/// Looks over a connection that is kept while it answers; and when it asked. Of several hosts that are connected to each
+/// has as long as a look.
 async fn look_through(
     client: &mut Option<Client>,
     pool: &Pool,
 ) -> Result<(Look, Instant), PgError> {
-    let looked = timeout(LOOK_MAX, async {
-        let kept = match client.take() {
-            Some(kept) if !kept.is_closed() => kept,
-            Some(_) | None => pool.connect_apart().await?,
-        };
-        let asked_at = Instant::now();
-        let look = look(&kept).await?;
-        Ok((kept, look, asked_at))
-    });
-    let (kept, look, asked_at) = looked.await.map_err(|_| PgError::Connect {
+    let kept = match client.take() {
+        Some(kept) if !kept.is_closed() => kept,
+        Some(_) | None => pool.connect_apart(LOOK_MAX).await?,
+    };
+    let asked_at = Instant::now();
+    let looked = timeout(LOOK_MAX, look(&kept)).await;
+    let look = looked.map_err(|_| PgError::Connect {
         role: pool.role().to_owned(),
         source: "no answer in time".into(),
     })??;

@@ -182,7 +182,7 @@ async fn many_facets_of_one_request_are_the_same_as_one_by_one() -> Result<()> {
     world.save(&tenant).await?;
     let asked = vec![
         top("hot_text", 2),
-        histogram("cold_int", "7"),
+        histogram("cold_int", "7.0"),
         top("entity_type", 10),
         histogram("observed_at", "2s"),
         top("cold_decimal", 3),

@@ -54,6 +54,7 @@ fn asked(
         to,
         bucketing,
         is_one_series: false,
+        is_by_type: false,
         limit: 1_000,
         cursor: None,
     }

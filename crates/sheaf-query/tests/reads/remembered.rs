@@ -103,6 +103,22 @@ async fn an_entity_is_remembered_for_its_tenant_its_level_and_until_it_is_writte
         assert_eq!(answered, source, "{token:?}");
         assert!(value.is_some());
     }
+    // Something else is written. The answer stays what it was when it was first seen, so that a session whose token it gave is
+    // answered from what was read afterwards.
+    let elsewhere = "SELECT pg_logical_emit_message(false, 'test', 'elsewhere')";
+    world.superuser.query(elsewhere, &[]).await?;
+    for sources in [
+        // It may have been, in the meantime.
+        &[DataSource::Primary, DataSource::Cache][..],
+        &[DataSource::Cache],
+        &[DataSource::Cache],
+    ] {
+        let newest = session(Some(position));
+        let (answered, value, token) = shown(&reader, &tenant, jfk, &newest).await?;
+        assert!(sources.contains(&answered), "{answered}");
+        assert_eq!(token, position);
+        assert!(value.is_some());
+    }
     // A part of it is asked for each time.
     let query = EntityQuery {
         times: true,
@@ -123,11 +139,14 @@ async fn an_entity_is_remembered_for_its_tenant_its_level_and_until_it_is_writte
     let written = WrittenEntity {
         tenant: tenant.scope.tenant(),
         entity: EntityId(row.get(0)),
+        is_first: false,
     };
     let (_, before, position) = shown(&reader, &tenant, jfk, &eventual).await?;
     let (before, _) = before.context("it is there")?;
+    let reached = "SELECT pg_current_wal_insert_lsn()::text";
+    let reached = world.superuser.query_one(reached, &[]).await?;
     let later = Position {
-        lsn: Lsn(position.lsn.0 + 1),
+        lsn: reached.get::<_, &str>(0).parse()?,
         ..position
     };
     cache.committed(later, &[written]);

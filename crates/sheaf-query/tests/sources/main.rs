@@ -4,9 +4,11 @@
     reason = "a test that cannot go on has nothing better to do than to stop"
 )]
 
+mod away;
 mod behind;
 mod failing;
 mod promoted;
+mod remembered;
 mod replicated;
 mod round_trips;
 mod tokens;

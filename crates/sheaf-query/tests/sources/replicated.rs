@@ -82,12 +82,18 @@ impl Replicated {
 
     /// The pools of a server that has this database.
     pub(crate) fn pools(&self, cluster: &Cluster) -> SourcePools {
-        let name = self.world.database.name();
-        let pool = |role| Pool::new(&cluster.connect_config(name, role), 4, &Tls::none());
         SourcePools {
-            app: pool("sheaf_app"),
-            search: pool("sheaf_search"),
+            app: self.pool(cluster, "sheaf_app"),
+            search: self.pool(cluster, "sheaf_search"),
         }
+    }
+
+    pub(crate) fn pool(&self, cluster: &Cluster, role: &str) -> Pool {
+        Pool::new(&self.config(cluster, role), 4, &Tls::none())
+    }
+
+    pub(crate) fn config(&self, cluster: &Cluster, role: &str) -> tokio_postgres::Config {
+        cluster.connect_config(self.world.database.name(), role)
     }
 
     /// A replica of this name, which has answered.
@@ -157,9 +163,17 @@ pub(crate) async fn read_with(
     level: ConsistencyLevel,
     token: Option<Position>,
 ) -> Result<Read<i64>, ReadError> {
-    let (query, options) = (EntityQuery::default(), options(level, token));
+    read_as(reader, scope, &options(level, token)).await
+}
+
+pub(crate) async fn read_as(
+    reader: &Reader,
+    scope: &TenantScope,
+    options: &ReadOptions,
+) -> Result<Read<i64>, ReadError> {
+    let query = EntityQuery::default();
     let read = reader
-        .entity(scope, "counter", "one", &query, &options)
+        .entity(scope, "counter", "one", &query, options)
         .await?;
     let entity = read.value.context("it is there").unwrap();
     Ok(Read {
@@ -188,8 +202,15 @@ pub(crate) async fn list_with(
     scope: &TenantScope,
     level: ConsistencyLevel,
 ) -> Result<DataSource, ReadError> {
-    let query = page(10, None);
-    let read = reader.list(scope, &query, &options(level, None)).await?;
+    list_as(reader, scope, &options(level, None)).await
+}
+
+pub(crate) async fn list_as(
+    reader: &Reader,
+    scope: &TenantScope,
+    options: &ReadOptions,
+) -> Result<DataSource, ReadError> {
+    let read = reader.list(scope, &page(10, None), options).await?;
     assert_eq!(read.value.page.items.len(), 2);
     Ok(read.freshness.source)
 }

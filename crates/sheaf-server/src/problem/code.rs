@@ -93,7 +93,7 @@ pub(crate) const CODES: [CodeRow; 43] = [
     row(Code::MethodNotAllowed, "method_not_allowed", 405, "method not allowed", "The path exists, but not with this method. The header Allow lists those that do."),
     row(Code::NotAcceptable, "not_acceptable", 406, "not acceptable", "None of the media types in Accept is served here."),
     row(Code::BodyTooSlow, "body_too_slow", 408, "the body came too slowly", "Less than 10 KiB of the body came within 10 seconds, before its end. The connection is closed and nothing was stored."),
-    row(Code::StaleTimeline, "stale_timeline", 409, "stale timeline", "The consistency token is of a history that a failover ended. Read again without it."),
+    row(Code::StaleTimeline, "stale_timeline", 409, "stale timeline", "The consistency token is of a history that the database does not continue: a failover ended it, or its own promotion was undone. Read again without it."),
     row(Code::RequestInProgress, "request_in_progress", 409, "request in progress", "The first request with this Idempotency-Key is still running. Ask again for its answer."),
     row(Code::AttributeExists, "attribute_exists", 409, "the attribute exists", "An attribute with this name and another definition exists. Its type never changes; PATCH changes the rest."),
     row(Code::TenantExists, "tenant_exists", 409, "the tenant exists", "A tenant with this name exists."),

@@ -2,7 +2,7 @@
 
 use sheaf_query::{
     BucketQuery, HistoriesQuery, HistoryQuery, ListQuery, Read, ReadError, ReadOptions, Reader,
-    SeriesEntry, SortKey,
+    SeriesEntry, SortKey, Upcoming,
 };
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
@@ -18,7 +18,7 @@ pub(crate) enum Source {
     List(ListQuery, Steps),
     History(Of, HistoryQuery),
     Buckets(Of, BucketQuery),
-    Histories(HistoriesQuery),
+    Histories(HistoriesQuery, Upcoming),
 }
 
 /// How the next pages of a list are read.
@@ -60,6 +60,12 @@ impl Source {
             });
         }
         Source::List(query, Steps::Found)
+    }
+
+    /// Histories of many. Without one type, entities come in the same order as in a list.
+    pub(crate) fn histories(mut query: HistoriesQuery) -> Source {
+        query.is_by_type = query.entity_type.is_none() && query.cursor.is_none();
+        Source::Histories(query, Upcoming::default())
     }
 
     /// The next page, of no more items than are wanted. Nothing where there is no such entity.
@@ -119,9 +125,9 @@ impl Source {
                 let value = of_one(&entity, answer.page.items, SeriesEntry::Bucket);
                 Ok(Some(Read { value, freshness }))
             }
-            Source::Histories(query) => {
+            Source::Histories(query, upcoming) => {
                 query.limit = limit;
-                let read = reader.histories(scope, query, options).await?;
+                let read = reader.histories_on(scope, query, options, upcoming).await?;
                 query.cursor = read.value.next_cursor;
                 let items = read.value.items.into_iter();
                 let items = items.map(|item| Item::series(item.entity, item.entry));
@@ -139,7 +145,7 @@ impl Source {
             Source::List(query, _) => &query.cursor,
             Source::History(_, query) => &query.cursor,
             Source::Buckets(_, query) => &query.cursor,
-            Source::Histories(query) => &query.cursor,
+            Source::Histories(query, _) => &query.cursor,
         };
         cursor.is_none()
     }
@@ -162,7 +168,7 @@ impl Source {
                     catalogue,
                 )
             }
-            Source::Histories(query) => {
+            Source::Histories(query, _) => {
                 let (is_each, names) = (!query.is_one_series, Some(query.attributes.as_slice()));
                 match &query.bucketing {
                     None => Layout::of_instants(is_each, names, false, catalogue),

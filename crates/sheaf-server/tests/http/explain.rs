@@ -51,6 +51,41 @@ async fn an_administrator_is_told_what_answers_each_condition_and_nobody_else_is
     ensure!(explain["source"] == "primary" && explain["cost"].as_f64() > Some(0.0));
     ensure!(answer["items"][1]["id"] == "b" && answer["items"][2].is_null());
 
+    // Alternatives have their indexes only where each of them has one.
+    for (filter, expected) in [
+        (
+            "seats >= 100 OR maker = 'x' OR note > 1",
+            ["typed_index", "hot_index", "presence"],
+        ),
+        (
+            "seats >= 100 OR maker = 'x' OR external_id = 'c'",
+            ["scan"; 3],
+        ),
+        (
+            "maker = 'x' AND (seats >= 100 OR note > 1)",
+            ["hot_index", "scan", "scan"],
+        ),
+        (
+            "seats >= 100 AND (seats < 200 OR maker = 'x')",
+            ["typed_index", "typed_index", "hot_index"],
+        ),
+    ] {
+        let body = json!({"type": "plane", "filter": filter}).to_string();
+        let answer = server
+            .admin
+            .request("POST", path, &headers, body.as_bytes())
+            .await?;
+        let explain = expect(&answer, 200)?["explain"].clone();
+        let by: Vec<_> = (0..3)
+            .map(|place| explain["parts"][place]["by"].clone())
+            .collect();
+        ensure!(by == expected, "{filter}: {explain}");
+        ensure!(
+            explain["parts"][0]["estimated_rows"].as_i64() > Some(1),
+            "{filter}: {explain}"
+        );
+    }
+
     let query = "/v1/entities?explain=true&filter=seats%20%3E%3D%20100";
     ensure!(problem(&acme.get(query).await?, 403)? == "forbidden");
     let listed = server

@@ -16,6 +16,19 @@ BEGIN
             END;
         END IF;
     END LOOP;
+    -- Whatever the database's default: statements of ours see what was committed before them. A server that finds another level
+    -- does not start.
+    FOREACH wanted IN ARRAY ARRAY['sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc']
+    LOOP
+        IF NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+                WHERE r.rolname = wanted AND s.setdatabase = 0 AND 'default_transaction_isolation=read committed' = ANY (s.setconfig)) THEN
+            BEGIN
+                EXECUTE format('ALTER ROLE %I SET default_transaction_isolation = %L', wanted, 'read committed');
+            EXCEPTION WHEN insufficient_privilege OR internal_error OR unique_violation THEN
+                NULL;
+            END;
+        END IF;
+    END LOOP;
     IF NOT pg_has_role('sheaf_upkeep', 'sheaf_owner', 'MEMBER') THEN
         GRANT sheaf_owner TO sheaf_upkeep;
     END IF;

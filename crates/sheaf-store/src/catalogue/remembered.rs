@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use sheaf_model::{Lineage, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, Pool};
+use sheaf_pg::{Access, NewestTimeline, PgError, Pool};
 
 use super::flight::Flights;
 use super::{
     AttributeBounds, Catalogue, NewAttribute, catalogue_after, create_attributes, read_catalogue,
     read_version,
 };
-use crate::lineage::NewestTimeline;
 use crate::scope::TenantScope;
 
 /// What remembered catalogues may take. The server is to stay below 400 MB under full load; catalogues get a sixth of
@@ -36,13 +35,16 @@ pub struct Catalogues {
     remembered: Cache<TenantId, Remembered, Weight>,
     reads: Flights<Arc<Catalogue>>,
     creators: Flights<()>,
-    newest: NewestTimeline,
+    newest: Arc<NewestTimeline>,
 }
 
 #[derive(Debug, Clone)]
 struct Remembered {
     catalogue: Arc<Catalogue>,
-    checked_at: Instant,
+    /// When the primary last had it; absent where only a replica was asked.
+    checked_at: Option<Instant>,
+    /// When it was last read anywhere.
+    read_at: Instant,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +71,7 @@ impl Catalogues {
             .build()
             .expect("invariant: both capacities are set");
         Catalogues {
+            newest: Arc::clone(app.newest_timeline()),
             app,
             remembered: Cache::with_options(
                 options,
@@ -78,7 +81,6 @@ impl Catalogues {
             ),
             reads: Flights::new(),
             creators: Flights::new(),
-            newest: NewestTimeline::default(),
         }
     }
 
@@ -90,26 +92,38 @@ impl Catalogues {
 
     /// The catalogue, as it was at most a second ago.
     pub async fn current(&self, scope: &TenantScope) -> Result<Arc<Catalogue>, PgError> {
-        let Some(remembered) = self.remembered.get(&scope.tenant()) else {
-            return self.refresh(scope).await;
+        let remembered = self.remembered.get(&scope.tenant());
+        let Some(remembered) = remembered.filter(|known| !self.is_left_behind(known)) else {
+            return Box::pin(self.refresh(scope)).await;
         };
-        let lineage = remembered.catalogue.lineage();
-        let is_left_behind = lineage.is_some_and(|lineage| self.newest.require(lineage).is_err());
-        if is_left_behind {
-            return self.refresh(scope).await;
-        }
-        if remembered.checked_at.elapsed() < CHECK_EVERY {
+        let checked_at = remembered.checked_at;
+        if checked_at.is_some_and(|checked_at| checked_at.elapsed() < CHECK_EVERY) {
             return Ok(remembered.catalogue);
         }
+        // Not part of every caller's future: most need it once a second.
+        Box::pin(self.checked(scope, remembered.catalogue)).await
+    }
+
+    fn is_left_behind(&self, known: &Remembered) -> bool {
+        let lineage = known.catalogue.lineage();
+        lineage.is_some_and(|lineage| self.newest.require(lineage).is_err())
+    }
+
+    /// The remembered catalogue where it is still the one in force, and otherwise that.
+    async fn checked(
+        &self,
+        scope: &TenantScope,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Arc<Catalogue>, PgError> {
         let tenant = scope.tenant();
         let rows = scope
             .run_one(&self.app, Access::Read, read_version(&tenant))
             .await?;
-        if !remembered.catalogue.is_current(&rows)? {
+        if !catalogue.is_current(&rows)? {
             return self.refresh(scope).await;
         }
-        self.remember(Arc::clone(&remembered.catalogue));
-        Ok(remembered.catalogue)
+        self.remember(Arc::clone(&catalogue));
+        Ok(catalogue)
     }
 
     /// The catalogue as it is now. Callers at the same time share one read.
@@ -180,6 +194,14 @@ impl Catalogues {
         Ok(Some(next))
     }
 
+    /// A catalogue that was read within this time, be it on a replica; for whoever cannot have it checked now.
+    pub fn recent(&self, tenant: TenantId, within: Duration) -> Option<Arc<Catalogue>> {
+        let known = self.remembered.get(&tenant)?;
+        let timeline = known.catalogue.lineage().map(|lineage| lineage.timeline);
+        let is_recent = known.read_at.elapsed() < within && timeline == self.newest.get();
+        is_recent.then_some(known.catalogue)
+    }
+
     /// The catalogue at this version, where it is remembered.
     pub fn recall(
         &self,
@@ -191,22 +213,36 @@ impl Catalogues {
         known.is_version(lineage, version).then_some(known)
     }
 
-    /// Remembers a catalogue that was read elsewhere, unless a newer one of its lineage is remembered already.
+    /// Remembers a catalogue that was read from the primary elsewhere, unless a newer one of its lineage is remembered
+    /// already.
     pub fn remember(&self, catalogue: Arc<Catalogue>) {
+        self.remember_as(catalogue, Some(Instant::now()));
+    }
+
+    /// The same of a catalogue that was read from a replica, and may be as old as that is: whoever needs the primary's has
+    /// it checked there first.
+    pub fn remember_of_replica(&self, catalogue: Arc<Catalogue>) {
+        self.remember_as(catalogue, None);
+    }
+
+    fn remember_as(&self, catalogue: Arc<Catalogue>, checked_at: Option<Instant>) {
         let tenant = catalogue.tenant.tenant;
-        let is_newer = |known: &Catalogue| {
-            known.lineage() == catalogue.lineage() && known.version() > catalogue.version()
-        };
         let known = self.remembered.get(&tenant);
-        if !known.is_some_and(|known| is_newer(&known.catalogue)) {
-            self.remembered.insert(
-                tenant,
-                Remembered {
-                    catalogue,
-                    checked_at: Instant::now(),
-                },
-            );
+        let known = known.filter(|known| known.catalogue.lineage() == catalogue.lineage());
+        if let Some(known) = &known
+            && known.catalogue.version() > catalogue.version()
+        {
+            return;
         }
+        let checked_before = known
+            .filter(|known| known.catalogue.version() == catalogue.version())
+            .and_then(|known| known.checked_at);
+        let remembered = Remembered {
+            catalogue,
+            checked_at: checked_at.or(checked_before),
+            read_at: Instant::now(),
+        };
+        self.remembered.insert(tenant, remembered);
     }
 }
 
@@ -315,6 +351,31 @@ mod tests {
         assert!(catalogues.recall(tenant, lineage(2), 5).is_some());
         catalogues.remember(Arc::new(catalogue_of(lineage(2), tenant, 4, 1)));
         assert!(catalogues.recall(tenant, lineage(2), 5).is_some());
+    }
+
+    #[test]
+    fn what_a_replica_has_counts_as_read_and_not_as_checked_on_the_primary() {
+        let (catalogues, tenant) = (nowhere(), TenantId(1));
+        catalogues.newest.saw(1);
+        let remembered = |version| Arc::new(catalogue(tenant, version, 1));
+        let checked_at = || {
+            catalogues
+                .remembered
+                .get(&tenant)
+                .expect("it is remembered")
+                .checked_at
+        };
+        catalogues.remember_of_replica(remembered(1));
+        assert_eq!(checked_at(), None);
+        let minute = Duration::from_secs(60);
+        assert!(catalogues.recent(tenant, minute).is_some());
+        catalogues.remember(remembered(1));
+        let checked = checked_at();
+        assert!(checked.is_some());
+        catalogues.remember_of_replica(remembered(1));
+        assert_eq!(checked_at(), checked, "the same as before");
+        catalogues.remember_of_replica(remembered(2));
+        assert_eq!(checked_at(), None, "the primary was not asked for this one");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{Fence, check_role};
 use sheaf_query::{DataSource, SourcePools, Sources};
 use sheaf_store::catalogue::Catalogues;
+use sheaf_store::holds::{Hold, list_holds};
 use sheaf_store::invariants::{self, InvariantKind, Violation};
 use sheaf_store::maintenance::list_detached;
 use sheaf_store::{migrate, settings as database_settings};
@@ -68,6 +69,11 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
         name: "replicated acknowledgements".into(),
         outcome,
     });
+    let outcome = check_holds(&access).await;
+    checks.push(Check {
+        name: "xmin".into(),
+        outcome,
+    });
     if has_schema {
         if args.target.data_dir.is_none() {
             let (settings, _) = settings::load(&args.target.config)?;
@@ -123,6 +129,27 @@ async fn check_replicated_acks(access: &Access) -> Result<String> {
     task.await?;
     waited.context("ack=replicated answers 503")?;
     Ok("served, a synchronous standby confirms".to_owned())
+}
+
+/// Whether a replica or a slot keeps rows from being removed for too long.
+async fn check_holds(access: &Access) -> Result<String> {
+    let holds = list_holds(&access.upkeep().await?).await;
+    outcome_of_holds(&holds.context("what replicas and slots hold back is unknown")?)
+}
+
+fn outcome_of_holds(holds: &[Hold]) -> Result<String> {
+    if let Some(hold) = sheaf_upkeep::beyond_bound(holds).first() {
+        let most = sheaf_upkeep::held_max(hold.holder);
+        bail!(
+            "{hold}, more than {most}, and rows that nobody needs are kept for it: end the oldest transaction of the replica; \
+             drop a slot that nobody uses"
+        );
+    }
+    if holds.is_empty() {
+        return Ok("no replica and no slot holds rows back".to_owned());
+    }
+    let held: Vec<_> = holds.iter().map(ToString::to_string).collect();
+    Ok(held.join(", "))
 }
 
 /// Whether the Redis of the settings is there and would be used.
@@ -247,4 +274,33 @@ fn print(checks: &[Check], as_json: bool) -> Result<()> {
         say(&format!("{status:<4}  {}: {detail}", check.name))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sheaf_store::holds::Holder;
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_told_and_fails_past_its_bound() {
+        let hold = |holder, name: &str, transactions| Hold {
+            holder,
+            name: name.to_owned(),
+            transactions,
+        };
+        let slot = hold(Holder::SlotCatalog, "sheaf", 2_000_000);
+        let told = |holds: &[Hold]| outcome_of_holds(holds).map_err(|error| error.to_string());
+        assert_eq!(
+            told(&[]).as_deref(),
+            Ok("no replica and no slot holds rows back")
+        );
+        let near = hold(Holder::Replica, "west", 1_000_000);
+        let expected = "slot sheaf holds 2000000 transactions of the catalogue, replica west holds 1000000 transactions";
+        assert_eq!(told(&[slot.clone(), near]).as_deref(), Ok(expected));
+        let far = hold(Holder::Replica, "west", 1_000_001);
+        let text = told(&[slot, far]).expect_err("it is beyond the bound");
+        let expected = "replica west holds 1000001 transactions, more than 1000000, ";
+        assert!(text.starts_with(expected), "{text}");
+    }
 }

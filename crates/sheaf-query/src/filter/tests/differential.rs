@@ -304,7 +304,7 @@ async fn populate(database: &TestDatabase) -> Result<Vec<Entity>> {
 async fn selected(client: &Client, typed: &TypedExpr) -> Result<Vec<usize>> {
     let mut parameters = Parameters::default();
     let tenant = parameters.push(Parameter::Int8(TENANT));
-    let condition = compile(typed, &mut parameters);
+    let condition = compile(typed, &tenant, &mut parameters);
     let sql = format!(
         "SELECT e.entity_id FROM sheaf.entities e
         JOIN sheaf.entity_jsonb d ON d.tenant_id = e.tenant_id AND d.entity_id = e.entity_id
@@ -556,7 +556,7 @@ async fn hot_equality_and_sparse_attributes_are_found_by_index() -> Result<()> {
     for (filter, index, count) in table {
         let typed = TypedExpr::resolve(&crate::filter::parse_text(filter)?, &lookup)?;
         let mut parameters = Parameters::default();
-        let condition = compile(&typed, &mut parameters);
+        let condition = compile(&typed, "1::bigint", &mut parameters);
         let sql = format!(
             "SELECT d.entity_id FROM sheaf.entity_jsonb d WHERE d.tenant_id = 1::bigint AND {condition}"
         );

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use sheaf_model::{AttributeId, AttributeType};
+use sheaf_store::catalogue::Temperature;
+
 use crate::filter::{
-    DEPTH_MAX, Expr, FilterError, JSON_BYTES_MAX, LIST_LENGTH_MAX, NODES_MAX, TEXT_BYTES_MAX,
-    parse_json, parse_text,
+    DEPTH_MAX, Expr, FilterError, JSON_BYTES_MAX, LIST_LENGTH_MAX, NODES_MAX, Parameters, Property,
+    TEXT_BYTES_MAX, TypedExpr, compile, parse_json, parse_text,
 };
 
 /// Runs on the stack that worker threads have, so that a recursion without bound would end the test process.
@@ -104,4 +107,50 @@ fn an_error_past_a_limit_tells_where_the_limit_is_passed() {
         parse_text(&long).expect_err("too long").offset(),
         TEXT_BYTES_MAX
     );
+}
+
+/// `n1`, `n2`, .. are attributes of their own with value indexes of ints; `t` has one of texts.
+fn indexed(name: &str) -> Option<Property> {
+    let (kind, id) = match name.strip_prefix('n') {
+        Some(id) => (AttributeType::Int, id.parse().ok()?),
+        None => (AttributeType::Text, 1_000),
+    };
+    Some(Property::Attribute {
+        id: AttributeId(id),
+        kind,
+        temperature: Temperature::Hot,
+        is_indexed: true,
+    })
+}
+
+#[test]
+fn what_a_filter_becomes_grows_with_its_conditions_and_not_with_their_product() {
+    let ranges = |ids: std::ops::Range<usize>, between: &str| {
+        let terms: Vec<String> = ids.map(|id| format!("n{id} > 1")).collect();
+        terms.join(between)
+    };
+    let like = |between: &str| joined("t LIKE 'a%b'", between, 127);
+    let beside = |alternatives: usize, others: usize| {
+        let all = ranges(alternatives..alternatives + others, " AND ");
+        format!("({}) AND {all}", ranges(0..alternatives, " OR "))
+    };
+    let nested: Vec<String> = (0..18).map(|_| format!("({})", beside(6, 5))).collect();
+    for (filter, conditions) in [
+        (beside(6, 5), 11),
+        (beside(20, 6), 26),
+        (beside(100, 6), 106),
+        (beside(127, 126), 253),
+        (format!("({}) AND {}", like(" OR "), like(" AND ")), 254),
+        (nested.join(" OR "), 18 * 11),
+    ] {
+        let typed = parse_text(&filter).and_then(|expr| TypedExpr::resolve(&expr, &indexed));
+        let typed = typed.expect("within the limits");
+        let mut parameters = Parameters::default();
+        let sql = compile(&typed, "$1", &mut parameters);
+        // As many questions of indexes as conditions, and up to 32 more for eleven of them.
+        let questions = sql.matches("sheaf.entity_index_").count();
+        assert!(questions <= conditions * 4, "{questions}: {sql:.200}");
+        let sent = parameters.as_slice().len();
+        assert!(sent <= conditions * 12, "{sent} for {conditions}");
+    }
 }

@@ -30,7 +30,7 @@ fn compiled(filter: &str) -> (String, Parameters) {
     let expr = parse_text(filter).expect(filter);
     let typed = TypedExpr::resolve(&expr, &lookup).expect(filter);
     let mut parameters = Parameters::default();
-    let sql = compile(&typed, &mut parameters);
+    let sql = compile(&typed, "$tenant", &mut parameters);
     (sql, parameters)
 }
 
@@ -108,20 +108,65 @@ fn each_test_becomes_its_shape() {
         ),
         (
             "indexed_int BETWEEN 1 AND 2.5",
-            "EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $1::bigint \
+            "EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $1::bigint \
              AND i.entity_id = d.entity_id AND i.value >= $2::text::bigint AND i.value <= $3::text::bigint)",
         ),
         (
             "indexed_time > DATE('2013-01-01') AND hot_int = 1 AND indexed_time <= DATE('2013-01-02')",
             "(d.hot_attrs @> ANY ($1::text[]::jsonb[]) AND EXISTS (SELECT FROM sheaf.entity_index_time i \
-             WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $2::bigint AND i.entity_id = d.entity_id \
+             WHERE i.tenant_id = $tenant AND i.attribute_id = $2::bigint AND i.entity_id = d.entity_id \
              AND i.value > $3::text::timestamptz AND i.value <= $4::text::timestamptz))",
         ),
         (
             "indexed_text LIKE 'N%7'",
-            "(EXISTS (SELECT FROM sheaf.entity_index_text i WHERE i.tenant_id = d.tenant_id AND i.attribute_id = $1::bigint \
+            "(EXISTS (SELECT FROM sheaf.entity_index_text i WHERE i.tenant_id = $tenant AND i.attribute_id = $1::bigint \
              AND i.entity_id = d.entity_id AND i.value >= $2::text AND i.value < $3::text) \
              AND (d.present @> $6::bigint[] AND (d.hot_attrs ->> $4::text) COLLATE \"C\" LIKE $5::text))",
+        ),
+        (
+            "indexed_int > 1 OR hot_int = 2 OR indexed_text < 'a' OR cold_int IS NOT NULL",
+            "d.entity_id IN (\
+             SELECT i.entity_id FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $1::bigint \
+             AND i.value > $2::text::bigint UNION ALL \
+             SELECT i.entity_id FROM sheaf.entity_index_text i WHERE i.tenant_id = $tenant AND i.attribute_id = $3::bigint \
+             AND i.value < $4::text UNION ALL \
+             SELECT d.entity_id FROM sheaf.entity_jsonb d WHERE d.tenant_id = $tenant AND \
+             (d.hot_attrs @> ANY ($5::text[]::jsonb[]) OR d.present @> $6::bigint[]))",
+        ),
+        (
+            "indexed_int > 1 AND entity_type = 'plane' OR indexed_int < 0",
+            "d.entity_id IN (\
+             SELECT d.entity_id FROM sheaf.entity_jsonb d \
+             JOIN sheaf.entities e ON e.tenant_id = d.tenant_id AND e.entity_id = d.entity_id \
+             WHERE d.tenant_id = $tenant AND e.tenant_id = $tenant AND \
+             (EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $1::bigint \
+             AND i.entity_id = d.entity_id AND i.value > $2::text::bigint) AND e.entity_type = ANY ($3::text[])) UNION ALL \
+             SELECT i.entity_id FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $4::bigint \
+             AND i.value < $5::text::bigint)",
+        ),
+        (
+            "indexed_int > 1 AND (indexed_text < 'a' OR hot_bool = TRUE)",
+            "(d.entity_id IN (\
+             SELECT d.entity_id FROM sheaf.entity_jsonb d WHERE d.tenant_id = $tenant AND \
+             EXISTS (SELECT FROM sheaf.entity_index_text i WHERE i.tenant_id = $tenant AND i.attribute_id = $1::bigint \
+             AND i.entity_id = d.entity_id AND i.value < $2::text) AND \
+             EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $3::bigint \
+             AND i.entity_id = d.entity_id AND i.value > $4::text::bigint) UNION ALL \
+             SELECT d.entity_id FROM sheaf.entity_jsonb d WHERE d.tenant_id = $tenant AND \
+             d.hot_attrs @> ANY ($5::text[]::jsonb[]) AND \
+             EXISTS (SELECT FROM sheaf.entity_index_int i WHERE i.tenant_id = $tenant AND i.attribute_id = $6::bigint \
+             AND i.entity_id = d.entity_id AND i.value > $7::text::bigint)))",
+        ),
+        (
+            "indexed_int > 1 OR external_id = 'a'",
+            "((d.present @> $3::bigint[] AND (d.hot_attrs ->> $1::text)::numeric > $2::text::numeric) \
+             OR e.external_id = ANY ($4::text[]))",
+        ),
+        (
+            "hot_bool = TRUE AND (indexed_int > 1 OR hot_int = 2)",
+            "(d.hot_attrs @> ANY ($1::text[]::jsonb[]) AND \
+             ((d.present @> $4::bigint[] AND (d.hot_attrs ->> $2::text)::numeric > $3::text::numeric) \
+             OR d.hot_attrs @> ANY ($5::text[]::jsonb[])))",
         ),
         (
             "NOT indexed_int < 1",

@@ -1,11 +1,11 @@
 //! The statement that counts facets, composed of static fragments and the filter compiler's.
 
-use sheaf_model::AttributeType;
+use sheaf_model::{AttributeType, Value};
 
 use super::super::sql::{Composed, Matching};
 use super::{BUCKETS_MAX, Facets, Measure, Wanted};
 use crate::buckets::Width;
-use crate::filter::{Parameter, Parameters, Property, Reserved, TypedExpr, attribute_value};
+use crate::filter::{Parameter, Parameters, Property, Reserved, attribute_value, mentions_names};
 
 /// Bytes of all values of all facets. Values are up to 256 KiB, and nobody reads a thousand of those.
 const VALUES_BYTES_MAX: i64 = 1024 * 1024;
@@ -69,7 +69,8 @@ impl Facets {
     }
 
     /// What matches, with the values of each facet. Names are read where they matter and not before the values were taken
-    /// out of the documents: a join would carry whole documents.
+    /// out of the documents: a join would carry whole documents. Where a type is all that matters of them and the tenant has
+    /// no other, they are not read.
     fn matched(
         &self,
         matching: &Matching<'_>,
@@ -77,7 +78,7 @@ impl Facets {
         parameters: &mut Parameters,
     ) -> String {
         let taken = taken.join(", ");
-        let names_matter = self.0.iter().any(|wanted| is_of_names(wanted.property))
+        let names_matter = self.0.iter().any(|wanted| wanted.property.is_of_names())
             || matching.filter.is_some_and(mentions_names);
         if names_matter {
             return format!("SELECT {taken} {} OFFSET 0", matching.matching(parameters));
@@ -89,30 +90,27 @@ impl Facets {
         let tenant = parameters.push(Parameter::Int8(matching.tenant.0));
         let entity_type = parameters.push(Parameter::Text(entity_type.to_owned()));
         let places: Vec<String> = (0..self.0.len()).map(|place| format!("t{place}")).collect();
+        let places = places.join(", ");
+        // First and last in the order that the index on names has: the planner, which knows of types in all tenants alone, would
+        // read names of others for an EXISTS.
+        let end = |direction| {
+            format!(
+                "(SELECT n.entity_type FROM sheaf.entities n WHERE n.tenant_id = {tenant} \
+                 ORDER BY n.entity_type{direction} LIMIT 1) <> {entity_type}"
+            )
+        };
+        let (first, last) = (end(""), end(" DESC"));
         format!(
-            "SELECT {} FROM sheaf.entities e JOIN (\
-               SELECT d.tenant_id, d.entity_id, {taken} {documents} OFFSET 0\
-             ) d ON d.tenant_id = e.tenant_id AND d.entity_id = e.entity_id \
-             WHERE e.tenant_id = {tenant} AND e.entity_type = {entity_type} OFFSET 0",
-            places.join(", ")
+            "SELECT {places} FROM (\
+               WITH types AS MATERIALIZED (SELECT coalesce({first} OR {last}, false) AS are_several) \
+               SELECT {taken} {documents} AND NOT (SELECT are_several FROM types) \
+               UNION ALL \
+               SELECT {places} FROM sheaf.entities e JOIN (\
+                 SELECT d.tenant_id, d.entity_id, {taken} {documents} OFFSET 0\
+               ) d ON d.tenant_id = e.tenant_id AND d.entity_id = e.entity_id \
+               WHERE e.tenant_id = {tenant} AND e.entity_type = {entity_type} AND (SELECT are_several FROM types)\
+             ) typed OFFSET 0"
         )
-    }
-}
-
-fn is_of_names(property: Property) -> bool {
-    match property {
-        Property::Reserved(Reserved::EntityType | Reserved::ExternalId) => true,
-        Property::Reserved(Reserved::ObservedAt | Reserved::UpdatedAt)
-        | Property::Attribute { .. } => false,
-    }
-}
-
-/// Whether a filter is about an entity's type or id.
-fn mentions_names(filter: &TypedExpr) -> bool {
-    match filter {
-        TypedExpr::And(terms) | TypedExpr::Or(terms) => terms.iter().any(mentions_names),
-        TypedExpr::Not(inner) => mentions_names(inner),
-        TypedExpr::Predicate(predicate) => is_of_names(predicate.property),
     }
 }
 
@@ -154,6 +152,20 @@ impl Columns {
                 };
                 let order = if is_number { "value::numeric" } else { "NULL" };
                 (format!("t{place}"), value, "NULL".to_owned(), order)
+            }
+            // The number of the interval: whole numbers are divided ten times as fast as exact ones, and no interval's number is
+            // beyond a bigint, as its ends may be.
+            Measure::Numbers {
+                shown: Value::Int(width),
+                ..
+            } => {
+                let width = parameters.push(Parameter::Int8(*width));
+                let keyed = format!(
+                    "t{place} / {width} - CASE WHEN t{place} % {width} < 0 THEN 1 ELSE 0 END"
+                );
+                let value = format!("({column}::numeric * {width})::text");
+                let end = format!("(({column}::numeric + 1) * {width})::text");
+                (keyed, value, end, "value::numeric")
             }
             Measure::Numbers { width, .. } => {
                 let width = parameters.push(Parameter::Text(width.to_string()));
@@ -206,6 +218,7 @@ fn taken(wanted: &Wanted, parameters: &mut Parameters) -> String {
     };
     let mut value = |operator| attribute_value(id, temperature, operator, parameters);
     match (&wanted.measure, kind) {
+        (Measure::Numbers { .. }, AttributeType::Int) => format!("{}::bigint", value("->>")),
         (Measure::Numbers { .. }, _) => format!("{}::numeric", value("->>")),
         (Measure::Times { .. }, _) => format!("{}::timestamptz", value("->>")),
         // Equal in more than one text: as numbers, or as JSON.

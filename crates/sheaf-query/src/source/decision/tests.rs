@@ -206,16 +206,54 @@ fn a_replica_that_does_not_answer_or_stands_still_is_left_after_a_second() {
     let alone = view(vec![replica(100, now)], now);
     assert_eq!(decide(&asked, &alone, at(1_000)), Decision::Replica(0));
     assert_eq!(decide(&asked, &alone, at(1_001)), IN_PLACE, "it is lost");
-    // It answers, and has had nothing new for a second.
-    let mut standing = replica(100, now);
-    standing.seen.as_mut().expect("it was seen").asked_at = at(1_000);
-    let alone = view(vec![standing], now);
-    assert_eq!(decide(&asked, &alone, at(1_000)), Decision::Replica(0));
-    assert_eq!(
-        decide(&asked, &alone, at(1_001)),
-        IN_PLACE,
-        "it stands still"
-    );
+    // It answers, and has had nothing new while the heart was seen to beat.
+    let standing = |beaten_at| {
+        let mut standing = replica(100, now);
+        standing.seen.as_mut().expect("it was seen").asked_at = at(1_000);
+        let primary = seen(look(primary(2), Some(beat(50, 2))), at(beaten_at));
+        View {
+            heart: Heart::of(Some(&primary)),
+            ..view(vec![standing], now)
+        }
+    };
+    let decided = |beaten_at| decide(&asked, &standing(beaten_at), at(1_000));
+    assert_eq!(decided(900), Decision::Replica(0));
+    assert_eq!(decided(901), IN_PLACE, "it stands still");
+}
+
+#[test]
+fn without_the_primary_replicas_answer_for_as_long_as_their_lag_allows() {
+    let now = Instant::now();
+    let at = |millis| now + Duration::from_millis(millis);
+    // Both were seen last when the primary went; the replica goes on answering and has nothing new to show.
+    let away = |millis| {
+        let mut idle = replica(100, now);
+        idle.seen.as_mut().expect("it was seen").asked_at = at(millis);
+        View {
+            primary_admits: false,
+            ..view(vec![idle], now)
+        }
+    };
+    let ten_seconds = Need {
+        lag_max: Some(Duration::from_secs(10)),
+        ..need(EVENTUAL)
+    };
+    let too_old = Decision::Refuse(Refusal::LagExceeded);
+    for (need, millis, expected) in [
+        (need(EVENTUAL), 2_900, Decision::Replica(0)),
+        (need(EVENTUAL), 2_901, too_old),
+        (ten_seconds, 9_900, Decision::Replica(0)),
+        (ten_seconds, 9_901, too_old),
+        (need(ANALYTICS), 60_000, Decision::Replica(0)),
+        (
+            with_token(SESSION, token(2, 100)),
+            900_000,
+            Decision::Replica(0),
+        ),
+    ] {
+        let decided = decide(&need, &away(millis), at(millis));
+        assert_eq!(decided, expected, "{need:?} after {millis} ms");
+    }
 }
 
 #[test]
@@ -260,6 +298,75 @@ fn a_token_is_waited_for_within_bounds_and_then_the_primary_answers() {
 }
 
 #[test]
+fn who_is_too_far_behind_to_reach_a_token_in_time_is_not_waited_for() {
+    let now = Instant::now();
+    let waiting = with_token(SESSION, token(2, 101));
+    for (millis, expected) in [(1_000, Decision::Wait), (1_001, IN_PLACE)] {
+        let decided = decide(&waiting, &view(vec![replica(millis, now)], now), now);
+        assert_eq!(decided, expected, "{millis} ms behind");
+    }
+    // What is not known is waited for; and what it has already it answers, however far behind.
+    let unknown = View {
+        heart: Heart::Stopped,
+        ..view(vec![replica(9_000, now)], now)
+    };
+    assert_eq!(decide(&waiting, &unknown, now), Decision::Wait);
+    let reached = with_token(SESSION, token(2, 100));
+    let behind = view(vec![replica(9_000, now)], now);
+    assert_eq!(decide(&reached, &behind, now), Decision::Replica(0));
+}
+
+#[test]
+fn a_replica_that_can_wait_itself_is_waited_at() {
+    let now = Instant::now();
+    let of_version = |version, millis| {
+        let mut replica = replica(millis, now);
+        let seen = replica.seen.as_mut().expect("it was seen");
+        seen.look.server_version = version;
+        replica
+    };
+    let (old, new) = (of_version(180_003, 10), of_version(190_000, 10));
+    let waiting = with_token(SESSION, token(2, 101));
+    for (replicas, expected) in [
+        (vec![old.clone()], Decision::Wait),
+        (vec![new.clone()], Decision::WaitAt(0)),
+        (vec![old.clone(), new.clone()], Decision::WaitAt(1)),
+        (
+            vec![old.clone(), of_version(190_000, 9_000)],
+            Decision::Wait,
+        ),
+        (vec![old, of_version(200_001, 10)], Decision::WaitAt(1)),
+    ] {
+        let decided = decide(&waiting, &view(replicas.clone(), now), now);
+        assert_eq!(decided, expected, "{replicas:?}");
+    }
+    // Its command knows of no timelines.
+    let later = with_token(SESSION, token(3, 1));
+    assert_eq!(decide(&later, &view(vec![new], now), now), Decision::Wait);
+}
+
+#[tokio::test]
+async fn the_servers_of_today_are_waited_for_by_looks() -> anyhow::Result<()> {
+    let database = sheaf_testkit::TestDatabase::create().await?;
+    let client = database.client("sheaf_app").await?;
+    let look = sheaf_store::heartbeat::look(&client).await?;
+    assert!(look.server_version >= 150_000, "{look:?}");
+    let now = Instant::now();
+    let mut of_today = replica(10, now);
+    let seen = of_today.seen.as_mut().expect("it was seen");
+    seen.look.server_version = look.server_version;
+    let expected = if look.server_version < 190_000 {
+        Decision::Wait
+    } else {
+        Decision::WaitAt(0)
+    };
+    let waiting = with_token(SESSION, token(2, 101));
+    let decided = decide(&waiting, &view(vec![of_today], now), now);
+    assert_eq!(decided, expected, "{look:?}");
+    Ok(())
+}
+
+#[test]
 fn tokens_of_another_history_are_refused_by_name_or_left_to_the_primary() {
     let now = Instant::now();
     let alone = view(vec![replica(0, now)], now);
@@ -276,8 +383,19 @@ fn tokens_of_another_history_are_refused_by_name_or_left_to_the_primary() {
             assert_eq!(decided, Decision::Refuse(expected), "{level:?}");
         }
     }
-    let later = with_token(SESSION, token(3, 1));
-    assert_eq!(decide(&later, &alone, now), IN_PLACE);
+    // Of a later one: the next looks may show a promotion, and then the primary says on which timeline it is.
+    for level in [SESSION, EVENTUAL, ANALYTICS] {
+        let later = with_token(level, token(3, 1));
+        assert_eq!(decide(&later, &alone, now), Decision::Wait, "{level:?}");
+        let waited = Need {
+            may_wait: false,
+            ..later
+        };
+        assert_eq!(decide(&waited, &alone, now), IN_PLACE, "{level:?}");
+        assert_eq!(decide(&later, &view(vec![], now), now), PRIMARY);
+    }
+    let later = with_token(STRONG, token(3, 1));
+    assert_eq!(decide(&later, &alone, now), PRIMARY);
     let unseen = View {
         timeline: None,
         ..view(vec![], now)
