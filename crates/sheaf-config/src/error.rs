@@ -134,6 +134,9 @@ pub enum ValueFault {
     /// The address of Redis.
     #[error(transparent)]
     RedisUrl(#[from] RedisUrlFault),
+    /// The name of a replication slot.
+    #[error("not 1 to 63 lower-case letters, digits and underscores")]
+    Slot,
     /// Nothing at all.
     #[error("empty")]
     Empty,

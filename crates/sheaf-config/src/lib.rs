@@ -5,6 +5,7 @@
 //! nothing: an unknown key, an unknown `SHEAF_` variable and an unreadable value are errors that name their place.
 
 mod cache;
+mod changes;
 mod database_url;
 mod error;
 mod raw;
@@ -15,6 +16,7 @@ mod staging;
 mod streams;
 
 pub use cache::{Cache, Redis, RedisUrlFault};
+pub use changes::Changes;
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
 pub use reader::{Provenance, Shown};

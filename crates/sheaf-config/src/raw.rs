@@ -17,7 +17,7 @@ enum Kind {
     Number,
 }
 
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "server",
     "database",
     "replicas",
@@ -29,6 +29,7 @@ const SECTIONS: [&str; 12] = [
     "streams",
     "cache",
     "redis",
+    "changes",
     "log",
 ];
 /// Has a section a tenant's name, and in it one section, with keys as the section of this name has.
@@ -37,7 +38,7 @@ const TENANTS: &str = "tenants";
 const REPLICAS: &str = "replicas";
 const LIMITS: &str = "limits";
 
-const KEYS: [(&str, Kind); 39] = [
+const KEYS: [(&str, Kind); 43] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -51,6 +52,8 @@ const KEYS: [(&str, Kind); 39] = [
     ("database.writer_password_file", Kind::Text),
     ("database.upkeep_password", Kind::Text),
     ("database.upkeep_password_file", Kind::Text),
+    ("database.cdc_password", Kind::Text),
+    ("database.cdc_password_file", Kind::Text),
     ("database.app_connections", Kind::Number),
     ("database.search_connections", Kind::Number),
     ("database.writer_connections", Kind::Number),
@@ -75,6 +78,8 @@ const KEYS: [(&str, Kind); 39] = [
     ("redis.password_file", Kind::Text),
     ("redis.ca_file", Kind::Text),
     ("redis.deadline", Kind::Text),
+    ("changes.file", Kind::Text),
+    ("changes.slot", Kind::Text),
     ("log.level", Kind::Text),
     ("log.format", Kind::Text),
 ];

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cache::{Cache, Redis};
+use crate::changes::Changes;
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
 use crate::reader::{Reader, Shown};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub cache: Cache,
     /// The Redis that servers share, if there is one.
     pub redis: Option<Redis>,
+    /// The change stream, where something takes its changes.
+    pub changes: Option<Changes>,
     /// The log.
     pub log: Log,
 }
@@ -104,6 +107,8 @@ pub struct Database {
     pub ca_file: Option<PathBuf>,
     /// The passwords of our roles; absent where the server asks for none.
     pub passwords: Roles<Option<Password>>,
+    /// The password of `sheaf_cdc`, whom only the change stream needs.
+    pub cdc_password: Option<Password>,
     /// The connections of the app role.
     pub app_connections: usize,
     /// The connections of the search role.
@@ -234,6 +239,7 @@ impl Settings {
             streams: Streams::read(&mut reader)?,
             cache: Cache::read(&mut reader)?,
             redis: Redis::read(&mut reader)?,
+            changes: Changes::read(&mut reader)?,
             log: Log {
                 level: reader.value("log.level", LogLevel::Info, level)?,
                 format: reader.value("log.format", LogFormat::Text, format)?,
@@ -321,6 +327,7 @@ fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
         writer: password("writer")?,
         upkeep: password("upkeep")?,
     };
+    let cdc_password = password("cdc")?;
     let mut connections = |key: &str, default| {
         reader.value(key, count(default), |text| {
             between(text, 1, CONNECTIONS_MAX)
@@ -337,6 +344,7 @@ fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
             .optional("database.ca_file", filled)?
             .map(PathBuf::from),
         passwords,
+        cdc_password,
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything here is pure: no I/O, no clock, no global. What a fact means is decided in this crate and nowhere else.
 
+mod change;
 mod decimal;
 mod duration;
 mod event;
@@ -16,6 +17,7 @@ mod time;
 mod value;
 mod written;
 
+pub use change::{ChangePosition, ChangePositionFault};
 pub use decimal::{Decimal, DecimalFault};
 pub use duration::{Duration, DurationFault};
 pub use event::{Attrs, Cell, Event, Op, Tags};

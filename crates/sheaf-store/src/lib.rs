@@ -5,6 +5,7 @@
 
 pub mod buckets;
 pub mod catalogue;
+pub mod changes;
 pub mod documents;
 pub mod entities;
 pub mod events;

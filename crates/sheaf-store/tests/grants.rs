@@ -102,6 +102,32 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         "EXECUTE",
         &["catalogue_version", "current_tenant"],
     ),
+    (
+        "sheaf_cdc",
+        "SELECT",
+        &[
+            "attributes",
+            "change_sinks",
+            "change_slots",
+            "entities",
+            "entity_events",
+            "tenants",
+        ],
+    ),
+    ("sheaf_cdc", "INSERT", &["change_sinks", "change_slots"]),
+    ("sheaf_cdc", "UPDATE", &["change_sinks", "change_slots"]),
+    ("sheaf_cdc", "DELETE", &["change_sinks"]),
+    ("sheaf_cdc", "USAGE", &["schema sheaf"]),
+    (
+        "sheaf_cdc",
+        "EXECUTE",
+        &[
+            "ensure_change_publication",
+            "is_in_snapshot",
+            "list_attached_partitions",
+            "lock_every_bucket",
+        ],
+    ),
     ("sheaf_upkeep", "USAGE", &["schema sheaf"]),
     (
         "sheaf_writer",
@@ -211,7 +237,7 @@ async fn roles_have_the_grants_that_were_decided_and_no_others() -> Result<()> {
     );
     let attributes = "SELECT rolname::text FROM pg_roles
         WHERE rolname IN ('sheaf_owner', 'sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc')
-            AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication
+            AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication <> (rolname = 'sheaf_cdc')
                 OR rolcanlogin = (rolname = 'sheaf_owner'))";
     assert_eq!(names(&client, attributes).await?, Vec::<String>::new());
     Ok(())
@@ -298,6 +324,11 @@ fn is_permission_denied(error: &Error) -> bool {
 async fn functions_that_are_not_granted_cannot_be_called() -> Result<()> {
     let (world, ..) = two_tenants().await?;
     let admin = world.database.superuser().await?;
+    // As in a database that was migrated itself: without it a function that is granted has not all that it needs.
+    let name = world.database.name();
+    admin
+        .batch_execute(&format!("GRANT CREATE ON DATABASE {name} TO sheaf_owner"))
+        .await?;
     let calls = "SELECT p.proname::text, format('SELECT sheaf.%I(%s)', p.proname,
             (SELECT string_agg(format('NULL::%s', t::regtype), ', ') FROM unnest(p.proargtypes) t))
         FROM pg_proc p WHERE p.pronamespace = 'sheaf'::regnamespace";
@@ -409,6 +440,14 @@ const CALLS: &[(&str, &str)] = &[
         "SELECT count(*) FROM sheaf.list_event_partitions()",
     ),
     ("sheaf_writer", "SELECT count(*) FROM sheaf.stage_flush()"),
+    (
+        "sheaf_cdc",
+        "SELECT count(*) FROM sheaf.lock_every_bucket()",
+    ),
+    (
+        "sheaf_cdc",
+        "SELECT count(*) FROM sheaf.ensure_change_publication()",
+    ),
 ];
 
 /// In a transaction that is rolled back, in a session of its own: plans are kept for one.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sheaf_model::{EntityId, TenantId, Timestamp};
-use sheaf_pg::Statement;
+use sheaf_pg::{PgTime, Statement};
 use sheaf_store::buckets::{AggregatedAttributes, BucketRange};
 use sheaf_store::documents::read_entity;
 use sheaf_store::histories::{Division, HistoriesOf, SharedPlace, SharedWalk, ValuesBeside};
@@ -125,6 +125,46 @@ async fn an_entity_is_read_by_its_keys() -> Result<()> {
     let statement = read_entity(&TenantId(2), &"thing", &"id100");
     let plan = statement_plan(&app, &statement).await?;
     assert_uses(&plan, &["entities_external_id_key", "entity_jsonb_pkey"]);
+    Ok(())
+}
+
+/// A snapshot is read in the order of keys: a page of it sorts nothing and opens one partition.
+#[tokio::test]
+async fn a_page_of_a_snapshot_is_read_by_the_key_of_its_table() -> Result<()> {
+    let world = filled().await?;
+    let cdc = world.database.client("sheaf_cdc").await?;
+    let (snapshot, now) = ("1000000000:1000000000:", PgTime(Timestamp::now()));
+    let (before, number, rows_max, bytes_max) = (i64::MIN, i64::MIN, 100_i64, 1_i64 << 20);
+    let (lower, upper) = (
+        PgTime(Timestamp::parse_date("2021-01-01")?),
+        PgTime(Timestamp::parse_date("2022-01-01")?),
+    );
+    let after: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&before, Type::INT8), (&number, Type::INT8)];
+    let mut names = after.clone();
+    names.extend([
+        (&rows_max as _, Type::INT8),
+        (&snapshot as _, Type::TEXT),
+        (&now as _, Type::TIMESTAMPTZ),
+    ]);
+    let sql = include_str!("../sql/changes/read_entities.sql");
+    assert_uses(&plan(&cdc, sql, &names).await?, &["entities_pkey"]);
+    let mut events = after;
+    events.extend([
+        (&lower as _, Type::TIMESTAMPTZ),
+        (&0_i16 as _, Type::INT2),
+        (&lower as _, Type::TIMESTAMPTZ),
+        (&upper as _, Type::TIMESTAMPTZ),
+        (&rows_max as _, Type::INT8),
+        (&snapshot as _, Type::TEXT),
+        (&now as _, Type::TIMESTAMPTZ),
+        (&bytes_max as _, Type::INT8),
+    ]);
+    let sql = include_str!("../sql/changes/read_events.sql");
+    let found = plan(&cdc, sql, &events).await?;
+    assert_uses(&found, &["entity_events_20210101_20220101_pkey"]);
+    assert!(!found.contains("Sort"), "{found}");
+    assert!(!found.contains("entity_events_2020"), "{found}");
     Ok(())
 }
 

@@ -64,6 +64,9 @@ pub(crate) struct DevArgs {
     /// The directory of PostgreSQL's programs, instead of the one that is found
     #[arg(long)]
     pub(crate) postgres: Option<PathBuf>,
+    /// Add each change to this file, a line of JSON each
+    #[arg(long)]
+    pub(crate) changes_file: Option<PathBuf>,
 }
 
 /// Settings come from the file and from SHEAF_ variables, which win.

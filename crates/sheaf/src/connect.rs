@@ -17,6 +17,7 @@ pub(crate) const APP: &str = "sheaf_app";
 pub(crate) const SEARCH: &str = "sheaf_search";
 pub(crate) const WRITER: &str = "sheaf_writer";
 pub(crate) const UPKEEP: &str = "sheaf_upkeep";
+pub(crate) const CDC: &str = "sheaf_cdc";
 pub(crate) const OWNER: &str = "sheaf_owner";
 
 /// Upkeep acts rarely and one thing at a time; the second connection is for a look while it does.
@@ -25,6 +26,8 @@ const UPKEEP_CONNECTIONS: usize = 2;
 /// How to reach a database as each role.
 pub(crate) struct Access {
     pub(crate) configs: Roles<Config>,
+    /// Of the role that follows changes.
+    pub(crate) cdc: Config,
     pub(crate) tls: Tls,
     pub(crate) connections: Roles<usize>,
 }
@@ -50,6 +53,7 @@ impl Access {
                 writer: config(WRITER, &passwords.writer)?,
                 upkeep: config(UPKEEP, &passwords.upkeep)?,
             },
+            cdc: config(CDC, &database.cdc_password)?,
             tls,
             connections: connections(database),
         })
@@ -64,6 +68,7 @@ impl Access {
                 writer: config(WRITER),
                 upkeep: config(UPKEEP),
             },
+            cdc: config(CDC),
             tls: Tls::none(),
             connections: connections(&settings.database),
         }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod caching;
+mod changes;
 mod cli;
 mod commands;
 mod connect;

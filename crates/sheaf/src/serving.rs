@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::caching;
+use crate::changes::{self, Following};
 use crate::descriptors::connections_max;
 use crate::instruments::{self, ping};
 use crate::replicas::{self, SettingsFile};
@@ -45,6 +46,11 @@ const BODY_BYTES_MAX: usize = 256 << 20;
 pub(crate) struct StopSignal(watch::Receiver<bool>);
 
 impl StopSignal {
+    /// For whoever waits for it in another way.
+    pub(crate) fn receiver(&self) -> watch::Receiver<bool> {
+        self.0.clone()
+    }
+
     /// Returns when the process shall end.
     pub(crate) async fn requested(&mut self) {
         // The sender lives as long as the process; if not, then it ends.
@@ -86,6 +92,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     settings: &Settings,
     pools: Roles<Pool>,
+    following: Option<Following>,
     file: Option<SettingsFile>,
     mut stop: StopSignal,
 ) -> Result<()> {
@@ -113,6 +120,11 @@ pub(crate) async fn serve(
         pools.upkeep.clone(),
         until_drained.clone(),
     ));
+    if let Some(following) = following {
+        for task in changes::follow(following, &stop).await? {
+            background.spawn(task);
+        }
+    }
     if let Some(address) = settings.server.admin_listen {
         let (listener, mut stop) = (listen(address).await?, stop.clone());
         let router = admin_router(metrics.clone());

@@ -1,21 +1,32 @@
 -- Purpose: the roles that the schema grants to, where the cluster lacks them. Roles belong to the cluster, not to the
---   database, so that no migration can own them. Needs CREATEROLE, not superuser.
+--   database, so that no migration can own them. Needs CREATEROLE, not superuser. Only a superuser can give the right to
+--   replicate, which sheaf_cdc needs to follow changes; where another migrates, an administrator gives it.
 -- Parameters: none. Locks: none that matter. Two at once: the loser of the race finds the role there.
 DO $roles$
 DECLARE
     wanted text;
+    is_superuser CONSTANT boolean := (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user);
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['sheaf_owner', 'sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc']
     LOOP
         IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = wanted) THEN
             BEGIN
-                EXECUTE format('CREATE ROLE %I %s NOSUPERUSER NOCREATEDB NOCREATEROLE', wanted,
-                    CASE wanted WHEN 'sheaf_owner' THEN 'NOLOGIN' ELSE 'LOGIN' END);
+                EXECUTE format('CREATE ROLE %I %s %s NOSUPERUSER NOCREATEDB NOCREATEROLE', wanted,
+                    CASE wanted WHEN 'sheaf_owner' THEN 'NOLOGIN' ELSE 'LOGIN' END,
+                    CASE WHEN wanted = 'sheaf_cdc' AND is_superuser THEN 'REPLICATION' END);
             EXCEPTION WHEN duplicate_object OR unique_violation THEN
                 NULL;
             END;
         END IF;
     END LOOP;
+    -- Made by a version before. Two at once: the loser finds the row changed under it, to what it wanted.
+    IF is_superuser AND NOT (SELECT rolreplication FROM pg_catalog.pg_roles WHERE rolname = 'sheaf_cdc') THEN
+        BEGIN
+            ALTER ROLE sheaf_cdc REPLICATION;
+        EXCEPTION WHEN internal_error THEN
+            NULL;
+        END;
+    END IF;
     -- Whatever the database's default: statements of ours see what was committed before them. A server that finds another level
     -- does not start.
     FOREACH wanted IN ARRAY ARRAY['sheaf_upkeep', 'sheaf_app', 'sheaf_search', 'sheaf_writer', 'sheaf_cdc']

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sheaf_config::Roles;
+use sheaf_config::{Changes, Roles};
 use sheaf_model::{Name, Timestamp};
 use sheaf_pg::cluster::{Binaries, Cluster, ClusterOptions, SUPERUSER, StopMode};
 use sheaf_pg::{Pool, Tls};
@@ -14,6 +14,7 @@ use sheaf_store::migrate;
 use sheaf_store::tenants::{self, TenantPolicy};
 use tokio::task::JoinHandle;
 
+use crate::changes::Following;
 use crate::cli::DevArgs;
 use crate::commands::{key, private};
 use crate::connect::Access;
@@ -64,21 +65,23 @@ async fn run_on(
     let prepared = async {
         prepare_database(cluster).await?;
         let config = |role: &str| cluster.connect_config(private::DATABASE, role);
-        let settings = private::settings();
+        let mut settings = private::settings();
+        settings.changes = args.changes_file.clone().map(Changes::to);
         let access = Access::private(config, &settings);
         access.require_sound().await?;
         let pools = access.pools();
         ensure_keys(&args.data_dir, &pools).await?;
-        anyhow::Ok((settings, pools))
+        let following = Following::of(&access, &settings);
+        anyhow::Ok((settings, pools, following))
     };
-    let (settings, pools) = tokio::select! {
+    let (settings, pools, following) = tokio::select! {
         prepared = prepared => prepared?,
         () = stop.requested() => return Ok(()),
     };
     greet(args)?;
     let mut supervisor = tokio::spawn(supervise(Arc::clone(cluster), stop.clone()));
     let outcome = tokio::select! {
-        served = serving::serve(listener, &settings, pools, None, stop) => served,
+        served = serving::serve(listener, &settings, pools, following, None, stop) => served,
         failed = failure_of(&mut supervisor) => failed,
     };
     if !supervisor.is_finished() {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use sheaf_config::Shown;
 
+use crate::changes::Following;
 use crate::cli::ServeArgs;
 use crate::commands::settings;
 use crate::connect::Access;
@@ -32,7 +33,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
         path,
         reread: Box::new(move || Ok(settings::load(&config)?.0)),
     });
-    serving::serve(listener, &settings, access.pools(), file, stop).await
+    let following = Following::of(&access, &settings);
+    let pools = access.pools();
+    serving::serve(listener, &settings, pools, following, file, stop).await
 }
 
 fn print(shown: &[Shown]) -> Result<()> {

@@ -1,0 +1,195 @@
+//! Changes as sinks get them: rows of our tables, each with its position.
+
+use std::sync::Arc;
+
+use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
+
+use crate::column::ColumnValue;
+
+/// One row that was added or changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Where it is in the stream; in a snapshot, where it is in that.
+    pub position: ChangePosition,
+    /// The number of its transaction, without the count of cycles; 0 in a snapshot.
+    pub xid: u32,
+    /// When its transaction was committed; in a snapshot, when that was taken.
+    pub committed_at: Timestamp,
+    /// The row.
+    pub row: ChangedRow,
+}
+
+/// The row of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChangedRow {
+    /// An event. It is never changed after.
+    Event(EventRow),
+    /// A row of a catalogue as it is now. Of two for the same row, the one with the later position counts.
+    Catalogue(CatalogueRow),
+}
+
+impl Change {
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let row = match &self.row {
+            ChangedRow::Event(event) => event.attrs.len(),
+            ChangedRow::Catalogue(row) => row.size(),
+        };
+        size_of::<Change>() + row
+    }
+}
+
+/// One row of `entity_events`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRow {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The entity.
+    pub entity: EntityId,
+    /// The instant that it is about.
+    pub observed_at: Timestamp,
+    /// Its place among the rows of its instant.
+    pub seq: i16,
+    /// What it does.
+    pub op: Op,
+    /// The request that brought it.
+    pub batch: BatchId,
+    /// When the server received it.
+    pub ingested_at: Timestamp,
+    /// Its attributes in their stored form: attribute number to value, null for a removal.
+    pub attrs: Box<str>,
+}
+
+/// The tables that say what the numbers in events mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Catalogue {
+    /// `tenants`.
+    Tenants,
+    /// `attributes`.
+    Attributes,
+    /// `entities`.
+    Entities,
+}
+
+impl Catalogue {
+    /// The table's name.
+    pub fn table(self) -> &'static str {
+        match self {
+            Catalogue::Tenants => "tenants",
+            Catalogue::Attributes => "attributes",
+            Catalogue::Entities => "entities",
+        }
+    }
+
+    /// What names one of its rows.
+    pub fn key(self) -> &'static [&'static str] {
+        match self {
+            Catalogue::Tenants => &["tenant_id"],
+            Catalogue::Attributes => &["tenant_id", "attribute_id"],
+            Catalogue::Entities => &["tenant_id", "entity_id"],
+        }
+    }
+}
+
+/// One row of a catalogue, with the columns that its table has where the row is in the stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CatalogueRow {
+    /// The table.
+    pub catalogue: Catalogue,
+    /// Whether it is new; else one that was there was changed. Rows of a snapshot are new.
+    pub is_new: bool,
+    /// The names of the columns.
+    pub columns: Arc<[String]>,
+    /// Their values, in the same order.
+    pub values: Vec<ColumnValue>,
+}
+
+impl CatalogueRow {
+    /// The value of a column; absent where the table has none of that name.
+    pub fn get(&self, column: &str) -> Option<&ColumnValue> {
+        let place = self.columns.iter().position(|name| name == column)?;
+        self.values.get(place)
+    }
+
+    fn size(&self) -> usize {
+        let value = |value: &ColumnValue| match value {
+            ColumnValue::Text(text) | ColumnValue::Json(text) => text.len(),
+            ColumnValue::Other { bytes, .. } => bytes.len(),
+            ColumnValue::Null
+            | ColumnValue::Unchanged
+            | ColumnValue::Bool(_)
+            | ColumnValue::Int(_)
+            | ColumnValue::Float(_)
+            | ColumnValue::Time(_)
+            | ColumnValue::Uuid(_) => 0,
+        };
+        let heap: usize = self.values.iter().map(value).sum();
+        heap + self.values.len() * size_of::<ColumnValue>()
+    }
+}
+
+/// Where changes come from. Each origin has an order of its own; between the two there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// What was there before: read from the tables, once.
+    Snapshot,
+    /// What was committed since.
+    Stream,
+}
+
+/// Changes of one origin, in the order of their positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Where they come from.
+    pub origin: Origin,
+    /// The changes; never none.
+    pub changes: Vec<Change>,
+    /// Whether the last of them is the last of its transaction. A large transaction is several batches; so is a snapshot, whose
+    /// end no batch tells.
+    pub is_end: bool,
+}
+
+impl Batch {
+    /// The position of the last change.
+    pub fn last(&self) -> Option<ChangePosition> {
+        self.changes.last().map(|change| change.position)
+    }
+}
+
+/// How far a sink durably holds what it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The position before the first row of its snapshot, by which it knows which snapshot that is.
+    pub base: ChangePosition,
+    /// The place of the last row of the snapshot that it holds; 0 for none.
+    pub snapshot: u64,
+    /// The position of the last change of the stream that it holds; absent for none.
+    pub stream: Option<ChangePosition>,
+}
+
+impl Progress {
+    /// A sink that has begun and holds nothing.
+    pub fn begun(base: ChangePosition) -> Progress {
+        Progress {
+            base,
+            snapshot: 0,
+            stream: None,
+        }
+    }
+
+    /// Whether it holds a change.
+    pub fn holds(&self, origin: Origin, position: ChangePosition) -> bool {
+        match origin {
+            Origin::Snapshot => position.ordinal <= self.snapshot,
+            Origin::Stream => Some(position) <= self.stream,
+        }
+    }
+
+    /// It holds everything up to a position now.
+    pub fn advance(&mut self, origin: Origin, position: ChangePosition) {
+        match origin {
+            Origin::Snapshot => self.snapshot = self.snapshot.max(position.ordinal),
+            Origin::Stream => self.stream = self.stream.max(Some(position)),
+        }
+    }
+}

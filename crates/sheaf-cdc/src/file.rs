@@ -1,0 +1,217 @@
+//! A sink that is a file: one line a change, in Debezium's form, each once.
+//!
+//! The file is its own memory: each line says how far everything up to it is held, so that the last whole line is what the file
+//! holds. A line that a crash has cut is taken away before the next is written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sheaf_model::ChangePosition;
+
+use crate::change::{Batch, Progress};
+use crate::envelope::{line, progress_of};
+use crate::sink::{Held, Sink, SinkError, SinkFuture};
+
+/// What is read at once when the last line is looked for.
+const BLOCK_BYTES: u64 = 64 << 10;
+
+/// The sink. Each batch is on disk before it is said to be held.
+///
+/// It is written without leaving the thread: a write that went on after its future was dropped would meet the next one.
+#[derive(Debug)]
+pub struct FileSink {
+    name: String,
+    path: PathBuf,
+    /// Open, with what it holds, once that was asked.
+    open: Option<(File, Progress)>,
+}
+
+impl FileSink {
+    /// Writes to this file, which is made where it is missing.
+    pub fn new(name: impl Into<String>, path: &Path) -> FileSink {
+        FileSink {
+            name: name.into(),
+            path: path.to_owned(),
+            open: None,
+        }
+    }
+
+    fn fault(&self, step: &'static str) -> impl Fn(io::Error) -> SinkError + use<> {
+        let sink = self.name.clone();
+        move |source| SinkError {
+            sink: sink.clone(),
+            step,
+            source: Box::new(source),
+        }
+    }
+
+    fn open_file(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&self.path)
+    }
+
+    fn look(&mut self) -> io::Result<Held> {
+        self.open = None;
+        let mut file = self.open_file()?;
+        let Some(last) = take_away_rest(&mut file)? else {
+            return Ok(Held::Nothing);
+        };
+        let Some(progress) = progress_of(&last) else {
+            return Err(io::Error::other(
+                "the last line of the file is none of ours",
+            ));
+        };
+        self.open = Some((file, progress));
+        Ok(Held::Until(progress))
+    }
+
+    fn empty(&mut self, base: ChangePosition) -> io::Result<()> {
+        self.open = None;
+        let file = self.open_file()?;
+        file.set_len(0)?;
+        file.sync_all()?;
+        self.open = Some((file, Progress::begun(base)));
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &Batch) -> io::Result<Progress> {
+        // What a write that failed has left is found out before the next.
+        let (mut file, before) = self.take_open()?;
+        let mut progress = before;
+        let mut text = String::new();
+        for change in &batch.changes {
+            if progress.holds(batch.origin, change.position) {
+                continue;
+            }
+            progress.advance(batch.origin, change.position);
+            text.push_str(&line(change, batch.origin, &progress));
+            text.push('\n');
+        }
+        if !text.is_empty() {
+            file.seek(SeekFrom::End(0))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_data()?;
+        }
+        self.open = Some((file, progress));
+        Ok(progress)
+    }
+
+    fn take_open(&mut self) -> io::Result<(File, Progress)> {
+        let asked = || io::Error::other("the file was not asked what it holds");
+        self.open.take().ok_or_else(asked)
+    }
+}
+
+/// Takes away what follows the last whole line, and gives that back.
+fn take_away_rest(file: &mut File) -> io::Result<Option<String>> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let mut tail = Vec::new();
+    let mut from = length;
+    loop {
+        let ends: Vec<usize> = (0..tail.len())
+            .filter(|place| tail[*place] == b'\n')
+            .collect();
+        // Two ends enclose a line; the beginning of the file is one too.
+        let enclosed = match ends.as_slice() {
+            [.., before, end] => Some((before + 1, *end)),
+            [end] if from == 0 => Some((0, *end)),
+            [_] | [] => None,
+        };
+        if let Some((begin, end)) = enclosed {
+            let whole = from + u64::try_from(end).map_err(io::Error::other)? + 1;
+            if whole < length {
+                file.set_len(whole)?;
+                file.sync_all()?;
+            }
+            let line = String::from_utf8(tail[begin..end].to_vec());
+            return line.map(Some).map_err(io::Error::other);
+        }
+        if from == 0 {
+            if length > 0 {
+                file.set_len(0)?;
+                file.sync_all()?;
+            }
+            return Ok(None);
+        }
+        let next = from.saturating_sub(BLOCK_BYTES);
+        let mut block = vec![0; usize::try_from(from - next).map_err(io::Error::other)?];
+        file.seek(SeekFrom::Start(next))?;
+        file.read_exact(&mut block)?;
+        block.append(&mut tail);
+        tail = block;
+        from = next;
+    }
+}
+
+impl Sink for FileSink {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn held(&mut self) -> SinkFuture<'_, Held> {
+        let fault = self.fault("reading what the file holds");
+        let held = self.look().map_err(fault);
+        Box::pin(async move { held })
+    }
+
+    fn begin(&mut self, base: ChangePosition) -> SinkFuture<'_, ()> {
+        let fault = self.fault("emptying the file");
+        let begun = self.empty(base).map_err(fault);
+        Box::pin(async move { begun })
+    }
+
+    fn apply<'a>(&'a mut self, batch: &'a Batch) -> SinkFuture<'a, Progress> {
+        let fault = self.fault("writing to the file");
+        let written = self.write(batch).map_err(fault);
+        Box::pin(async move { written })
+    }
+
+    fn flush(&mut self) -> SinkFuture<'_, Progress> {
+        let fault = self.fault("writing to the file");
+        let held = match &self.open {
+            Some((_, progress)) => Ok(*progress),
+            None => Err(fault(io::Error::other(
+                "the file was not asked what it holds",
+            ))),
+        };
+        Box::pin(async move { held })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sheaf_testkit::ScratchDir;
+
+    #[test]
+    fn the_last_whole_line_is_found_and_what_follows_it_taken_away() {
+        let dir = ScratchDir::new("lines").expect("a directory");
+        let long = "x".repeat(200_000);
+        for (text, line, left) in [
+            ("", None, 0),
+            ("cut", None, 0),
+            ("one\n", Some("one"), 4),
+            ("one\ntwo\n", Some("two"), 8),
+            ("one\ntwo\ncut", Some("two"), 8),
+            (&format!("one\n{long}\n{long}"), Some(&*long), 200_005),
+            (&format!("{long}\n"), Some(&*long), 200_001),
+            ("\n", Some(""), 1),
+        ] {
+            let path = dir.path().join("lines");
+            std::fs::write(&path, text).expect("it can be written");
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .expect("it opens");
+            let found = take_away_rest(&mut file).expect("it can be read");
+            assert_eq!(found.as_deref(), line);
+            assert_eq!(file.metadata().expect("it is there").len(), left);
+        }
+    }
+}

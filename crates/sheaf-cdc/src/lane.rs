@@ -1,0 +1,377 @@
+//! One sink being fed: its snapshot first as far as the meaning of events needs it, then both side by side; and how far it is,
+//! stored.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sheaf_model::{ChangePosition, Timestamp};
+use sheaf_pg::{Disposition, PgError, Pool};
+use sheaf_store::changes::{
+    SlotReader, SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, find_sink, forget_sink,
+    read_running, store_position, store_snapshot_place,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::change::{Batch, Origin, Progress};
+use crate::resume::{Resume, decide};
+use crate::sink::{Held, Sink, SinkError};
+use crate::snapshot::{Seen, SnapshotError, SnapshotReader};
+use crate::status::Counted;
+
+/// Batches of the stream between two readings of the snapshot: more, and a busy stream would starve it; fewer, and it the stream.
+const BATCHES_BETWEEN: usize = 8;
+/// Between two looks at whether those who were running have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How a lane works.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneOptions {
+    /// Rows of the snapshot that are read at once.
+    pub(crate) snapshot_rows: i64,
+    /// How often it is stored how far the sink is.
+    pub(crate) store_every: Duration,
+    /// How long the sink may take for one thing.
+    pub(crate) sink_max: Duration,
+}
+
+/// Why a sink is not fed any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("the sink took longer than {0:?}")]
+    Slow(Duration),
+    #[error("reading the snapshot of a sink")]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    #[error("the slot is not this reader's any more")]
+    Fenced,
+}
+
+/// What a lane tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LaneReport {
+    /// Whatever of the stream is at or before this it needs no more: the sink holds it, and that is stored.
+    pub(crate) done: Option<ChangePosition>,
+    /// The last change of the stream that the sink holds.
+    pub(crate) position: Option<ChangePosition>,
+    /// The table that the snapshot is in.
+    pub(crate) step: SnapshotStep,
+    /// Changes that the sink was given by this lane.
+    pub(crate) changes: u64,
+}
+
+impl LaneReport {
+    pub(crate) const NONE: LaneReport = LaneReport {
+        done: None,
+        position: None,
+        step: SnapshotStep::Tenants,
+        changes: 0,
+    };
+}
+
+/// A lane that has ended, and its sink.
+pub(crate) struct LaneEnd {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) outcome: Result<(), LaneError>,
+}
+
+/// What is needed to feed a sink.
+pub(crate) struct Lane {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) cdc: Pool,
+    pub(crate) reader: SlotReader,
+    pub(crate) timeline: u32,
+    pub(crate) batches: mpsc::Receiver<Arc<Counted<Batch>>>,
+    pub(crate) report: watch::Sender<LaneReport>,
+    pub(crate) options: LaneOptions,
+}
+
+/// How far a sink is, and what of that is stored.
+struct Track {
+    stored: StoredSink,
+    seen: Seen,
+    snapshot: SnapshotReader,
+    progress: Progress,
+    /// Where the snapshot was after each part that the sink may not hold yet.
+    places: VecDeque<(u64, SnapshotPlace)>,
+    /// The last change of the stream that the sink was given, and the last that came.
+    given: Option<ChangePosition>,
+    passed: Option<ChangePosition>,
+    store_at: Instant,
+    changes: u64,
+}
+
+/// How a lane goes on.
+enum Next {
+    Go,
+    End,
+}
+
+impl Lane {
+    /// Feeds the sink until no more batches come, then makes durable what it was given.
+    pub(crate) async fn run(mut self) -> LaneEnd {
+        let outcome = loop {
+            match self.feed().await {
+                Err(LaneError::Snapshot(SnapshotError::Detached)) => {
+                    let sink = self.sink.name();
+                    tracing::warn!(
+                        sink,
+                        "a partition was detached while a snapshot read it; another one is taken"
+                    );
+                    if let Err(error) = forget_sink(&self.cdc, &self.reader, sink).await {
+                        break Err(error.into());
+                    }
+                }
+                outcome => break outcome,
+            }
+        };
+        LaneEnd {
+            sink: self.sink,
+            outcome,
+        }
+    }
+
+    async fn feed(&mut self) -> Result<(), LaneError> {
+        let Some(mut track) = self.resume().await? else {
+            return Ok(());
+        };
+        self.tell(&track);
+        while let Next::Go = self.step(&mut track).await? {
+            if Instant::now() >= track.store_at {
+                self.store(&mut track).await?;
+            }
+        }
+        self.settle(&mut track).await
+    }
+
+    async fn step(&mut self, track: &mut Track) -> Result<Next, LaneError> {
+        let step = track.snapshot.place().step;
+        if step == SnapshotStep::Done {
+            let wake_at = track.store_at;
+            tokio::select! {
+                batch = self.batches.recv() => match batch {
+                    Some(batch) => self.take(track, &batch.value).await?,
+                    None => return Ok(Next::End),
+                },
+                () = sleep_until(wake_at) => self.settle(track).await?,
+            }
+            return Ok(Next::Go);
+        }
+        if step == SnapshotStep::Events {
+            for _ in 0..BATCHES_BETWEEN {
+                match self.batches.try_recv() {
+                    Ok(batch) => self.take(track, &batch.value).await?,
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    Err(mpsc::error::TryRecvError::Disconnected) => return Ok(Next::End),
+                }
+            }
+        } else if self.batches.is_closed() {
+            // Until it is known what names and attributes mean, batches wait. None that waits now will be applied.
+            return Ok(Next::End);
+        }
+        self.read_on(track, step).await?;
+        Ok(Next::Go)
+    }
+
+    /// Reads and applies the next part of the snapshot.
+    async fn read_on(&mut self, track: &mut Track, step: SnapshotStep) -> Result<(), LaneError> {
+        if let Some(mut batch) = track.snapshot.next().await? {
+            let held = track.progress;
+            batch
+                .changes
+                .retain(|change| !held.holds(Origin::Snapshot, change.position));
+            if !batch.changes.is_empty() {
+                self.apply(track, &batch).await?;
+            }
+        }
+        let place = track.snapshot.place();
+        track.places.push_back((place.ordinal, place.clone()));
+        if place.step != step {
+            // The places of what follows count from here, whatever is read again.
+            self.settle(track).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a batch of the stream: what the sink holds already and what its snapshot sees are left out.
+    async fn take(&mut self, track: &mut Track, batch: &Batch) -> Result<(), LaneError> {
+        let Some(last) = batch.last() else {
+            return Ok(());
+        };
+        let (held, seen) = (track.progress, &track.seen);
+        let is_new =
+            |position, xid| !held.holds(Origin::Stream, position) && !seen.sees(position, xid);
+        let changes = &batch.changes;
+        if changes
+            .iter()
+            .all(|change| is_new(change.position, change.xid))
+        {
+            self.apply(track, batch).await?;
+        } else {
+            let changes = changes
+                .iter()
+                .filter(|change| is_new(change.position, change.xid));
+            let rest = Batch {
+                origin: batch.origin,
+                changes: changes.cloned().collect(),
+                is_end: batch.is_end,
+            };
+            if !rest.changes.is_empty() {
+                self.apply(track, &rest).await?;
+            }
+        }
+        track.passed = track.passed.max(Some(last));
+        self.tell(track);
+        Ok(())
+    }
+
+    async fn apply(&mut self, track: &mut Track, batch: &Batch) -> Result<(), LaneError> {
+        track.changes += u64::try_from(batch.changes.len()).unwrap_or(u64::MAX);
+        if batch.origin == Origin::Stream {
+            track.given = batch.last();
+        }
+        let sink_max = self.options.sink_max;
+        let applied = timeout(sink_max, self.sink.apply(batch)).await;
+        track.progress = applied.map_err(|_| LaneError::Slow(sink_max))??;
+        Ok(())
+    }
+
+    /// Makes durable what the sink was given, and stores that.
+    async fn settle(&mut self, track: &mut Track) -> Result<(), LaneError> {
+        let sink_max = self.options.sink_max;
+        let flushed = timeout(sink_max, self.sink.flush()).await;
+        track.progress = flushed.map_err(|_| LaneError::Slow(sink_max))??;
+        self.store(track).await
+    }
+
+    /// Stores how far the sink is, where that is further than was stored.
+    async fn store(&mut self, track: &mut Track) -> Result<(), LaneError> {
+        track.store_at = Instant::now() + self.options.store_every;
+        let (sink, now) = (self.sink.name(), Timestamp::now());
+        let mut place = None;
+        while let Some((_, held)) = track
+            .places
+            .pop_front_if(|(ordinal, _)| *ordinal <= track.progress.snapshot)
+        {
+            place = Some(held);
+        }
+        if let Some(place) = place
+            && place != track.stored.place
+        {
+            if !store_snapshot_place(&self.cdc, &self.reader, sink, &place, now).await? {
+                return Err(LaneError::Fenced);
+            }
+            track.stored.place = place;
+        }
+        if let Some(position) = track.progress.stream
+            && track.progress.stream > track.stored.position
+        {
+            if !store_position(&self.cdc, &self.reader, sink, position, now).await? {
+                return Err(LaneError::Fenced);
+            }
+            track.stored.position = Some(position);
+        }
+        self.tell(track);
+        Ok(())
+    }
+
+    fn tell(&self, track: &Track) {
+        let is_all_stored = track.stored.position >= track.given;
+        self.report.send_replace(LaneReport {
+            done: if is_all_stored {
+                track.passed
+            } else {
+                track.stored.position
+            },
+            position: track.progress.stream,
+            step: track.snapshot.place().step,
+            changes: track.changes,
+        });
+    }
+
+    /// Finds out where the sink goes on, which may be the beginning. None where it is to end before.
+    async fn resume(&mut self) -> Result<Option<Track>, LaneError> {
+        loop {
+            let slot = &self.reader.slot;
+            let Some(stored) = find_sink(&self.cdc, slot, self.sink.name()).await? else {
+                if let Next::End = self.begin().await? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let sink_max = self.options.sink_max;
+            let held: Held = timeout(sink_max, self.sink.held())
+                .await
+                .map_err(|_| LaneError::Slow(sink_max))??;
+            let (progress, place) = match decide(&stored, held) {
+                Resume::Continue { progress, place } => {
+                    self.sink.resume(progress);
+                    (progress, place)
+                }
+                Resume::Tell => {
+                    timeout(sink_max, self.sink.begin(stored.base))
+                        .await
+                        .map_err(|_| LaneError::Slow(sink_max))??;
+                    (Progress::begun(stored.base), stored.place.clone())
+                }
+                Resume::Anew => {
+                    let sink = self.sink.name();
+                    tracing::warn!(
+                        sink,
+                        ?held,
+                        "a sink holds less than was stored of it, and begins anew with a snapshot"
+                    );
+                    forget_sink(&self.cdc, &self.reader, sink).await?;
+                    continue;
+                }
+            };
+            let seen = Seen::read(&stored.snapshot, stored.until)
+                .map_err(|fault| PgError::unreadable("reading how far a sink is", fault))?;
+            let rows_max = self.options.snapshot_rows;
+            let snapshot = SnapshotReader::new(self.cdc.clone(), stored.clone(), place, rows_max);
+            return Ok(Some(Track {
+                seen,
+                snapshot,
+                progress,
+                places: VecDeque::new(),
+                given: progress.stream,
+                passed: progress.stream,
+                store_at: Instant::now() + self.options.store_every,
+                changes: 0,
+                stored,
+            }));
+        }
+    }
+
+    /// Begins a snapshot. Everything that the stream has shown before this lane has to be seen by it: who is in the middle of
+    /// something may have written its commit already, and is waited for.
+    async fn begin(&mut self) -> Result<Next, LaneError> {
+        let (next_number, _) = read_running(&self.cdc).await?;
+        while read_running(&self.cdc).await?.1 < next_number {
+            if self.batches.is_closed() {
+                return Ok(Next::End);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        let sink = self.sink.name();
+        loop {
+            let now = Timestamp::now();
+            match begin_snapshot(&self.cdc, &self.reader, sink, self.timeline, now).await {
+                Ok(true) => return Ok(Next::Go),
+                Ok(false) => return Err(LaneError::Fenced),
+                // Writers are let pass in between.
+                Err(error) if error.disposition() == Disposition::Retry => {
+                    if self.batches.is_closed() {
+                        return Ok(Next::End);
+                    }
+                    sleep(LOOK_EVERY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What the tables that are published look like, and their rows as ours.
+//!
+//! A row is read by the names of its columns, so that a column that is added, dropped or moved changes nothing for those that
+//! are needed.
+
+use std::sync::Arc;
+
+use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
+
+use crate::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
+use crate::column::{ColumnFault, ColumnValue, read_binary};
+use crate::pgoutput::{Relation, Tuple, Value};
+
+/// Why a row is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowFault {
+    /// The table lacks a column that is needed.
+    #[error("table {table} has no column {column}")]
+    MissingColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: &'static str,
+    },
+    /// A value could not be read.
+    #[error("column {column} of table {table}")]
+    Column {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What is wrong with it.
+        #[source]
+        source: ColumnFault,
+    },
+    /// A value is not what the column holds.
+    #[error("column {column} of table {table} holds something else than it should")]
+    Value {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A row has another number of values than its table has columns.
+    #[error("a row of table {table} has {values} values for {columns} columns")]
+    Length {
+        /// The table.
+        table: String,
+        /// How many values.
+        values: usize,
+        /// How many columns.
+        columns: usize,
+    },
+}
+
+const EVENT_COLUMNS: [&str; 8] = [
+    "tenant_id",
+    "entity_id",
+    "observed_at",
+    "seq",
+    "op",
+    "batch_id",
+    "ingested_at",
+    "attrs",
+];
+
+/// What is done with the rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Use {
+    /// They are events; the places of their columns.
+    Events([usize; 8]),
+    /// They are of a catalogue.
+    Catalogue(Catalogue),
+    /// The heartbeat; the place of its time.
+    Heartbeat(usize),
+    /// None of ours.
+    Nothing,
+}
+
+/// One table that is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    name: String,
+    columns: Arc<[String]>,
+    type_oids: Vec<u32>,
+    is_for: Use,
+}
+
+/// What a row is to the stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Row {
+    /// A change for sinks.
+    Change(ChangedRow),
+    /// The primary's clock, at a moment when everything before had been committed. Absent before the first beat.
+    Beat(Option<Timestamp>),
+    /// A row of a table that is none of ours.
+    Other,
+}
+
+impl Table {
+    /// Reads what a table is like from the stream.
+    pub fn from_relation(relation: &Relation<'_>) -> Result<Table, RowFault> {
+        let columns = relation.columns.iter();
+        let columns = columns.map(|column| (column.name.to_owned(), column.type_oid));
+        let name = match relation.namespace {
+            "sheaf" => relation.name.to_owned(),
+            namespace => format!("{namespace}.{}", relation.name),
+        };
+        Table::new(name, columns.collect())
+    }
+
+    /// A table of schema `sheaf` with these columns and the numbers of their types.
+    pub fn new(name: String, columns: Vec<(String, u32)>) -> Result<Table, RowFault> {
+        let (columns, type_oids): (Vec<String>, Vec<u32>) = columns.into_iter().unzip();
+        let place = |column: &'static str| {
+            let place = columns.iter().position(|name| name == column);
+            place.ok_or_else(|| RowFault::MissingColumn {
+                table: name.clone(),
+                column,
+            })
+        };
+        let is_for = match name.as_str() {
+            "entity_events" => {
+                let mut places = [0; 8];
+                for (found, column) in places.iter_mut().zip(EVENT_COLUMNS) {
+                    *found = place(column)?;
+                }
+                Use::Events(places)
+            }
+            "tenants" => Use::Catalogue(Catalogue::Tenants),
+            "attributes" => Use::Catalogue(Catalogue::Attributes),
+            "entities" => Use::Catalogue(Catalogue::Entities),
+            "replication_heartbeat" => Use::Heartbeat(place("beat_at")?),
+            _ => Use::Nothing,
+        };
+        if let Use::Catalogue(catalogue) = is_for {
+            for column in catalogue.key() {
+                place(column)?;
+            }
+        }
+        Ok(Table {
+            name,
+            columns: columns.into(),
+            type_oids,
+            is_for,
+        })
+    }
+
+    /// Its name: without its schema where that is `sheaf`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads a row of the stream.
+    pub fn read(&self, row: &Tuple<'_>, is_new: bool) -> Result<Row, RowFault> {
+        self.read_values(&row.values, is_new)
+    }
+
+    /// Reads a row by its values, one a column.
+    pub fn read_values(&self, values: &[Value<'_>], is_new: bool) -> Result<Row, RowFault> {
+        if values.len() != self.columns.len() {
+            return Err(RowFault::Length {
+                table: self.name.clone(),
+                values: values.len(),
+                columns: self.columns.len(),
+            });
+        }
+        Ok(match self.is_for {
+            Use::Events(places) => Row::Change(ChangedRow::Event(self.event(&places, values)?)),
+            Use::Catalogue(catalogue) => {
+                let read = (0..values.len()).map(|place| self.value(place, values));
+                Row::Change(ChangedRow::Catalogue(CatalogueRow {
+                    catalogue,
+                    is_new,
+                    columns: Arc::clone(&self.columns),
+                    values: read.collect::<Result<_, _>>()?,
+                }))
+            }
+            Use::Heartbeat(place) => match self.value(place, values)? {
+                ColumnValue::Time(time) => Row::Beat(Some(time)),
+                ColumnValue::Null => Row::Beat(None),
+                _ => return Err(self.unexpected(place)),
+            },
+            Use::Nothing => Row::Other,
+        })
+    }
+
+    fn event(&self, places: &[usize; 8], values: &[Value<'_>]) -> Result<EventRow, RowFault> {
+        let [
+            tenant,
+            entity,
+            observed_at,
+            seq,
+            op,
+            batch,
+            ingested_at,
+            attrs,
+        ] = *places;
+        let int = |place| match self.value(place, values)? {
+            ColumnValue::Int(number) => Ok(number),
+            _ => Err(self.unexpected(place)),
+        };
+        let time = |place| match self.value(place, values)? {
+            ColumnValue::Time(time) => Ok(time),
+            _ => Err(self.unexpected(place)),
+        };
+        let letter = match self.value(op, values)? {
+            ColumnValue::Text(letter) => letter.bytes().next(),
+            _ => None,
+        };
+        let known = letter
+            .and_then(|letter| i8::try_from(letter).ok())
+            .and_then(Op::from_letter);
+        Ok(EventRow {
+            tenant: TenantId(int(tenant)?),
+            entity: EntityId(int(entity)?),
+            observed_at: time(observed_at)?,
+            seq: i16::try_from(int(seq)?).map_err(|_| self.unexpected(seq))?,
+            op: known.ok_or_else(|| self.unexpected(op))?,
+            batch: match self.value(batch, values)? {
+                ColumnValue::Uuid(number) => BatchId(number),
+                _ => return Err(self.unexpected(batch)),
+            },
+            ingested_at: time(ingested_at)?,
+            attrs: match self.value(attrs, values)? {
+                ColumnValue::Json(text) => text.into_boxed_str(),
+                _ => return Err(self.unexpected(attrs)),
+            },
+        })
+    }
+
+    fn value(&self, place: usize, values: &[Value<'_>]) -> Result<ColumnValue, RowFault> {
+        match values[place] {
+            Value::Null => Ok(ColumnValue::Null),
+            Value::Unchanged => Ok(ColumnValue::Unchanged),
+            Value::Binary(bytes) => {
+                read_binary(self.type_oids[place], bytes).map_err(|source| RowFault::Column {
+                    table: self.name.clone(),
+                    column: self.columns[place].clone(),
+                    source,
+                })
+            }
+            // Binary was asked for. A type that cannot be sent so comes as text, and none of ours does.
+            Value::Text(_) => Err(self.unexpected(place)),
+        }
+    }
+
+    fn unexpected(&self, place: usize) -> RowFault {
+        RowFault::Value {
+            table: self.name.clone(),
+            column: self.columns[place].clone(),
+        }
+    }
+}
