@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::change::{Batch, Origin, Progress};
 use crate::resume::{Resume, decide};
-use crate::sink::{Held, Sink, SinkError};
+use crate::sink::{Held, Sink, SinkError, SinkFuture};
 use crate::snapshot::{Seen, SnapshotError, SnapshotReader};
 use crate::status::Counted;
 
@@ -88,6 +88,12 @@ pub(crate) struct Lane {
     pub(crate) batches: mpsc::Receiver<Arc<Counted<Batch>>>,
     pub(crate) report: watch::Sender<LaneReport>,
     pub(crate) options: LaneOptions,
+}
+
+/// What a sink does within this time.
+async fn within<T>(sink_max: Duration, done: SinkFuture<'_, T>) -> Result<T, LaneError> {
+    let done = timeout(sink_max, done).await;
+    Ok(done.map_err(|_| LaneError::Slow(sink_max))??)
 }
 
 /// How far a sink is, and what of that is stored.
@@ -234,17 +240,13 @@ impl Lane {
         if batch.origin == Origin::Stream {
             track.given = batch.last();
         }
-        let sink_max = self.options.sink_max;
-        let applied = timeout(sink_max, self.sink.apply(batch)).await;
-        track.progress = applied.map_err(|_| LaneError::Slow(sink_max))??;
+        track.progress = within(self.options.sink_max, self.sink.apply(batch)).await?;
         Ok(())
     }
 
     /// Makes durable what the sink was given, and stores that.
     async fn settle(&mut self, track: &mut Track) -> Result<(), LaneError> {
-        let sink_max = self.options.sink_max;
-        let flushed = timeout(sink_max, self.sink.flush()).await;
-        track.progress = flushed.map_err(|_| LaneError::Slow(sink_max))??;
+        track.progress = within(self.options.sink_max, self.sink.flush()).await?;
         self.store(track).await
     }
 
@@ -304,18 +306,14 @@ impl Lane {
                 continue;
             };
             let sink_max = self.options.sink_max;
-            let held: Held = timeout(sink_max, self.sink.held())
-                .await
-                .map_err(|_| LaneError::Slow(sink_max))??;
+            let held: Held = within(sink_max, self.sink.held()).await?;
             let (progress, place) = match decide(&stored, held) {
                 Resume::Continue { progress, place } => {
                     self.sink.resume(progress);
                     (progress, place)
                 }
                 Resume::Tell => {
-                    timeout(sink_max, self.sink.begin(stored.base))
-                        .await
-                        .map_err(|_| LaneError::Slow(sink_max))??;
+                    within(sink_max, self.sink.begin(stored.base)).await?;
                     (Progress::begun(stored.base), stored.place.clone())
                 }
                 Resume::Anew => {

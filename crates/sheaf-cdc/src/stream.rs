@@ -6,7 +6,7 @@ mod unconfirmed;
 use std::time::Duration;
 
 use sheaf_model::Timestamp;
-use sheaf_pg::{Disposition, PgError, Pool, ReplicationConnection, ReplicationError, Tls};
+use sheaf_pg::{Disposition, PgError, Pool, ReplicationConnection, ReplicationError, Tls, chain};
 use sheaf_store::changes::{claim_slot, forget_other_sinks, look_at_slot};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -291,16 +291,4 @@ async fn measure(
 /// Returns once it is told to stop, or nobody is left to tell it.
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopped| *stopped).await;
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -15,7 +15,7 @@ mod time;
 mod timeline;
 mod transaction;
 
-pub use error::{Disposition, PgError};
+pub use error::{Disposition, PgError, chain};
 pub use fence::{Fence, FenceError};
 pub use json::{JsonbRead, JsonbWrite};
 pub use pool::{Connection, Pool, Tls, TlsFault, Unfinished};

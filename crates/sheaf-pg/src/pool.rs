@@ -155,10 +155,9 @@ impl Pool {
     /// A connection as the pool's are, of its own: it does not wait for the pool's, nor they for it. Each host has so long
     /// to answer, whatever those before it did.
     pub async fn connect_apart(&self, host_max: Duration) -> Result<Client, PgError> {
-        let heard = |notice| tracing::debug!(%notice, "postgresql says");
         let opened = self
             .tls
-            .open_current(&self.config, &self.newest, heard, host_max);
+            .open_current(&self.config, &self.newest, log, host_max);
         self.opened(opened.await)
     }
 
@@ -225,11 +224,8 @@ impl Connect for Connector {
     fn connect(&self, config: &Config) -> BoxFuture<'_, Result<Opened, tokio_postgres::Error>> {
         let config = config.clone();
         Box::pin(async move {
-            let heard = |notice| tracing::debug!(%notice, "postgresql says");
             let host_max = share_of_each(&config, OPEN_MAX);
-            let opened = self
-                .tls
-                .open_current(&config, &self.newest, heard, host_max);
+            let opened = self.tls.open_current(&config, &self.newest, log, host_max);
             match opened.await {
                 Ok(opened) => Ok(opened),
                 Err(Unopened::Failed(error)) => Err(error),
@@ -238,6 +234,11 @@ impl Connect for Connector {
             }
         })
     }
+}
+
+/// What is done with what a server says beside its answers, where nobody listens for it.
+fn log(notice: DbError) {
+    tracing::debug!(%notice, "postgresql says");
 }
 
 /// A connection, and the task that drives it.
@@ -321,9 +322,8 @@ impl Tls {
     pub async fn connect(&self, config: &Config) -> Result<Client, PgError> {
         let mut config = config.clone();
         limit_patience(&mut config);
-        let heard = |notice| tracing::debug!(%notice, "postgresql says");
         let (newest, host_max) = (NewestTimeline::default(), share_of_each(&config, OPEN_MAX));
-        let opened = self.open_current(&config, &newest, heard, host_max).await;
+        let opened = self.open_current(&config, &newest, log, host_max).await;
         let role = config.get_user().unwrap_or("the default user");
         let (client, _) = opened.map_err(|unopened| unopened.on_connecting(role))?;
         Ok(client)

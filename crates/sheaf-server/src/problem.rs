@@ -346,14 +346,8 @@ impl From<FilterError> for Problem {
 /// An error with everything behind it on one line, as the log keeps it.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     const CHARS_MAX: usize = 2_000;
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.chars()
+    sheaf_pg::chain(error)
+        .chars()
         .take(CHARS_MAX)
         .map(|letter| if letter.is_control() { ' ' } else { letter })
         .collect()

@@ -36,7 +36,7 @@ pub async fn keep_beating(upkeep: Pool, mut stop: watch::Receiver<bool>) {
         }
         if !is_beating && was_beating {
             let cause = match outcome {
-                Ok(Err(error)) => crate::chain(&error),
+                Ok(Err(error)) => sheaf_pg::chain(&error),
                 Ok(Ok(())) | Err(_) => format!("no answer within {BEAT_MAX:?}"),
             };
             tracing::warn!(

@@ -113,7 +113,7 @@ fn show(holds: Option<&[Hold]>) {
 /// Without an error there was no answer in time.
 fn tell_unknown(error: Option<&PgError>) {
     let cause = match error {
-        Some(error) => crate::chain(error),
+        Some(error) => sheaf_pg::chain(error),
         None => format!("no answer within {LOOK_MAX:?}"),
     };
     tracing::warn!(cause, "what replicas and slots hold back is unknown");

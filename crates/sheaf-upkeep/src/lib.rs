@@ -104,15 +104,3 @@ async fn run_rounds(
         }
     }
 }
-
-/// An error with its causes, for the log.
-fn chain(error: &PgError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

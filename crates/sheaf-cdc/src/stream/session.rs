@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Lsn};
-use sheaf_pg::{Pool, Received};
+use sheaf_pg::{Pool, Received, chain};
 use sheaf_store::changes::{
     Publication, SlotReader, SnapshotStep, ensure_publication, forget_sink, promise_position,
 };
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::unconfirmed::Unconfirmed;
-use super::{StreamError, StreamOptions, chain, measure, told_to_stop};
+use super::{StreamError, StreamOptions, measure, told_to_stop};
 use crate::assembly::{Assembly, Step};
 use crate::change::{Batch, Change, Origin};
 use crate::feed::Feed;
