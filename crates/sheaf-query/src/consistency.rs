@@ -47,6 +47,16 @@ impl ConsistencyLevel {
         }
     }
 
+    /// Whether anybody but the primary may answer, whose answer is held to the lag and the token. A session that names no
+    /// position may have written anything, and only the primary has that for certain.
+    pub(crate) fn may_be_behind(self, has_token: bool) -> bool {
+        match self {
+            ConsistencyLevel::Strong => false,
+            ConsistencyLevel::Session => has_token,
+            ConsistencyLevel::Eventual | ConsistencyLevel::Analytics => true,
+        }
+    }
+
     /// The level with this name.
     pub fn parse(text: &str) -> Option<ConsistencyLevel> {
         ConsistencyLevel::ALL

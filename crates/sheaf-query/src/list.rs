@@ -3,8 +3,8 @@
 //! A filter or an order on attributes is compiled for where the catalogue says that their values are, so that the version of
 //! the catalogue in the search's own snapshot has to be the one that it was compiled with.
 
-use sheaf_model::Name;
-use sheaf_pg::PgError;
+use sheaf_model::{Name, TenantId};
+use sheaf_pg::{PgError, Statement};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, search_version, version_of};
 use sheaf_store::documents::{StoredDocument, document_of};
@@ -220,11 +220,7 @@ impl Reader {
         };
         let facets = (!plan.facets.is_empty()).then(|| plan.facets.statement(&matching));
         let tenant = scope.tenant();
-        let mut statements = vec![
-            search_version(&tenant),
-            plan_page(&STATEMENT_TIME_MAX),
-            page.statement(),
-        ];
+        let mut statements = page_statements(&tenant, &page);
         if count.is_some() || facets.is_some() {
             statements.push(plan_whole());
         }
@@ -247,12 +243,7 @@ impl Reader {
         let left = left.and_then(|left| matching.page_left(left, &plan.order, after, rows_max));
         let rows = match left {
             Some(page) => {
-                let statements = vec![
-                    search_version(&tenant),
-                    plan_page(&STATEMENT_TIME_MAX),
-                    page.statement(),
-                ];
-                let rows = source.search(statements).await?;
+                let rows = source.search(page_statements(&tenant, &page)).await?;
                 require_version(&rows[0], source, plan.catalogue)?;
                 rows
             }
@@ -273,6 +264,15 @@ impl Reader {
             facets,
         })
     }
+}
+
+/// The version of the catalogue, what a page is planned with, and the page.
+fn page_statements<'a>(tenant: &'a TenantId, page: &'a sql::Composed) -> Vec<Statement<'a>> {
+    vec![
+        search_version(tenant),
+        plan_page(&STATEMENT_TIME_MAX),
+        page.statement(),
+    ]
 }
 
 /// Fails where the catalogue is no longer the one that a query was compiled with, at the source that has answered it: a

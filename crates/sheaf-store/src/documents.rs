@@ -71,15 +71,8 @@ pub fn read_entity<'a>(
     entity_type: &'a &str,
     external_id: &'a &str,
 ) -> Statement<'a> {
-    Statement::new(
-        "reading an entity",
-        include_str!("../sql/entities/read_entity.sql"),
-        vec![
-            (&tenant.0, Type::INT8),
-            (entity_type, Type::TEXT),
-            (external_id, Type::TEXT),
-        ],
-    )
+    let sql = include_str!("../sql/entities/read_entity.sql");
+    read_by_name(sql, tenant, entity_type, external_id)
 }
 
 /// The same as a statement that is a transaction and sets the tenant itself, with how far the server had come before and
@@ -89,9 +82,19 @@ pub fn read_entity_alone<'a>(
     entity_type: &'a &str,
     external_id: &'a &str,
 ) -> Statement<'a> {
+    let sql = include_str!("../sql/entities/read_entity_alone.sql");
+    read_by_name(sql, tenant, entity_type, external_id)
+}
+
+fn read_by_name<'a>(
+    sql: &'static str,
+    tenant: &'a TenantId,
+    entity_type: &'a &str,
+    external_id: &'a &str,
+) -> Statement<'a> {
     Statement::new(
         "reading an entity",
-        include_str!("../sql/entities/read_entity_alone.sql"),
+        sql,
         vec![
             (&tenant.0, Type::INT8),
             (entity_type, Type::TEXT),

@@ -13,7 +13,7 @@ use sheaf_store::TenantScope;
 use super::{EntityQuery, Found, found_under};
 use crate::answer::{EntityAnswer, Read};
 use crate::attempt::Attempt;
-use crate::consistency::{ConsistencyLevel, DataSource, Freshness, Lag, ReadOptions};
+use crate::consistency::{DataSource, Freshness, Lag, ReadOptions};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::Reader;
@@ -140,14 +140,9 @@ impl Reader {
     }
 }
 
-/// What a read asks of a remembered answer; none where it may not have one. A session that names no position may have
-/// written anything, and only the primary has that for certain.
+/// What a read asks of a remembered answer; none where it may not have one.
 fn demand(options: &ReadOptions) -> Option<Demand> {
-    let is_allowed = match options.level {
-        ConsistencyLevel::Strong => false,
-        ConsistencyLevel::Session => options.token.is_some(),
-        ConsistencyLevel::Eventual | ConsistencyLevel::Analytics => true,
-    };
+    let is_allowed = options.level.may_be_behind(options.token.is_some());
     is_allowed.then(|| Demand {
         lag_max: options.lag_max().unwrap_or(Duration::MAX),
         token: options.token,
@@ -194,6 +189,7 @@ mod tests {
     use sheaf_model::{Position, Timestamp};
 
     use super::*;
+    use crate::consistency::ConsistencyLevel;
 
     #[test]
     fn strong_reads_and_sessions_without_a_token_are_never_answered_from_memory() {

@@ -6,10 +6,10 @@ use sheaf_store::catalogue::Catalogue;
 use sheaf_store::snapshot::limit_time;
 
 use super::bound::require_bounded;
-use super::sql::{Composed, Matching};
+use super::sql::{Composed, Matching, passing};
 use super::{Pace, check_version};
 use crate::error::ReadError;
-use crate::filter::{Parameter, Parameters, TypedExpr, compile};
+use crate::filter::{Parameter, Parameters, TypedExpr};
 use crate::reader::STATEMENT_TIME_MAX;
 use crate::source::Source;
 
@@ -112,8 +112,7 @@ impl MembersOf<'_> {
         )
     }
 
-    /// Name after name, each looked up among the documents: an order that the planner, which takes any filter for rare, would
-    /// not walk by itself.
+    /// What is found by walking the names.
     fn walked(
         &self,
         matching: &Matching<'_>,
@@ -121,12 +120,9 @@ impl MembersOf<'_> {
         parameters: &mut Parameters,
     ) -> (String, &'static str) {
         let tenant = parameters.push(Parameter::Int8(matching.tenant.0));
-        let filter = compile(filter, &tenant, parameters);
+        let passing = passing(filter, &tenant, parameters);
         let mut sql = format!(
-            "SELECT e.entity_id, e.entity_type, e.external_id FROM sheaf.entities e CROSS JOIN LATERAL (\
-               SELECT FROM sheaf.entity_jsonb d \
-               WHERE d.tenant_id = {tenant} AND d.entity_id = e.entity_id AND NOT d.deleted AND {filter} LIMIT 1) passing \
-             WHERE e.tenant_id = {tenant}"
+            "SELECT e.entity_id, e.entity_type, e.external_id FROM sheaf.entities e {passing} WHERE e.tenant_id = {tenant}"
         );
         if let Some(entity_type) = self.entity_type {
             let entity_type = parameters.push(Parameter::Text(entity_type.to_owned()));

@@ -262,8 +262,7 @@ impl Matching<'_> {
         )
     }
 
-    /// Name after name, each looked up among the documents: an order that the planner, which takes any filter for rare, would
-    /// not walk by itself.
+    /// What is found by walking the names.
     fn walked(
         &self,
         entity_type: &str,
@@ -275,7 +274,7 @@ impl Matching<'_> {
         let tenant = parameters.push(Parameter::Int8(self.tenant.0));
         let entity_type = parameters.push(Parameter::Text(entity_type.to_owned()));
         let columns = order.columns(parameters);
-        let filter = compile(&unindexed(filter), &tenant, parameters);
+        let passing = passing(&unindexed(filter), &tenant, parameters);
         let beyond = match after {
             Some(keyset) => order.after(keyset, parameters),
             None => "TRUE".to_owned(),
@@ -284,10 +283,7 @@ impl Matching<'_> {
             "SELECT e.entity_id, e.entity_type, e.external_id, k0 FROM (\
                SELECT e.entity_id, e.entity_type, e.external_id, {columns} FROM sheaf.entities e \
                WHERE e.tenant_id = {tenant} AND e.entity_type = {entity_type}\
-             ) e CROSS JOIN LATERAL (\
-               SELECT FROM sheaf.entity_jsonb d \
-               WHERE d.tenant_id = {tenant} AND d.entity_id = e.entity_id AND NOT d.deleted AND {filter} LIMIT 1\
-             ) passing WHERE {beyond}"
+             ) e {passing} WHERE {beyond}"
         )
     }
 
@@ -315,6 +311,17 @@ impl Matching<'_> {
             parameters,
         }
     }
+}
+
+/// Keeps names `e` whose documents pass. Name after name, each looked up among the documents: an order that the planner, which
+/// takes any filter for rare, would not walk by itself.
+pub(super) fn passing(filter: &TypedExpr, tenant: &str, parameters: &mut Parameters) -> String {
+    let filter = compile(filter, tenant, parameters);
+    format!(
+        "CROSS JOIN LATERAL (\
+           SELECT FROM sheaf.entity_jsonb d \
+           WHERE d.tenant_id = {tenant} AND d.entity_id = e.entity_id AND NOT d.deleted AND {filter} LIMIT 1) passing"
+    )
 }
 
 /// A page of what matches, in order, after a keyset.

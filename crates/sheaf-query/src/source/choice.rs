@@ -204,12 +204,8 @@ impl<'a> Choice<'a> {
     }
 
     fn asks_replicas(&self) -> bool {
-        let may = match self.options.level {
-            ConsistencyLevel::Strong => false,
-            ConsistencyLevel::Session => self.options.token.is_some(),
-            ConsistencyLevel::Eventual | ConsistencyLevel::Analytics => true,
-        };
-        may && !self.sources.replicas().is_empty()
+        let ReadOptions { level, token, .. } = self.options;
+        level.may_be_behind(token.is_some()) && !self.sources.replicas().is_empty()
     }
 
     /// The primary is away. Where a replica might have answered, what its answer lacks is what is said.

@@ -92,13 +92,7 @@ pub(crate) fn decide(need: &Need, view: &View, now: Instant) -> Decision {
     if let Err(refusal) = check_token(need.token, view.system_id, view.timeline) {
         return Decision::Refuse(refusal);
     }
-    let asks_replicas = match need.level {
-        ConsistencyLevel::Strong => false,
-        // A session that names no position may have written anything, and only the primary has that for certain.
-        ConsistencyLevel::Session => need.token.is_some(),
-        ConsistencyLevel::Eventual | ConsistencyLevel::Analytics => true,
-    };
-    if !asks_replicas || view.replicas.is_empty() {
+    if !need.level.may_be_behind(need.token.is_some()) || view.replicas.is_empty() {
         return Decision::Primary { in_place: false };
     }
     let fits: Vec<Fit> = view

@@ -15,7 +15,7 @@ use tokio::time::sleep_until;
 use super::breaker::{Breaker, Event};
 use super::decision::{Decision, Need, Refusal, ReplicaView, View, check_token, decide};
 use super::view::{Heart, LOST_AFTER, Seen, proven_timeline, written_timeline};
-use crate::consistency::{ConsistencyLevel, DataSource, ReadOptions};
+use crate::consistency::{DataSource, ReadOptions};
 
 /// In how long half of what was measured of a latency is forgotten.
 const LATENCY_HALVED_IN: Duration = Duration::from_millis(250);
@@ -273,11 +273,7 @@ impl Sources {
     /// a replica needs one, and only of the history that goes on: the primary is never behind, and a failover between two
     /// pages ends neither.
     pub(crate) fn later(&self, options: &ReadOptions, seen: Position) -> Option<Position> {
-        let asks_replicas = match (options.level, options.token) {
-            (ConsistencyLevel::Eventual | ConsistencyLevel::Analytics, _) => true,
-            (ConsistencyLevel::Session, token) => token.is_some(),
-            (ConsistencyLevel::Strong, _) => false,
-        };
+        let asks_replicas = options.level.may_be_behind(options.token.is_some());
         let is_of_now =
             seen.system_id == self.settings.system_id && self.newest().get() == Some(seen.timeline);
         let is_later = options
