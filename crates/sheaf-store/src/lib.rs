@@ -17,6 +17,7 @@ pub mod horizon;
 pub mod interval;
 pub mod invariants;
 pub mod keys;
+pub mod lake;
 pub mod ledger;
 pub mod lineage;
 pub mod maintenance;

@@ -1,0 +1,92 @@
+//! Why the lake could not do what was asked.
+
+use sheaf_model::ChangePosition;
+use sheaf_pg::PgError;
+
+use crate::fact::EventFault;
+use crate::rows::RowFault;
+
+/// What went wrong underneath.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the lake could not do what was asked. What it holds after that is read again from PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+pub enum LakeError {
+    /// PostgreSQL failed, or another writer was faster.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// A file could not be written or read.
+    #[error("{step} {location}")]
+    File {
+        /// What was being attempted.
+        step: &'static str,
+        /// The file.
+        location: String,
+        /// Why it failed.
+        #[source]
+        source: Cause,
+    },
+    /// A table's description could not be made or read.
+    #[error("{step} of table {table}")]
+    Table {
+        /// What was being attempted.
+        step: &'static str,
+        /// The table.
+        table: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Cause,
+    },
+    /// An event that the lake cannot hold.
+    #[error("reading the event of change {position}")]
+    Event {
+        /// Where it is.
+        position: ChangePosition,
+        /// What is wrong with it.
+        #[source]
+        source: EventFault,
+    },
+    /// A row of a catalogue that the lake cannot hold.
+    #[error("reading the row of change {position}")]
+    Row {
+        /// Where it is.
+        position: ChangePosition,
+        /// What is wrong with it.
+        #[source]
+        source: RowFault,
+    },
+    /// What it holds has to be asked first, and again after each error.
+    #[error("the lake was not asked what it holds")]
+    NotAsked,
+    /// The process ends, and what was being written with it.
+    #[error("the process ended before the files were written")]
+    Ending,
+    /// A folder that cannot hold a lake.
+    #[error("the folder of the lake has a name that is not UTF-8")]
+    Folder,
+}
+
+impl LakeError {
+    pub(crate) fn table(
+        step: &'static str,
+        table: &'static str,
+    ) -> impl Fn(iceberg::Error) -> LakeError {
+        move |source| LakeError::Table {
+            step,
+            table,
+            source: Box::new(source),
+        }
+    }
+
+    pub(crate) fn file<E: Into<Cause>>(
+        step: &'static str,
+        location: &str,
+    ) -> impl FnOnce(E) -> LakeError + use<E> {
+        let location = location.to_owned();
+        move |source| LakeError::File {
+            step,
+            location,
+            source: source.into(),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! A table's next state: manifests, their list, a snapshot, the table's description. All of it is files that nobody knows until
+//! the description's name is committed.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use iceberg::MetadataLocation;
+use iceberg::io::FileIO;
+use iceberg::spec::{
+    DataFile, FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, ManifestListWriter,
+    ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary, TableMetadata,
+};
+use uuid::Uuid;
+
+use crate::error::LakeError;
+use crate::observer::{CommitStep, Observed};
+use crate::schema::LakeTable;
+use crate::warehouse::Warehouse;
+
+/// Manifests that a table has before they are made fewer: each reader opens all of them.
+const MANIFESTS_MAX: usize = 32;
+/// Files that a manifest names before it is left as it is.
+const MANIFEST_FILES_MAX: u32 = 4_000;
+
+/// A table as of one description of it.
+#[derive(Debug, Clone)]
+pub(crate) struct TableState {
+    pub(crate) table: LakeTable,
+    /// Where the description is; absent where it was never written.
+    pub(crate) location: Option<String>,
+    pub(crate) metadata: TableMetadata,
+    pub(crate) manifests: Vec<ManifestFile>,
+}
+
+/// What a commit does to a table.
+#[derive(Debug, Default)]
+pub(crate) struct TableChange {
+    /// Nothing of what was there before stays.
+    pub(crate) clears: bool,
+    pub(crate) added: Vec<DataFile>,
+    /// The locations of files whose rows are in an added one now, or nowhere.
+    pub(crate) removed: HashSet<String>,
+}
+
+impl TableChange {
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.clears && self.added.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// What goes with every commit.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitContext {
+    /// In milliseconds since 1970.
+    pub(crate) now_ms: i64,
+    /// Snapshots are kept for at least so long.
+    pub(crate) snapshots_age_ms: i64,
+    /// But at least and at most so many.
+    pub(crate) snapshots_kept: RangeInclusive<usize>,
+    /// What every snapshot says beside what it changed.
+    pub(crate) properties: HashMap<String, String>,
+}
+
+/// What a step has written.
+#[derive(Debug, Default)]
+pub(crate) struct Written(pub(crate) Vec<String>);
+
+impl TableState {
+    /// Before its first description.
+    pub(crate) fn new(table: LakeTable, warehouse: &Warehouse) -> Result<TableState, LakeError> {
+        let location = format!("{}/{}", warehouse.root(), table.name());
+        Ok(TableState {
+            table,
+            location: None,
+            metadata: table.create(location)?,
+            manifests: Vec::new(),
+        })
+    }
+
+    /// As a description says.
+    pub(crate) async fn load(
+        table: LakeTable,
+        warehouse: &Warehouse,
+        location: &str,
+    ) -> Result<TableState, LakeError> {
+        let bytes = warehouse.read(location).await?;
+        let metadata: TableMetadata = serde_json::from_slice(&bytes)
+            .map_err(LakeError::file("reading table description", location))?;
+        let manifests = match metadata.current_snapshot() {
+            Some(snapshot) => load_manifests(warehouse, snapshot.manifest_list()).await?,
+            None => Vec::new(),
+        };
+        Ok(TableState {
+            table,
+            location: Some(location.to_owned()),
+            metadata,
+            manifests,
+        })
+    }
+
+    fn fault(&self, step: &'static str) -> impl Fn(iceberg::Error) -> LakeError + use<> {
+        LakeError::table(step, self.table.name())
+    }
+
+    /// Where a new data file goes.
+    pub(crate) fn data_location(&self, name: &str) -> String {
+        format!("{}/data/{name}.parquet", self.metadata.location())
+    }
+
+    fn metadata_path(&self, name: &str) -> String {
+        format!("{}/metadata/{name}", self.metadata.location())
+    }
+
+    /// Every file of the table.
+    pub(crate) async fn files(&self, warehouse: &Warehouse) -> Result<Vec<DataFile>, LakeError> {
+        let mut files = Vec::new();
+        for manifest in &self.manifests {
+            files.extend(self.files_of(warehouse, manifest).await?);
+        }
+        Ok(files)
+    }
+
+    /// The files of a manifest.
+    pub(crate) async fn files_of(
+        &self,
+        warehouse: &Warehouse,
+        manifest: &ManifestFile,
+    ) -> Result<Vec<DataFile>, LakeError> {
+        let memory = warehouse.load(&manifest.manifest_path).await?;
+        let loaded = manifest.load_manifest(&memory).await;
+        let loaded = loaded.map_err(self.fault("reading a manifest"))?;
+        let alive = loaded.entries().iter().filter(|entry| entry.is_alive());
+        Ok(alive.map(|entry| entry.data_file().clone()).collect())
+    }
+
+    /// Writes the state after a change, and gives it back. What it was before is untouched.
+    pub(crate) async fn advance(
+        &self,
+        warehouse: &Warehouse,
+        change: TableChange,
+        context: &CommitContext,
+        observed: &Observed,
+        written: &mut Written,
+    ) -> Result<TableState, LakeError> {
+        let snapshot_id = self.unused_snapshot_id();
+        let sequence = self.metadata.next_sequence_number();
+        let mut writing = Writing {
+            state: self,
+            warehouse,
+            memory: FileIO::new_with_memory(),
+            snapshot_id,
+            written,
+        };
+        let mut manifests = Vec::new();
+        if !change.clears {
+            manifests = writing.carry_on(&change.removed).await?;
+        }
+        if !change.added.is_empty() {
+            let mut manifest = writing.manifest()?;
+            for file in &change.added {
+                let added = manifest.add_file(file.clone(), sequence);
+                added.map_err(self.fault("adding a file"))?;
+            }
+            manifests.insert(0, writing.finish(manifest).await?);
+        }
+        observed.passed(CommitStep::Manifests);
+        // The list's writer does this to its own copies.
+        for manifest in &mut manifests {
+            if manifest.added_snapshot_id == snapshot_id {
+                manifest.sequence_number = sequence;
+                if manifest.min_sequence_number < 0 {
+                    manifest.min_sequence_number = sequence;
+                }
+            }
+        }
+        let list = self.metadata_path(&format!("snap-{snapshot_id}-{}.avro", Uuid::new_v4()));
+        let parent = self.metadata.current_snapshot_id();
+        let memory = FileIO::new_with_memory();
+        let output = memory.new_output(&list);
+        let output = output.map_err(LakeError::file("naming file", &list))?;
+        let writer = output.writer().await;
+        let writer = writer.map_err(LakeError::file("making file", &list))?;
+        let mut writer = ManifestListWriter::v2(writer, snapshot_id, parent, sequence);
+        let listed = writer.add_manifests(manifests.iter().cloned());
+        listed.map_err(self.fault("listing the manifests"))?;
+        let closed = writer.close().await;
+        closed.map_err(self.fault("writing the list of manifests"))?;
+        warehouse.keep(&memory, &list).await?;
+        written.0.push(list.clone());
+        observed.passed(CommitStep::ManifestList);
+        let snapshot = Snapshot::builder()
+            .with_snapshot_id(snapshot_id)
+            .with_parent_snapshot_id(parent)
+            .with_sequence_number(sequence)
+            .with_timestamp_ms(context.now_ms.max(self.metadata.last_updated_ms()))
+            .with_manifest_list(list)
+            .with_summary(self.summary(&change, &manifests, context))
+            .with_schema_id(self.metadata.current_schema_id())
+            .build();
+        let metadata = self.describe(snapshot, context)?;
+        self.write_description(warehouse, metadata, manifests, observed, written)
+            .await
+    }
+
+    /// Writes the description of a table that has none yet.
+    pub(crate) async fn write_first(
+        &self,
+        warehouse: &Warehouse,
+        observed: &Observed,
+        written: &mut Written,
+    ) -> Result<TableState, LakeError> {
+        let metadata = self.metadata.clone();
+        self.write_description(warehouse, metadata, Vec::new(), observed, written)
+            .await
+    }
+
+    async fn write_description(
+        &self,
+        warehouse: &Warehouse,
+        metadata: TableMetadata,
+        manifests: Vec<ManifestFile>,
+        observed: &Observed,
+        written: &mut Written,
+    ) -> Result<TableState, LakeError> {
+        let location = match &self.location {
+            Some(location) => {
+                let before: MetadataLocation = location
+                    .parse()
+                    .map_err(self.fault("reading the name of the description"))?;
+                before.with_next_version().to_string()
+            }
+            None => MetadataLocation::new_with_metadata(metadata.location(), &metadata).to_string(),
+        };
+        let bytes = serde_json::to_vec(&metadata)
+            .map_err(LakeError::file("describing the table", &location))?;
+        warehouse.write(&location, Bytes::from(bytes)).await?;
+        written.0.push(location.clone());
+        observed.passed(CommitStep::Description);
+        Ok(TableState {
+            table: self.table,
+            location: Some(location),
+            metadata,
+            manifests,
+        })
+    }
+
+    fn unused_snapshot_id(&self) -> i64 {
+        loop {
+            let (high, low) = Uuid::new_v4().as_u64_pair();
+            let id = ((high ^ low) >> 1).cast_signed();
+            if self.metadata.snapshot_by_id(id).is_none() && id != 0 {
+                return id;
+            }
+        }
+    }
+
+    /// The description with one more snapshot, and without those that nobody reads any more.
+    fn describe(
+        &self,
+        snapshot: Snapshot,
+        context: &CommitContext,
+    ) -> Result<TableMetadata, LakeError> {
+        let fault = self.fault("describing a snapshot");
+        let old = self.old_snapshots(context);
+        let builder = self.metadata.clone().into_builder(self.location.clone());
+        let builder = builder
+            .set_branch_snapshot(snapshot, MAIN_BRANCH)
+            .map_err(&fault)?;
+        let built = builder.remove_snapshots(&old).build().map_err(&fault)?;
+        Ok(built.metadata)
+    }
+
+    /// Snapshots that were replaced long ago, but for the newest ones.
+    fn old_snapshots(&self, context: &CommitContext) -> Vec<i64> {
+        let mut snapshots: Vec<_> = self.metadata.snapshots().collect();
+        snapshots.sort_unstable_by_key(|snapshot| -snapshot.sequence_number());
+        let oldest_ms = context.now_ms - context.snapshots_age_ms;
+        let current = self.metadata.current_snapshot_id();
+        let (least, most) = context.snapshots_kept.clone().into_inner();
+        let old = snapshots.iter().enumerate().filter(|(place, snapshot)| {
+            let is_old = snapshot.timestamp_ms() < oldest_ms;
+            let is_spare = *place >= least && is_old || *place >= most;
+            is_spare && Some(snapshot.snapshot_id()) != current
+        });
+        old.map(|(_, snapshot)| snapshot.snapshot_id()).collect()
+    }
+
+    fn summary(
+        &self,
+        change: &TableChange,
+        manifests: &[ManifestFile],
+        context: &CommitContext,
+    ) -> Summary {
+        let operation = if change.clears || !change.removed.is_empty() {
+            Operation::Overwrite
+        } else {
+            Operation::Append
+        };
+        let rows = |files: &[DataFile]| files.iter().map(DataFile::record_count).sum::<u64>();
+        let bytes = change.added.iter().map(DataFile::file_size_in_bytes);
+        let count = |some: Option<u32>, more: Option<u32>| {
+            u64::from(some.unwrap_or_default()) + u64::from(more.unwrap_or_default())
+        };
+        let files = manifests.iter();
+        let files =
+            files.map(|manifest| count(manifest.added_files_count, manifest.existing_files_count));
+        let total_rows = manifests.iter().map(|manifest| {
+            let added = manifest.added_rows_count.unwrap_or_default();
+            added + manifest.existing_rows_count.unwrap_or_default()
+        });
+        let mut properties = context.properties.clone();
+        for (name, number) in [
+            ("added-data-files", change.added.len() as u64),
+            ("added-records", rows(&change.added)),
+            ("added-files-size", bytes.sum()),
+            ("total-data-files", files.sum()),
+            ("total-records", total_rows.sum()),
+        ] {
+            properties.insert(name.to_owned(), number.to_string());
+        }
+        Summary {
+            operation,
+            additional_properties: properties,
+        }
+    }
+}
+
+/// The manifests that a list names.
+pub(crate) async fn load_manifests(
+    warehouse: &Warehouse,
+    list: &str,
+) -> Result<Vec<ManifestFile>, LakeError> {
+    let bytes = warehouse.read(list).await?;
+    let parsed = ManifestList::parse_with_version(&bytes, FormatVersion::V2);
+    let parsed = parsed.map_err(LakeError::file("reading list of manifests", list))?;
+    Ok(parsed.consume_entries().into_iter().collect())
+}
+
+/// The writing of one snapshot's manifests.
+struct Writing<'a> {
+    state: &'a TableState,
+    warehouse: &'a Warehouse,
+    /// Where the crate writes manifests, on their way into the warehouse.
+    memory: FileIO,
+    snapshot_id: i64,
+    written: &'a mut Written,
+}
+
+impl Writing<'_> {
+    fn manifest(&self) -> Result<ManifestWriter, LakeError> {
+        let state = self.state;
+        let name = format!("{}-m0.avro", Uuid::new_v4());
+        let location = state.metadata_path(&name);
+        let output = self.memory.new_output(&location);
+        let output = output.map_err(LakeError::file("naming file", &location))?;
+        let builder = ManifestWriterBuilder::new(
+            output,
+            Some(self.snapshot_id),
+            state.metadata.current_schema().clone(),
+            state.metadata.default_partition_spec().as_ref().clone(),
+        );
+        Ok(builder.build_v2_data())
+    }
+
+    async fn finish(&mut self, manifest: ManifestWriter) -> Result<ManifestFile, LakeError> {
+        let file = manifest.write_manifest_file().await;
+        let file = file.map_err(self.state.fault("writing a manifest"))?;
+        let location = &file.manifest_path;
+        self.warehouse.keep(&self.memory, location).await?;
+        self.written.0.push(location.clone());
+        Ok(file)
+    }
+
+    /// The manifests of what was there before and stays: those that name a removed file are written anew, and so are small
+    /// ones, into one, when there are many.
+    async fn carry_on(
+        &mut self,
+        removed: &HashSet<String>,
+    ) -> Result<Vec<ManifestFile>, LakeError> {
+        let before = &self.state.manifests;
+        let is_small = |manifest: &ManifestFile| {
+            let files = manifest.added_files_count.unwrap_or_default()
+                + manifest.existing_files_count.unwrap_or_default();
+            files < MANIFEST_FILES_MAX
+        };
+        let joins = before.iter().filter(|manifest| is_small(manifest)).count() >= MANIFESTS_MAX;
+        let mut kept = Vec::new();
+        let mut joined = None;
+        let fault = self.state.fault("writing a manifest anew");
+        for manifest in before {
+            let is_joined = joins && is_small(manifest);
+            if removed.is_empty() && !is_joined {
+                kept.push(manifest.clone());
+                continue;
+            }
+            let memory = self.warehouse.load(&manifest.manifest_path).await?;
+            let loaded = manifest.load_manifest(&memory).await;
+            let loaded = loaded.map_err(&fault)?;
+            let alive: Vec<_> = loaded.entries().iter().filter(|e| e.is_alive()).collect();
+            let is_touched = alive
+                .iter()
+                .any(|entry| removed.contains(entry.file_path()));
+            if !is_touched && !is_joined {
+                kept.push(manifest.clone());
+                continue;
+            }
+            let writer = match &mut joined {
+                Some(writer) => writer,
+                none => none.insert(self.manifest()?),
+            };
+            for entry in alive {
+                let file = entry.data_file().clone();
+                let sequence = entry.sequence_number().unwrap_or_default();
+                let file_sequence = entry.file_sequence_number;
+                let carried = if removed.contains(entry.file_path()) {
+                    writer.add_delete_file(file, sequence, file_sequence)
+                } else {
+                    let snapshot = entry.snapshot_id().unwrap_or_default();
+                    writer.add_existing_file(file, snapshot, sequence, file_sequence)
+                };
+                carried.map_err(&fault)?;
+            }
+        }
+        if let Some(writer) = joined {
+            kept.insert(0, self.finish(writer).await?);
+        }
+        Ok(kept)
+    }
+}

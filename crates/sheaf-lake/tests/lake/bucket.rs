@@ -1,0 +1,110 @@
+//! The lake in a bucket, with a stand-in for S3.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use sheaf_cdc::sink::{Held, Sink};
+use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location, remove_orphans};
+use sheaf_model::Op;
+
+use crate::readers::PYTHON;
+use crate::world::{World, entity, event, position, transaction};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lake/bucket.py");
+
+/// Ends with its input, which ends with us.
+struct StandIn {
+    process: Child,
+    endpoint: String,
+}
+
+impl StandIn {
+    fn start() -> Result<StandIn> {
+        let mut process = Command::new(PYTHON)
+            .args([SCRIPT, "serve"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{PYTHON}: scripts/bootstrap.sh --test installs it"))?;
+        let output = process.stdout.take().context("its output")?;
+        let mut port = String::new();
+        BufReader::new(output).read_line(&mut port)?;
+        let endpoint = format!("http://127.0.0.1:{}", port.trim());
+        Ok(StandIn { process, endpoint })
+    }
+
+    fn read(&self, location: &str) -> Result<Value> {
+        let output = Command::new(PYTHON)
+            .args([SCRIPT, "read", &self.endpoint, location])
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{errors}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Result<()> {
+    let world = World::create().await?;
+    let stand_in = StandIn::start()?;
+    let location = Location::Bucket(Bucket {
+        name: "lake".to_owned(),
+        prefix: "of/sheaf".to_owned(),
+        region: "eu-central-1".to_owned(),
+        endpoint: Some(stand_in.endpoint.clone()),
+        keys: Some(("id".to_owned(), "secret".to_owned())),
+    });
+    assert!(!format!("{location:?}").contains("secret"));
+    let mut options = LakeOptions {
+        location: location.clone(),
+        ..world.options("sheaf")
+    };
+    options.retention.snapshots_age = Duration::ZERO;
+    options.retention.snapshots_min = 1;
+    let name = options.name.clone();
+    let noon = "2024-02-29T12:00:00Z";
+    let mut sink = LakeSink::new(&world.cdc(), options.clone())?;
+    sink.held().await?;
+    sink.begin(position(10, 0)).await?;
+    let rows = vec![entity(5), event(5, noon, 0, Op::Patch, r#"{"1":30}"#)];
+    sink.apply(&transaction(20, rows)).await?;
+    sink.flush().await?;
+    let mut again = LakeSink::new(&world.cdc(), options)?;
+    let Held::Until(held) = again.held().await? else {
+        anyhow::bail!("it has begun");
+    };
+    assert_eq!(held.stream, Some(position(20, 2)));
+    for number in 1..=3u64 {
+        let rows = vec![event(
+            5,
+            noon,
+            i16::try_from(number)?,
+            Op::Correct,
+            r#"{"1":4}"#,
+        )];
+        again.apply(&transaction(20 + number, rows)).await?;
+        again.flush().await?;
+    }
+    let facts = world.location("sheaf", "facts").await?;
+    assert!(
+        facts.starts_with("s3://lake/of/sheaf/facts/metadata/"),
+        "{facts}"
+    );
+    assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 42}));
+    let late = SystemTime::now() + Duration::from_secs(7200);
+    let orphans = remove_orphans(&world.cdc(), &name, &location, Duration::ZERO, late).await?;
+    // The lists of the two states that are not kept; every manifest is still one of the newest.
+    assert_eq!(orphans.removed, 2);
+    assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 42}));
+    Ok(())
+}

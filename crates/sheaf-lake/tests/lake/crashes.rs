@@ -1,0 +1,258 @@
+//! Stopped between any two steps of a commit, the lake holds each change once.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll};
+
+use anyhow::{Context, Result, ensure};
+use sheaf_cdc::change::{Batch, Progress};
+use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::sink::{Held, Sink, SinkError};
+use sheaf_lake::{CommitObserver, CommitStep, LakeOptions, LakeSink};
+use sheaf_model::Op;
+use sheaf_pg::{Pool, Tls};
+use sheaf_testkit::Injected;
+use tokio_postgres::config::Host;
+
+use crate::world::{World, attribute, entity, event, options, position, transaction};
+
+/// Where a process that is to be killed finds what it works on.
+const CHILD: &str = "SHEAF_TEST_LAKE_CHILD";
+
+/// Kills the process, power and all as far as the lake is concerned, after so many steps.
+struct Killer {
+    steps: AtomicUsize,
+    last: usize,
+}
+
+impl CommitObserver for Killer {
+    fn passed(&self, _: CommitStep) {
+        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
+            std::process::abort();
+        }
+    }
+}
+
+/// Counts the steps of an undisturbed life.
+#[derive(Default)]
+struct Counter(std::sync::Mutex<Vec<CommitStep>>);
+
+impl CommitObserver for Counter {
+    fn passed(&self, step: CommitStep) {
+        self.0.lock().expect("nobody panics with it").push(step);
+    }
+}
+
+/// A life with everything that a commit can do: new tables, files added, rows replaced.
+fn life() -> Vec<Batch> {
+    let noon = "2024-02-29T12:00:00Z";
+    let night = "2024-03-01T00:00:00Z";
+    let schema = ColumnValue::Json("{}".to_owned());
+    vec![
+        transaction(
+            20,
+            vec![
+                attribute(1, true, "m", schema.clone()),
+                entity(5),
+                event(5, noon, 0, Op::Patch, r#"{"1":1,"2":1.5}"#),
+                event(5, night, 0, Op::Patch, r#"{"1":2}"#),
+            ],
+        ),
+        transaction(
+            30,
+            vec![
+                attribute(1, false, "km", ColumnValue::Unchanged),
+                event(5, noon, 1, Op::Correct, r#"{"1":3}"#),
+            ],
+        ),
+    ]
+}
+
+/// Applies a life, each transaction a commit, as whoever feeds a sink does.
+async fn live(sink: &mut LakeSink) -> Result<Progress, SinkError> {
+    if sink.held().await? == Held::Nothing {
+        sink.begin(position(10, 0)).await?;
+    }
+    for batch in life() {
+        sink.apply(&batch).await?;
+        sink.flush().await?;
+    }
+    sink.flush().await
+}
+
+/// Everything once, and the catalogue as of its latest change.
+async fn require_whole(world: &World, catalog: &str) -> Result<()> {
+    let facts = world.facts(catalog).await?;
+    let noon = "1709208000000000";
+    let wanted = [
+        format!("1 5 1 {noon} 0 patch false value_int=1"),
+        format!("1 5 1 {noon} 1 correct false value_int=3"),
+        "1 5 1 1709251200000000 0 patch false value_int=2".to_owned(),
+        format!("1 5 2 {noon} 0 patch false value_float=1.5"),
+    ];
+    ensure!(facts == wanted, "{catalog}: {facts:?}");
+    let attributes = world.rows(catalog, "attributes").await?;
+    ensure!(
+        attributes.len() == 1 && attributes[0]["unit"] == "km",
+        "{catalog}: {attributes:?}"
+    );
+    ensure!(
+        world.rows(catalog, "entities").await?.len() == 1,
+        "{catalog}: entities"
+    );
+    Ok(())
+}
+
+/// What it says that it holds is what it holds.
+async fn require_told(world: &World, catalog: &str) -> Result<()> {
+    let Some(standing) =
+        sheaf_store::lake::read_lake(&world.cdc(), &world.options(catalog).name).await?
+    else {
+        return Ok(());
+    };
+    if standing.tables.is_empty() {
+        return Ok(());
+    }
+    let wanted = match standing.position.stream.map(|at| at.commit_lsn.0) {
+        None => 0,
+        Some(20) => 3,
+        Some(30) => 4,
+        other => anyhow::bail!("{catalog}: {other:?}"),
+    };
+    let facts = world.facts(catalog).await?;
+    ensure!(
+        facts.len() == wanted,
+        "{catalog}: {:?} and {facts:?}",
+        standing.position
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_any_step_the_lake_holds_each_change_once() -> Result<()> {
+    let world = World::create().await?;
+    let injected = Injected::new("kill between two steps of a commit");
+    let counter = Arc::new(Counter::default());
+    let mut sink = world.observed("undisturbed", Arc::clone(&counter) as _)?;
+    live(&mut sink).await?;
+    require_whole(&world, "undisturbed").await?;
+    let steps = counter.0.lock().expect("nobody panics with it").clone();
+    for step in [
+        CommitStep::DataFile,
+        CommitStep::Manifests,
+        CommitStep::ManifestList,
+        CommitStep::Description,
+        CommitStep::Settled,
+        CommitStep::Committed,
+    ] {
+        assert!(steps.contains(&step), "{step:?} is among {steps:?}");
+    }
+    for last in 1..=steps.len() {
+        let catalog = format!("killed{last}");
+        let config = world.database.config("sheaf_cdc");
+        let Some(Host::Unix(socket_dir)) = config.get_hosts().first() else {
+            anyhow::bail!("the cluster of tests listens on a socket");
+        };
+        let child = serde_json::json!({
+            "last": last,
+            "catalog": catalog,
+            "folder": world.folder(&catalog),
+            "host": socket_dir,
+            "port": config.get_ports().first(),
+            "dbname": world.database.name(),
+        });
+        let output = Command::new(std::env::current_exe()?)
+            .args(["--exact", "crashes::a_process_to_be_killed", "--nocapture"])
+            .env(CHILD, child.to_string())
+            .output()?;
+        ensure!(
+            output.status.code().is_none(),
+            "after step {last} it was not killed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        injected.count();
+        require_told(&world, &catalog).await?;
+        let mut sink = world.sink(&catalog)?;
+        live(&mut sink).await?;
+        require_whole(&world, &catalog).await?;
+    }
+    injected.require();
+    Ok(())
+}
+
+/// Does nothing, but for the test above, which starts it as a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_to_be_killed() -> Result<()> {
+    let Ok(child) = std::env::var(CHILD) else {
+        return Ok(());
+    };
+    let child: serde_json::Value = serde_json::from_str(&child)?;
+    let text = |name: &str| child[name].as_str().context("a text");
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host_path(text("host")?)
+        .port(u16::try_from(child["port"].as_u64().context("a port")?)?)
+        .dbname(text("dbname")?)
+        .user("sheaf_cdc");
+    let last = child["last"].as_u64().context("a number")?;
+    let killer = Killer {
+        steps: AtomicUsize::new(0),
+        last: usize::try_from(last)?,
+    };
+    let options = LakeOptions {
+        observer: Some(Arc::new(killer)),
+        ..options(text("catalog")?, PathBuf::from(text("folder")?))
+    };
+    let mut sink = LakeSink::new(&Pool::new(&config, 4, &Tls::none()), options)?;
+    live(&mut sink).await?;
+    Ok(())
+}
+
+/// A future that is dropped when it has been polled so often.
+struct Dropped<F> {
+    future: F,
+    polls: usize,
+}
+
+impl<F: Future + Unpin> Future for Dropped<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        if self.polls == 0 {
+            return Poll::Ready(None);
+        }
+        self.polls -= 1;
+        Pin::new(&mut self.future).poll(cx).map(Some)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_at_any_await_and_asked_again_the_lake_holds_each_change_once() -> Result<()> {
+    let world = World::create().await?;
+    let injected = Injected::new("drop of a commit in flight");
+    for polls in 1.. {
+        let catalog = format!("dropped{polls}");
+        let mut sink = world.sink(&catalog)?;
+        let future = Box::pin(live(&mut sink));
+        let ended = Dropped { future, polls }.await;
+        if let Some(ended) = ended {
+            ended?;
+            require_whole(&world, &catalog).await?;
+            break;
+        }
+        injected.count();
+        // The same sink, which has to find out what became of what it sent.
+        let again = live(&mut sink).await;
+        if again.is_err() {
+            // A commit that was in flight arrived in between. Then that is what is found the next time.
+            live(&mut sink).await?;
+        }
+        require_whole(&world, &catalog).await?;
+    }
+    injected.require();
+    Ok(())
+}
