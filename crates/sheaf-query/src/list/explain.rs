@@ -3,6 +3,7 @@
 use sheaf_pg::PgError;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
+use sheaf_store::snapshot::plan_page;
 
 use super::estimate::{ESTIMATE_EXACT_MAX, cost_of_plan, estimate};
 use super::order::property;
@@ -11,7 +12,7 @@ use super::{ListQuery, Plan};
 use crate::consistency::ReadOptions;
 use crate::error::ReadError;
 use crate::filter::{AccessPath, Expr, Led, Node, TypedExpr};
-use crate::reader::{Reader, page_limit, type_filter};
+use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit, type_filter};
 use crate::source::Source;
 
 /// How a list is answered.
@@ -55,7 +56,8 @@ impl Reader {
         let page = matching
             .page(&plan.order, None, i64::from(query.limit) + 1)
             .explained();
-        let rows = source.search(vec![page.statement()]).await?;
+        let statements = vec![plan_page(&STATEMENT_TIME_MAX), page.statement()];
+        let rows = source.search(statements).await?;
         let mut parts = Vec::new();
         if let (Some(filter), Some(typed)) = (&query.filter, &plan.filter) {
             let mut conditions = Vec::new();
@@ -67,7 +69,7 @@ impl Reader {
         }
         Ok(Explanation {
             parts,
-            cost: cost_of_plan(&rows[0])?,
+            cost: cost_of_plan(&rows[1])?,
         })
     }
 }
@@ -123,8 +125,9 @@ async fn part(
 async fn rows_of(source: &Source, alone: &Matching<'_>) -> Result<i64, ReadError> {
     const STEP: &str = "counting entities";
     let count = alone.count_to(ESTIMATE_EXACT_MAX + 1);
-    let rows = source.search(vec![count.statement()]).await?;
-    let row = rows[0]
+    let statements = vec![plan_page(&STATEMENT_TIME_MAX), count.statement()];
+    let rows = source.search(statements).await?;
+    let row = rows[1]
         .first()
         .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
     match row.get("matches") {

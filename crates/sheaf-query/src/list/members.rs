@@ -3,7 +3,7 @@
 use sheaf_model::EntityId;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::snapshot::limit_time;
+use sheaf_store::snapshot::plan_page;
 
 use super::bound::require_bounded;
 use super::sql::{Composed, Matching, passing};
@@ -102,7 +102,7 @@ impl MembersOf<'_> {
         materialized: &str,
         parameters: &mut Parameters,
     ) -> (String, &'static str) {
-        let matching = matching.matching(parameters);
+        let matching = matching.found(parameters);
         let sql = format!(
             "WITH matched AS {materialized} (SELECT e.entity_id, e.entity_type, e.external_id {matching}"
         );
@@ -148,7 +148,7 @@ pub(crate) async fn members(
     bounded?;
     let members_max = i64::try_from(members_max).expect("some thousands fit an i64");
     let composed = of.statement(&matching, (from, pace), members_max);
-    let statements = vec![limit_time(&STATEMENT_TIME_MAX), composed.statement()];
+    let statements = vec![plan_page(&STATEMENT_TIME_MAX), composed.statement()];
     let rows = source.search(statements).await?;
     if of.filter.is_some() {
         check_version(source, scope, catalogue).await?;

@@ -127,8 +127,10 @@ impl Matching<'_> {
     }
 
     /// The same for a page. Where an index on documents leads to what matches, names are looked up one by one: the planner
-    /// expects one document in a hundred, whatever the value, and would read every name of the tenant to join them.
-    fn found(&self, parameters: &mut Parameters) -> String {
+    /// expects one document in a hundred of all tenants, whatever the value, and would read every name of the tenant to join
+    /// them. It would read every number of the tenant too, to narrow what that index finds, which is of this tenant alone: so
+    /// the tenant is asked of the documents in a form that no index answers.
+    pub(super) fn found(&self, parameters: &mut Parameters) -> String {
         let Some(filter) = self
             .filter
             .filter(|filter| is_led_by_equality(filter, false))
@@ -140,7 +142,7 @@ impl Matching<'_> {
             "FROM sheaf.entity_jsonb d CROSS JOIN LATERAL (\
                SELECT n.entity_id, n.entity_type, n.external_id FROM sheaf.entities n \
                WHERE n.tenant_id = {tenant} AND n.entity_id = d.entity_id LIMIT 1) e \
-             WHERE d.tenant_id = {tenant} AND NOT d.deleted"
+             WHERE d.tenant_id + 0 = {tenant} AND NOT d.deleted"
         );
         if let Some(entity_type) = self.entity_type {
             let entity_type = parameters.push(Parameter::Text(entity_type.to_owned()));
@@ -203,7 +205,7 @@ impl Matching<'_> {
         let near_max = (rows_max * NEAR_FACTOR).max(NEAR_MIN);
         let near_max = parameters.push(Parameter::Int8(near_max));
         let rows_max = parameters.push(Parameter::Int8(rows_max));
-        let near = compile(filter, &tenant, &mut parameters);
+        let passing = passing(&unindexed(filter), &tenant, &mut parameters);
         let matching = self.found(&mut parameters);
         let page = format!(
             "WITH near AS MATERIALIZED (\
@@ -212,8 +214,7 @@ impl Matching<'_> {
                    SELECT e.entity_id, e.entity_type, e.external_id, {columns} FROM sheaf.entities e \
                    WHERE e.tenant_id = {tenant} AND e.entity_type = {entity_type}\
                  ) named WHERE {beyond} ORDER BY {by} LIMIT {near_max}\
-               ) e JOIN sheaf.entity_jsonb d ON d.entity_id = e.entity_id \
-               WHERE d.tenant_id = {tenant} AND NOT d.deleted AND {near}\
+               ) e {passing}\
              ), matched AS MATERIALIZED (\
                SELECT e.entity_id, e.entity_type, e.external_id, {columns} {matching} \
                AND (SELECT count(*) FROM near) < {rows_max}\
