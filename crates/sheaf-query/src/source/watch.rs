@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_ALONE_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks while somebody waits for a replica to get on.
 const HURRY_EVERY: Duration = Duration::from_millis(1);
+/// How many looks follow each other at once where somebody begins to wait: a replica that keeps up has got on within them,
+/// and no pause is as short.
+const LOOKS_AT_ONCE: u32 = 8;
 /// Between two attempts at a source that did not answer.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
 /// A source that takes longer for a look is not there.
@@ -127,6 +130,7 @@ async fn watch_replica(sources: Arc<Sources>, replica: Arc<Replica>) {
     let source = DataSource::Replica(Arc::clone(&replica.name));
     let mut client = None;
     let mut answered = Answered::new(source.clone());
+    let mut hurried = 0;
     while !replica.is_removed.load(Ordering::Relaxed) {
         // Registered before it is asked whether anybody waits, so that nobody begins to wait unseen.
         let hurry = sources.hurry.notified();
@@ -135,10 +139,13 @@ async fn watch_replica(sources: Arc<Sources>, replica: Arc<Replica>) {
         let looked = sources.look_at_replica(&replica, &mut client).await;
         if !answered.is_well(&looked) {
             sleep(RETRY_EVERY).await;
-        } else if sources.is_waited_for() {
-            sleep(HURRY_EVERY).await;
-        } else {
+        } else if !sources.is_waited_for() {
+            hurried = 0;
             let _ = timeout(LOOK_EVERY, hurry).await;
+        } else if hurried < LOOKS_AT_ONCE {
+            hurried += 1;
+        } else {
+            sleep(HURRY_EVERY).await;
         }
     }
     let source = source.to_string();

@@ -37,15 +37,15 @@ async fn after_a_promotion_the_old_primary_answers_nothing_and_old_tokens_are_re
     };
     west.promote().await?;
     promoted.count();
-    let waited = waiting.await?;
+    let waited = code(waiting.await?);
     assert!(
         [
             "token_not_reached",
             "stale_timeline",
             "database_unavailable"
         ]
-        .contains(&code(waited)),
-        "a promoted replica has not reached the token"
+        .contains(&waited),
+        "a promoted replica has not reached the token: {waited}"
     );
     wait_until("the promotion is seen", WITHIN, async || {
         code(all.read(STRONG, None).await) == "database_unavailable"
