@@ -4,7 +4,7 @@
 run:
 	scripts/run.sh
 
-# Everything: the gate, then what needs the optimised executable.
+# Everything: the gate, then what tests the executable from outside.
 test:
 	scripts/bootstrap.sh --test
 	cargo xtask check

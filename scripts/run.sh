@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds sheaf, starts it, loads a year of flights and asks three questions: run.sh [--check]
-# The server then runs until Ctrl-C; its data stays in .sheaf. --check does the same on a data directory of its
-# own and a free port, compares everything with the files, stops the server and exits with the result.
+# The server then runs until Ctrl-C; its data stays in .sheaf. --check does the same with the executable that tests are built
+# with, on a data directory of its own and a free port, compares everything with the files, stops the server and exits with
+# the result.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 example=examples/nycflights13
-export SHEAF_BIN=target/release/sheaf
 
 check=false
 case "${1:-}" in
@@ -15,7 +15,13 @@ case "${1:-}" in
 esac
 
 scripts/bootstrap.sh
-cargo build --release --locked --package sheaf
+if "$check"; then
+    export SHEAF_BIN=target/debug/sheaf
+    cargo build --locked --package sheaf
+else
+    export SHEAF_BIN=target/release/sheaf
+    cargo build --release --locked --package sheaf
+fi
 
 if "$check"; then
     scratch=$(mktemp -d)

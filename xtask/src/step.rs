@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace::Workspace;
 use crate::{edges, sources, workspace};
 
-/// Python programs that test the optimised executable from outside. Each starts what it needs.
+/// Python programs that test the executable from outside. Each starts what it needs.
 const CLIENT_TESTS: [&str; 2] = ["tests/e2e", "tests/influx"];
 
 /// Runs of random faults: under writers, and under sessions that read from replicas and caches.
@@ -19,6 +19,10 @@ const FAULT_RUNS: [&str; 2] = ["tests/faults/run.py", "tests/faults/reads.py"];
 const SHORT_FAULTS_SEED: &str = "1";
 /// As long as every fault takes to come at least once. The long form is ten minutes, by hand.
 const SHORT_FAULTS_MINUTES: &str = "1";
+
+/// What tests are built with as well: another profile would compile everything once more, for a quarter of an hour.
+const TESTED: &str = "target/debug/sheaf";
+const OPTIMISED: &str = "target/release/sheaf";
 
 pub(crate) fn check() -> Result<()> {
     step("format", || cargo(&["fmt", "--all", "--", "--check"]))?;
@@ -52,10 +56,12 @@ pub(crate) fn e2e() -> Result<()> {
     let tests = client_tests()?;
     ensure!(!tests.is_empty(), "no *.py in any of {CLIENT_TESTS:?}");
     for test in tests {
-        step(&test.display().to_string(), || run(python().arg(&test)))?;
+        step(&test.display().to_string(), || {
+            run(python(TESTED).arg(&test))
+        })?;
     }
     step("faults", || {
-        random_faults(SHORT_FAULTS_SEED, SHORT_FAULTS_MINUTES)
+        random_faults(TESTED, SHORT_FAULTS_SEED, SHORT_FAULTS_MINUTES)
     })
 }
 
@@ -64,20 +70,20 @@ pub(crate) fn faults(seed: &str, minutes: &str) -> Result<()> {
     step("build", || {
         cargo(&["build", "--release", "--locked", "--package", "sheaf"])
     })?;
-    step("faults", || random_faults(seed, minutes))
+    step("faults", || random_faults(OPTIMISED, seed, minutes))
 }
 
-fn random_faults(seed: &str, minutes: &str) -> Result<()> {
+fn random_faults(executable: &str, seed: &str, minutes: &str) -> Result<()> {
     for program in FAULT_RUNS {
-        run(python().args([program, "--seed", seed, "--minutes", minutes]))?;
+        run(python(executable).args([program, "--seed", seed, "--minutes", minutes]))?;
     }
     Ok(())
 }
 
-/// A Python that is to test the optimised executable.
-fn python() -> Command {
+/// A Python that is to test this executable.
+fn python(executable: &str) -> Command {
     let mut command = Command::new("target/venv/bin/python");
-    command.env("SHEAF_BIN", workspace::root().join("target/release/sheaf"));
+    command.env("SHEAF_BIN", workspace::root().join(executable));
     command
 }
 
