@@ -1,4 +1,4 @@
--- The lake: where the newest state of each of its tables is, and how far the change stream is in them.
+-- The lake: where the newest state of each of its tables is, how far the change stream is in them, and what waits for a rewrite.
 -- Why: the tables are files, and a table is what its newest metadata file says. Which one that is stands here, in the layout
 --   that SQL catalogues of Apache Iceberg share, so that their readers open the tables by name. The position stands beside
 --   it and moves in the same transaction: what the lake holds and what it says that it holds are never two things.
@@ -61,6 +61,44 @@ COMMENT ON COLUMN sheaf.lake_positions.commit_lsn IS 'Where the transaction of t
 COMMENT ON COLUMN sheaf.lake_positions.ordinal IS 'The place of that change in its transaction, from 1.';
 COMMENT ON COLUMN sheaf.lake_positions.committed_at IS 'When the lake was last committed, by the writer''s clock.';
 
+-- A row of an instant that has rows already may say again what they say. Then the fact that it replaces is in a file, and
+-- readers must not see both: it waits here, from the commit of the lake that would have had it, until one that rewrites that file.
+CREATE TABLE sheaf.lake_corrections (
+    tenant_id bigint NOT NULL,
+    entity_id bigint NOT NULL,
+    observed_at timestamptz NOT NULL,
+    seq smallint NOT NULL,
+    catalog_name varchar(255) NOT NULL,
+    op "char" NOT NULL,
+    batch_id uuid NOT NULL,
+    ingested_at timestamptz NOT NULL,
+    attrs jsonb NOT NULL,
+    noted_at timestamptz NOT NULL,
+    held_timeline bigint,
+    held_lsn pg_lsn,
+    CONSTRAINT lake_corrections_pkey PRIMARY KEY (tenant_id, entity_id, observed_at, seq, catalog_name),
+    CONSTRAINT lake_corrections_seq CHECK (seq >= 0),
+    CONSTRAINT lake_corrections_op CHECK (op IN ('p', 'r', 'd', 'c')),
+    CONSTRAINT lake_corrections_held CHECK ((held_timeline IS NULL) = (held_lsn IS NULL))
+);
+-- They are applied a day after the other.
+CREATE INDEX lake_corrections_days ON sheaf.lake_corrections (catalog_name, observed_at, tenant_id, entity_id, seq);
+-- Whoever asks how far the lake is asks for the first of them.
+CREATE INDEX lake_corrections_held ON sheaf.lake_corrections (catalog_name, held_timeline, held_lsn) WHERE held_lsn IS NOT NULL;
+COMMENT ON TABLE sheaf.lake_corrections IS 'Events that replace what an earlier one of their instant says, on their way into the lake. Each is here or in its tables, never in both.';
+COMMENT ON COLUMN sheaf.lake_corrections.tenant_id IS 'The tenant.';
+COMMENT ON COLUMN sheaf.lake_corrections.entity_id IS 'The entity.';
+COMMENT ON COLUMN sheaf.lake_corrections.observed_at IS 'The instant that the event is about.';
+COMMENT ON COLUMN sheaf.lake_corrections.seq IS 'Its place among the events of that instant.';
+COMMENT ON COLUMN sheaf.lake_corrections.catalog_name IS 'The catalogue of the lake''s tables.';
+COMMENT ON COLUMN sheaf.lake_corrections.op IS 'As in entity_events; a patch that comes after one that waits, waits as well.';
+COMMENT ON COLUMN sheaf.lake_corrections.batch_id IS 'The request that brought it.';
+COMMENT ON COLUMN sheaf.lake_corrections.ingested_at IS 'When the server received it.';
+COMMENT ON COLUMN sheaf.lake_corrections.attrs IS 'Attribute number to value; null is removed.';
+COMMENT ON COLUMN sheaf.lake_corrections.noted_at IS 'When the lake was committed with it waiting, by the writer''s clock.';
+COMMENT ON COLUMN sheaf.lake_corrections.held_timeline IS 'The timeline of held_lsn.';
+COMMENT ON COLUMN sheaf.lake_corrections.held_lsn IS 'While it waits the lake covers nothing beyond this position, below which it was not yet committed; null where it had been passed over before.';
+
 -- All or nothing: the exceptions undo what was done before them. The position's row is taken first, so that of two writers
 -- the later one waits there and then finds another number.
 CREATE FUNCTION sheaf.commit_lake(catalog text, namespace text, from_number bigint, new_base_timeline bigint, new_base_lsn pg_lsn,
@@ -108,5 +146,13 @@ REVOKE ALL ON FUNCTION sheaf.commit_lake(text, text, bigint, bigint, pg_lsn, big
     FROM PUBLIC;
 GRANT SELECT, INSERT, UPDATE ON sheaf.iceberg_tables, sheaf.lake_positions TO sheaf_cdc;
 GRANT SELECT, INSERT ON sheaf.iceberg_namespace_properties TO sheaf_cdc;
+GRANT SELECT, INSERT, DELETE ON sheaf.lake_corrections TO sheaf_cdc;
 GRANT EXECUTE ON FUNCTION sheaf.commit_lake(text, text, bigint, bigint, pg_lsn, bigint, bigint, pg_lsn, bigint, timestamptz, text[], text[], text[])
     TO sheaf_cdc;
+
+ALTER TABLE sheaf.lake_corrections ENABLE ROW LEVEL SECURITY;
+ALTER TABLE sheaf.lake_corrections FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_only ON sheaf.lake_corrections TO sheaf_app
+    USING (tenant_id = (SELECT sheaf.current_tenant())) WITH CHECK (tenant_id = (SELECT sheaf.current_tenant()));
+CREATE POLICY owner_all ON sheaf.lake_corrections TO sheaf_owner USING (true) WITH CHECK (true);
+CREATE POLICY cdc_all ON sheaf.lake_corrections TO sheaf_cdc USING (true) WITH CHECK (true);

@@ -3,6 +3,7 @@ every source, and nothing of it is there; nor is it anywhere where it does not b
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -11,12 +12,15 @@ import threading
 import time
 import unittest
 
+import pyarrow.parquet
+
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 import isolation  # noqa: E402
 from isolation import CANARY, HIS, NOBODYS, requests  # noqa: E402
 from server import entity_path  # noqa: E402
 from support.database import wait_until  # noqa: E402
 from support.faults import Faults, seeded  # noqa: E402
+from support.following import Refused, Stream  # noqa: E402
 from support.reads import Line, read, write  # noqa: E402
 from support.replica import sources  # noqa: E402
 from support.world import World  # noqa: E402
@@ -34,7 +38,16 @@ TURNS = 2
 # What the stranger has himself.
 OWN = {"type": "turbine", "id": "mine", "attribute": "mine", "tenant": "stranger", "key": "mine"}
 OWN_TEXT = "strangers-own-text"
-SEARCHES = ("post /v1/entities/search", "post /v1/history/query")
+SEARCHES = ("post /v1/entities/search", "post /v1/history/query", "post /v1/sql")
+# What anybody may ask of the lake, whoever he is.
+SQL = (
+    *(f"SELECT * FROM {table}" for table in ("facts", "facts_corrected", "entities", "attributes", "tenants")),
+    f"SELECT * FROM facts WHERE value_text LIKE '{CANARY}%'",
+    "SELECT min(value_text), max(value_text), count(*) FROM facts",
+    f"SELECT e.*, f.* FROM entities e LEFT JOIN facts f ON f.entity_id = e.entity_id WHERE e.external_id LIKE '{HIS['id']}%'",
+)
+FORMS = ("application/json", "text/csv", "application/vnd.apache.arrow.stream")
+LAKE_WITHIN_SECONDS = 120
 REUSE_SECONDS = 4
 # Older than this, what a server has in its own memory is not good enough for some reads here.
 TOO_OLD, TOO_OLD_SECONDS = "500ms", 0.55
@@ -46,13 +59,27 @@ def setUpModule():
     unittest.addModuleCleanup(WORLD.close)
     REPLICA = WORLD.replica("one")
     REDIS = WORLD.redis()
-    SERVER = WORLD.server(settings={**sources(REPLICA, direct=True), "redis": {"url": REDIS.url()}, "log": {"level": "trace"}})
+    kept = {"lake": {"location": lake_directory()}, "changes": {"journal": os.path.join(WORLD.directory, "journal")}}
+    SERVER = WORLD.server(settings={**sources(REPLICA, direct=True), **kept, "redis": {"url": REDIS.url()}, "log": {"level": "trace"}})
     PLAIN = WORLD.server(settings={"redis": {"url": REDIS.url()}, "log": {"level": "trace"}})
     isolation.SERVER = SERVER
     OWNER, STRANGER = (SERVER.create_tenant(names["tenant"]) for names in (HIS, OWN))
     isolation.fill(OWNER, HIS, CANARY)
     isolation.fill(STRANGER, OWN, OWN_TEXT)
     REPLICA.wait_caught_up()
+    wait_until(lambda: CANARY in sql(OWNER, SQL[0]) and OWN_TEXT in sql(STRANGER, SQL[0]), "the lake holds both", LAKE_WITHIN_SECONDS)
+
+
+def lake_directory():
+    return os.path.join(WORLD.directory, "lake")
+
+
+def sql(key, query, form="application/json"):
+    """What the lake answers, as text; Arrow's texts stand in its streams as they are."""
+    headers = {"Content-Type": "application/json", "Accept": form, "Authorization": "Bearer " + key}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", SERVER.port, timeout=60)) as connection:
+        connection.request("POST", "/v1/sql", json.dumps({"query": query}), headers)
+        return connection.getresponse().read().decode(errors="replace")
 
 
 def questions(names):
@@ -116,9 +143,66 @@ class Canaries(unittest.TestCase):
                             asked += 1
             faults.inject(asked)
         print(f"the owner's answers by source, and those with his canary: {found}")
-        for source in ("primary", "replica:one"):
+        for source in ("primary", "replica:one", "lake"):
             self.assertGreater(found[source][1], 0, f"{source} holds the owner's data")
         self.assertGreater(sum(found.get(source, (0, 0))[1] for source in ("cache", "redis")), 0, "a cache holds it")
+
+    def test_the_lake_answers_each_tenant_with_its_own_alone_in_every_form(self):
+        with Faults("question over a lake that holds another tenant's data") as faults:
+            for query in SQL:
+                for form in FORMS:
+                    theirs, his = sql(STRANGER, query, form), sql(OWNER, query, form)
+                    faults.inject()
+                    # What was asked is nowhere in the answer, so that whatever is found was in the lake.
+                    for secret in (CANARY, HIS["type"], HIS["id"], HIS["attribute"], HIS["tenant"]):
+                        self.assertNotIn(secret, theirs, query)
+                    for secret in (OWN_TEXT, OWN["id"]):
+                        self.assertNotIn(f'"{secret}', his, query)
+                    if "facts_corrected" not in query:
+                        self.assertTrue(any(name in his for name in (CANARY, *HIS.values())), f"{query}: {his}")
+
+    def test_files_of_the_lake_hold_a_text_in_its_tenants_rows_alone_and_no_key(self):
+        numbers = {CANARY: int(tenant_number(HIS["tenant"])), OWN_TEXT: int(tenant_number(OWN["tenant"]))}
+        found, files = dict.fromkeys(numbers, 0), 0
+        for directory, _, names in os.walk(lake_directory()):
+            for name in names:
+                path = os.path.join(directory, name)
+                for text in (CANARY, OWN_TEXT, *HIS.values(), OWN["batch"]):
+                    self.assertNotIn(text, path)
+                with open(path, "rb") as file:
+                    content = file.read()
+                for secret in (OWNER, STRANGER, WORLD.admin_key):
+                    self.assertNotIn(secret.encode(), content, path)
+                if not name.endswith(".parquet"):
+                    continue
+                files += 1
+                for row in pyarrow.parquet.read_table(path, partitioning=None).to_pylist():
+                    for text, number in numbers.items():
+                        if text in str(row):
+                            self.assertEqual(row["tenant_id"], number, f"{path}: {row}")
+                            found[text] += 1
+        print(f"{files} files of rows, in which the texts stand so often: {found}")
+        self.assertGreater(min(found.values()), 0, "both are in the lake")
+
+    def test_whoever_follows_changes_is_sent_his_own_alone(self):
+        def streams():
+            try:
+                return Stream(SERVER, STRANGER, since=OWN["token"]), Stream(SERVER, OWNER, since=HIS["token"])
+            except Refused:
+                return None
+
+        mine, his = wait_until(streams, "changes can be followed", LAKE_WITHIN_SECONDS)
+        with mine, his, Faults("event of another tenant beside a subscription") as faults:
+            for number in range(5):
+                for key, names, text in ((OWNER, HIS, CANARY), (STRANGER, OWN, OWN_TEXT)):
+                    write(SERVER, entity_path(names["type"], names["id"]), {names["attribute"]: f"{text} again {number}"}, key=key)
+                faults.inject()
+            for stream, names, text, other in ((mine, OWN, OWN_TEXT, CANARY), (his, HIS, CANARY, OWN_TEXT)):
+                changes = []
+                while not changes or changes[-1]["attributes"][names["attribute"]] != f"{text} again 4":
+                    changes.extend(stream.take(1))
+                self.assertNotIn(other, str(changes))
+                self.assertEqual({change["type"] for change in changes}, {names["type"]})
 
     def test_keys_of_the_shared_cache_hold_no_text_of_clients_and_values_are_under_their_tenants(self):
         warm()
@@ -204,6 +288,8 @@ class Canaries(unittest.TestCase):
         other.stop()
 
     def test_logs_and_metrics_hold_nothing_of_anybody_however_verbose_they_are(self):
+        for query in SQL:
+            sql(OWNER, query)
         for server in (SERVER, PLAIN):
             log, metrics = server.log_text(), server.call("GET", "/metrics", key=WORLD.admin_key)[2]
             for secret in (CANARY, OWN_TEXT, OWNER, STRANGER):

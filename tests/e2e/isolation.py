@@ -112,6 +112,14 @@ def requests(names, text):
             ("/v1/history/query", body({"filter": unescaped["filter"], "attribute": [attribute], "from": TIME}), json_type),
             ("/v1/history/query", body({"type": kind, "attribute": [attribute], "from": TIME, "group": "all"}), json_type),
         ],
+        "get /v1/changes": [(f"/v1/changes?filter={query['filter']}", None, {})],
+        "post /v1/sql": [
+            ("/v1/sql", body({"query": f"SELECT * FROM {table} WHERE {column} = $1", "params": [value]}), json_type)
+            for table, column, value in (
+                ("facts", "external_id", name), ("facts", "attribute", attribute), ("entities", "entity_type", kind),
+                ("attributes", "name", attribute), ("tenants", "name", tenant),
+            )
+        ],
         "delete /v1/entities/{type}/{id}": [(path, None, {})],
         "patch /v1/entities/{type}/{id}": [(path, edit, json_type)],
         "put /v1/entities/{type}/{id}": [(path, edit, json_type), (path, edit, {**json_type, "If-None-Match": "*"})],
@@ -132,6 +140,10 @@ def requests(names, text):
             ("/v1/rejections/replay", body({"ids": [names["rejection"]]}), json_type),
             ("/v1/rejections/replay", body({"batch_id": names["batch"]}), json_type),
         ],
+        "get /v1/dead-letters": [("/v1/dead-letters", None, {})],
+        "get /v1/dead-letters/{id}": [(f"/v1/dead-letters/d{names['rejection'][1:]}", None, {})],
+        "post /v1/dead-letters/replay": [("/v1/dead-letters/replay", body({"ids": ["d" + names["rejection"][1:]]}), json_type)],
+        "post /v1/dead-letters/discard": [("/v1/dead-letters/discard", body({"ids": ["d" + names["rejection"][1:]]}), json_type)],
         "post /write": [(f"/write?db={tenant}&precision=s", line, {})],
         "post /api/v2/write": [(f"/api/v2/write?org={tenant}&bucket={tenant}&precision=s", line, {})],
         "get /query": [("/query?" + create, None, {})],
@@ -238,6 +250,9 @@ class Isolation(unittest.TestCase):
     def test_the_others_token_and_cursor_are_refused(self):
         status, _, text = SERVER.call("GET", "/v1/entities", None, {"X-Consistency-Token": HIS["token"]}, STRANGER)
         self.assertEqual((status, json.loads(text)["code"]), (400, "foreign_token"))
+        for path, headers in ((f"/v1/changes?since={HIS['token']}", {}), ("/v1/changes", {"Last-Event-ID": HIS["token"]})):
+            status, _, text = SERVER.call("GET", path, None, headers, STRANGER)
+            self.assertEqual((status, json.loads(text)["code"]), (400, "foreign_token"))
         path = f"/v1/entities?type={HIS['type']}&limit=2&cursor={HIS['cursor']}"
         self.assertEqual(SERVER.call("GET", path, key=OWNER)[0], 200)
         status, _, text = SERVER.call("GET", path, key=STRANGER)

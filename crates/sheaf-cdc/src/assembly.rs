@@ -4,10 +4,12 @@
 
 use std::collections::HashMap;
 
-use sheaf_model::{ChangePosition, Lsn, Timestamp};
+use sheaf_model::{ChangePosition, Lsn, TenantId, Timestamp};
+use sheaf_pg::chain;
 
 use crate::change::Change;
-use crate::pgoutput::{Message, Tuple};
+use crate::letter::{LetterReason, Payload, Unreadable, payload_of_message, payload_of_row};
+use crate::pgoutput::{Malformed, Message, Tuple};
 use crate::table::{Row, RowFault, Table};
 
 /// 2000-01-01T00:00:00Z in microseconds since 1970.
@@ -22,6 +24,8 @@ pub enum Step {
     Ignored,
     /// A change.
     Change(Change),
+    /// A row that sinks should have been given and that cannot be read.
+    Unreadable(Unreadable),
     /// The primary's clock at a moment when everything before had been committed.
     Beat(Timestamp),
     /// A transaction has ended.
@@ -33,7 +37,7 @@ pub enum Step {
     },
 }
 
-/// Messages that do not fit together, or a row that is none of ours.
+/// Messages that do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AssemblyFault {
     /// A row outside of any transaction, or an end without a beginning.
@@ -72,18 +76,9 @@ pub enum AssemblyFault {
     /// A table that lacks what is needed.
     #[error("a table as it was described")]
     Table(#[source] RowFault),
-    /// A row that cannot be read.
-    #[error("the row at {at}")]
-    Row {
-        /// Where it is.
-        at: ChangePosition,
-        /// What is wrong with it.
-        #[source]
-        source: RowFault,
-    },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Open {
     position: ChangePosition,
     xid: u32,
@@ -94,16 +89,18 @@ struct Open {
 #[derive(Debug)]
 pub struct Assembly {
     timeline: u32,
+    row_bytes_max: usize,
     tables: HashMap<u32, Table>,
     open: Option<Open>,
     last_commit: Lsn,
 }
 
 impl Assembly {
-    /// Before the first message of a server on this timeline.
-    pub fn new(timeline: u32) -> Assembly {
+    /// Before the first message of a server on this timeline. Rows with more bytes than this are not read.
+    pub fn new(timeline: u32, row_bytes_max: usize) -> Assembly {
         Assembly {
             timeline,
+            row_bytes_max,
             tables: HashMap::new(),
             open: None,
             last_commit: Lsn(0),
@@ -190,29 +187,69 @@ impl Assembly {
         Ok(open)
     }
 
+    /// Takes a message that is none. One that is a row takes its place; any other leaves unknown what follows, and the fault is
+    /// given back.
+    pub fn take_malformed(&mut self, bytes: &[u8], fault: Malformed) -> Result<Step, Malformed> {
+        let is_ignored = match bytes.first() {
+            Some(b'I' | b'U') => false,
+            Some(b'D' | b'T') => true,
+            Some(_) | None => return Err(fault),
+        };
+        let Ok(open) = self.next_position("a row") else {
+            return Err(fault);
+        };
+        if is_ignored {
+            return Ok(Step::Ignored);
+        }
+        let payload = payload_of_message(bytes);
+        let detail = fault.to_string();
+        Ok(open.unreadable(LetterReason::Malformed, detail, payload, None))
+    }
+
     fn row(&mut self, oid: u32, row: &Tuple<'_>, is_new: bool) -> Result<Step, AssemblyFault> {
-        let Open {
-            position: at,
-            xid,
-            committed_at,
-        } = *self.next_position("a row")?;
+        let open = *self.next_position("a row")?;
+        let at = open.position;
         let table = self
             .tables
             .get(&oid)
             .ok_or(AssemblyFault::UnknownTable { oid, at })?;
-        let read = table.read(row, is_new);
-        Ok(
-            match read.map_err(|source| AssemblyFault::Row { at, source })? {
-                Row::Change(row) => Step::Change(Change {
-                    position: at,
-                    xid,
-                    committed_at,
-                    row,
-                }),
-                Row::Beat(Some(time)) => Step::Beat(time),
-                Row::Beat(None) | Row::Other => Step::Nothing,
-            },
-        )
+        let read = table.read(row, is_new, self.row_bytes_max);
+        Ok(match read {
+            Ok(Row::Change(row)) => Step::Change(Change {
+                position: at,
+                xid: open.xid,
+                committed_at: open.committed_at,
+                row,
+            }),
+            Ok(Row::Beat(Some(time))) => Step::Beat(time),
+            Ok(Row::Beat(None) | Row::Other) => Step::Nothing,
+            Err(fault) if table.is_for_sinks() => {
+                let (payload, tenant) = payload_of_row(table, &row.values, is_new);
+                open.unreadable(LetterReason::of_row(&fault), chain(&fault), payload, tenant)
+            }
+            // A heartbeat: what it says is unknown, and nobody lacks it.
+            Err(_) => Step::Nothing,
+        })
+    }
+}
+
+impl Open {
+    fn unreadable(
+        &self,
+        reason: LetterReason,
+        detail: String,
+        payload: Payload,
+        tenant: Option<TenantId>,
+    ) -> Step {
+        Step::Unreadable(Unreadable {
+            position: self.position,
+            xid: self.xid,
+            committed_at: self.committed_at,
+            tenant,
+            reason,
+            detail,
+            payload,
+        })
     }
 }
 

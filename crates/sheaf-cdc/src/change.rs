@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
 
 use crate::column::ColumnValue;
+use crate::letter::Unreadable;
 
 /// One row that was added or changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,18 +113,7 @@ impl CatalogueRow {
     }
 
     fn size(&self) -> usize {
-        let value = |value: &ColumnValue| match value {
-            ColumnValue::Text(text) | ColumnValue::Json(text) => text.len(),
-            ColumnValue::Other { bytes, .. } => bytes.len(),
-            ColumnValue::Null
-            | ColumnValue::Unchanged
-            | ColumnValue::Bool(_)
-            | ColumnValue::Int(_)
-            | ColumnValue::Float(_)
-            | ColumnValue::Time(_)
-            | ColumnValue::Uuid(_) => 0,
-        };
-        let heap: usize = self.values.iter().map(value).sum();
+        let heap: usize = self.values.iter().map(ColumnValue::heap_bytes).sum();
         heap + self.values.len() * size_of::<ColumnValue>()
     }
 }
@@ -153,6 +143,23 @@ impl Batch {
     /// The position of the last change.
     pub fn last(&self) -> Option<ChangePosition> {
         self.changes.last().map(|change| change.position)
+    }
+}
+
+/// A batch with the rows between its changes that no sink can be given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// What can be given; here it may have no changes.
+    pub batch: Batch,
+    /// What cannot be read, in order.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Part {
+    /// The position of the last row.
+    pub fn last(&self) -> Option<ChangePosition> {
+        let unreadable = self.unreadable.last().map(|row| row.position);
+        self.batch.last().max(unreadable)
     }
 }
 

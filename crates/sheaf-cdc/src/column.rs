@@ -39,6 +39,23 @@ pub enum ColumnValue {
     },
 }
 
+impl ColumnValue {
+    /// How many bytes it takes beside itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            ColumnValue::Text(text) | ColumnValue::Json(text) => text.len(),
+            ColumnValue::Other { bytes, .. } => bytes.len(),
+            ColumnValue::Null
+            | ColumnValue::Unchanged
+            | ColumnValue::Bool(_)
+            | ColumnValue::Int(_)
+            | ColumnValue::Float(_)
+            | ColumnValue::Time(_)
+            | ColumnValue::Uuid(_) => 0,
+        }
+    }
+}
+
 /// Bytes that are no value of their type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{length} bytes are no value of type {type_oid}: {why}")]

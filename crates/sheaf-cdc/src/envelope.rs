@@ -5,18 +5,20 @@
 //! committed, so that a change is the same line whenever it is written.
 
 use serde_json::{Map, Value, json};
-use sheaf_model::Timestamp;
+use sheaf_model::{ChangePosition, Timestamp};
 
-use crate::change::{Change, ChangedRow, EventRow, Origin, Progress};
+use crate::change::{Catalogue, Change, ChangedRow, EventRow, Origin, Progress};
 use crate::column::ColumnValue;
 
 /// What Debezium puts for a long value that was not sent because it did not change.
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
+/// The table of events.
+const EVENTS: &str = "entity_events";
 
 /// One line, without its end. `progress` is what is held with this change.
 pub fn line(change: &Change, origin: Origin, progress: &Progress) -> String {
     let (table, is_new, after) = match &change.row {
-        ChangedRow::Event(event) => ("entity_events", true, event_columns(event)),
+        ChangedRow::Event(event) => (EVENTS, true, event_columns(event)),
         ChangedRow::Catalogue(row) => {
             let columns = row.columns.iter().zip(&row.values);
             let columns = columns.map(|(name, value)| (name.clone(), column(value)));
@@ -44,6 +46,35 @@ pub fn line(change: &Change, origin: Origin, progress: &Progress) -> String {
         "stream_position": progress.stream.map(|position| position.to_string()),
     });
     json!({"before": null, "after": Value::Object(after), "source": source, "op": op, "ts_ms": ts_ms}).to_string()
+}
+
+/// What comes before everything when it comes anew: for each table a line that it is empty, with its end. Whoever keeps what he was
+/// told before of another base lets go of it.
+pub fn begin_lines(base: ChangePosition) -> String {
+    let catalogues = [
+        Catalogue::Tenants,
+        Catalogue::Attributes,
+        Catalogue::Entities,
+    ];
+    let tables = catalogues.map(Catalogue::table);
+    let mut lines = String::new();
+    for table in tables.into_iter().chain([EVENTS]) {
+        let source = json!({
+            "connector": "postgresql",
+            "name": "sheaf",
+            "snapshot": "true",
+            "schema": "sheaf",
+            "table": table,
+            "position": base.to_string(),
+            "base": base.to_string(),
+            "snapshot_rows": 0,
+            "stream_position": null,
+        });
+        let line = json!({"before": null, "after": null, "source": source, "op": "t"});
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+    }
+    lines
 }
 
 /// What a file holds, as its last line says it.

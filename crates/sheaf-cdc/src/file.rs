@@ -3,18 +3,25 @@
 //! The file is its own memory: each line says how far everything up to it is held, so that the last whole line is what the file
 //! holds. A line that a crash has cut is taken away before the next is written.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sheaf_model::ChangePosition;
 
 use crate::change::{Batch, Progress};
 use crate::envelope::{line, progress_of};
+use crate::letter::{Letter, Refusal};
 use crate::sink::{Held, Sink, SinkError, SinkFuture};
 
 /// What is read at once when the last line is looked for.
 const BLOCK_BYTES: u64 = 64 << 10;
+/// All tenants' changes are in it: where it is made here, nobody but the owner reads it. One that is there keeps its mode.
+const FILE_MODE: u32 = 0o600;
 
 /// The sink. Each batch is on disk before it is said to be held.
 ///
@@ -25,6 +32,26 @@ pub struct FileSink {
     path: PathBuf,
     /// Open, with what it holds, once that was asked.
     open: Option<(File, Progress)>,
+    /// What was looked for last, where that did not come to its end.
+    search: Option<Arc<Mutex<Search>>>,
+}
+
+/// Letters that are looked for in a file, and how far.
+#[derive(Debug, Clone)]
+struct Search {
+    wanted: Vec<ChangePosition>,
+    missing: HashSet<String>,
+    /// Up to here the file was read.
+    to: u64,
+}
+
+/// Whoever waits for a search has gone.
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl FileSink {
@@ -34,6 +61,7 @@ impl FileSink {
             name: name.into(),
             path: path.to_owned(),
             open: None,
+            search: None,
         }
     }
 
@@ -52,6 +80,7 @@ impl FileSink {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(&self.path)
     }
 
@@ -71,7 +100,7 @@ impl FileSink {
     }
 
     fn empty(&mut self, base: ChangePosition) -> io::Result<()> {
-        self.open = None;
+        (self.open, self.search) = (None, None);
         let file = self.open_file()?;
         file.set_len(0)?;
         file.sync_all()?;
@@ -101,10 +130,95 @@ impl FileSink {
         Ok(progress)
     }
 
+    /// Finds out which letters the file has no line of. That reads all of it, beside the runtime; what was read before somebody stopped
+    /// waiting is not read again.
+    async fn find_missing(&mut self, letters: &[Letter]) -> io::Result<HashSet<String>> {
+        let wanted: Vec<ChangePosition> = letters
+            .iter()
+            .map(|letter| letter.change.position)
+            .collect();
+        let known = self.search.take();
+        let known = known.filter(|known| locked(known).wanted == wanted);
+        let search = known.unwrap_or_else(|| {
+            let missing = wanted.iter().map(ToString::to_string).collect();
+            Arc::new(Mutex::new(Search {
+                wanted,
+                missing,
+                to: 0,
+            }))
+        });
+        self.search = Some(Arc::clone(&search));
+        let gone = Gone(Arc::default());
+        let (of_task, is_gone, path) =
+            (Arc::clone(&search), Arc::clone(&gone.0), self.path.clone());
+        let searched = tokio::task::spawn_blocking(move || {
+            let file = File::open(path)?;
+            let before = locked(&of_task).clone();
+            let after = search_on(before, file, &is_gone)?;
+            *locked(&of_task) = after;
+            Ok::<_, io::Error>(())
+        });
+        searched.await.map_err(io::Error::other)??;
+        self.search = None;
+        let missing = locked(&search).missing.clone();
+        Ok(missing)
+    }
+
+    /// Writes what is missing, as far as the file is: each of these lines says what is held without it.
+    fn write_missing(&mut self, letters: &[Letter], missing: &HashSet<String>) -> io::Result<()> {
+        let is_missing = |letter: &&Letter| missing.contains(&letter.change.position.to_string());
+        let mut letters: Vec<&Letter> = letters.iter().filter(is_missing).collect();
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let (mut file, progress) = self.take_open()?;
+        letters.sort_unstable_by_key(|letter| letter.change.position);
+        let mut text = String::new();
+        for letter in letters {
+            text.push_str(&line(&letter.change, letter.origin, &progress));
+            text.push('\n');
+        }
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
+        self.open = Some((file, progress));
+        Ok(())
+    }
+
     fn take_open(&mut self) -> io::Result<(File, Progress)> {
         let asked = || io::Error::other("the file was not asked what it holds");
         self.open.take().ok_or_else(asked)
     }
+}
+
+fn locked(search: &Mutex<Search>) -> std::sync::MutexGuard<'_, Search> {
+    // Each is replaced as a whole.
+    search.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads on by whole lines, until nothing is missing, the file ends, or nobody waits any more.
+fn search_on(mut search: Search, mut file: File, is_gone: &AtomicBool) -> io::Result<Search> {
+    file.seek(SeekFrom::Start(search.to))?;
+    let mut file = BufReader::new(file);
+    let mut line = Vec::new();
+    while !search.missing.is_empty() && !is_gone.load(Ordering::Relaxed) {
+        line.clear();
+        let length = file.read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        search.to += u64::try_from(length).map_err(io::Error::other)?;
+        if let Some(place) = place_of(&String::from_utf8_lossy(&line)) {
+            search.missing.remove(place);
+        }
+    }
+    Ok(search)
+}
+
+/// Where the change of a line is. Within a text of the line the quotes would be escaped.
+fn place_of(line: &str) -> Option<&str> {
+    let (_, place) = line.split_once(r#""position":""#)?;
+    place.split('"').next()
 }
 
 /// Takes away what follows the last whole line, and gives that back.
@@ -171,6 +285,20 @@ impl Sink for FileSink {
         Box::pin(async move { written })
     }
 
+    fn replay<'a>(&'a mut self, letters: &'a [Letter]) -> SinkFuture<'a, Vec<Refusal>> {
+        let fault = self.fault("writing to the file again");
+        Box::pin(async move {
+            let missing = self.find_missing(letters).await.map_err(&fault)?;
+            self.write_missing(letters, &missing).map_err(&fault)?;
+            Ok(Vec::new())
+        })
+    }
+
+    /// All of the file is read each time.
+    fn letters_max(&self) -> usize {
+        1_000
+    }
+
     fn flush(&mut self) -> SinkFuture<'_, Progress> {
         let fault = self.fault("writing to the file");
         let held = match &self.open {
@@ -185,8 +313,84 @@ impl Sink for FileSink {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use sheaf_testkit::ScratchDir;
+
+    #[test]
+    fn only_its_owner_reads_the_file() {
+        let dir = ScratchDir::new("lines").expect("a directory");
+        let path = dir.path().join("changes.jsonl");
+        let made = FileSink::new("file", &path).open_file().expect("it opens");
+        let mode = made.metadata().expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_search_ends_where_nothing_is_missing_and_goes_on_where_it_was_left() {
+        let dir = ScratchDir::new("search").expect("a directory");
+        let path = dir.path().join("lines");
+        let lines: Vec<String> = (1..=4)
+            .map(|n| format!("{{\"position\":\"1:0/0:{n}\"}}\n"))
+            .collect();
+        std::fs::write(&path, lines.concat()).expect("it can be written");
+        let read_to = |count: usize| lines[..count].concat().len() as u64;
+        let of = |numbers: &[u64]| Search {
+            wanted: Vec::new(),
+            missing: numbers.iter().map(|n| format!("1:0/0:{n}")).collect(),
+            to: 0,
+        };
+        let search = |search, is_gone| {
+            let file = File::open(&path).expect("it opens");
+            let found = search_on(search, file, &AtomicBool::new(is_gone)).expect("it is read");
+            (found.missing.len(), found.to)
+        };
+        assert_eq!(search(of(&[]), false), (0, 0));
+        assert_eq!(search(of(&[2, 1]), false), (0, read_to(2)));
+        assert_eq!(search(of(&[2, 9]), false), (1, read_to(4)));
+        assert_eq!(search(of(&[2]), true), (1, 0), "nobody waits");
+        let left = Search {
+            to: read_to(2),
+            ..of(&[1, 3])
+        };
+        assert_eq!(search(left, false), (1, read_to(4)), "not read again");
+    }
+
+    #[tokio::test]
+    async fn a_search_holds_up_nobody_and_can_be_waited_for_again() {
+        use crate::change::Origin;
+        use crate::conformance::change;
+        use sheaf_model::{LetterId, Lsn};
+        use std::time::Duration;
+
+        let dir = ScratchDir::new("search").expect("a directory");
+        let (path, aside) = (dir.path().join("lines"), dir.path().join("aside"));
+        let mut sink = FileSink::new("file", &path);
+        let base = ChangePosition::before(1, Lsn(10));
+        sink.begin(base).await.expect("it begins");
+        let letters = [Letter {
+            id: LetterId::new(),
+            origin: Origin::Stream,
+            change: change(1, 20, 1),
+        }];
+        // Something that is not read before somebody writes to it.
+        std::fs::rename(&path, &aside).expect("it moves");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+        let replayed = tokio::time::timeout(Duration::from_millis(50), sink.replay(&letters));
+        assert!(replayed.await.is_err(), "the time that it may take counts");
+        drop(OpenOptions::new().write(true).open(&path));
+        std::fs::rename(&aside, &path).expect("it moves back");
+        sink.held().await.expect("it is asked");
+        sink.begin(base).await.expect("it begins");
+        for _ in 0..2 {
+            let refused = sink.replay(&letters).await.expect("it is taken");
+            assert_eq!(refused, []);
+        }
+        let text = std::fs::read_to_string(&path).expect("text");
+        assert_eq!(text.matches("\"position\":\"1:0/14:1\"").count(), 1);
+    }
 
     #[test]
     fn the_last_whole_line_is_found_and_what_follows_it_taken_away() {

@@ -1,24 +1,28 @@
 //! One sink being fed: its snapshot first as far as the meaning of events needs it, then both side by side; and how far it is,
 //! stored.
 
-use std::collections::VecDeque;
+mod letters;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{Disposition, PgError, Pool};
 use sheaf_store::changes::{
-    SlotReader, SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, find_sink, forget_sink,
-    read_running, store_position, store_snapshot_place,
+    SlotReader, SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, begin_without_snapshot,
+    find_sink, forget_sink, read_running, store_position, store_snapshot_place,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::change::{Batch, Origin, Progress};
+use crate::change::{Batch, Change, Origin, Part, Progress};
+use crate::letter::LetterCounts;
 use crate::resume::{Resume, decide};
 use crate::sink::{Held, Sink, SinkError, SinkFuture};
 use crate::snapshot::{Seen, SnapshotError, SnapshotReader};
 use crate::status::Counted;
+use letters::of_refused;
 
 /// Batches of the stream between two readings of the snapshot: more, and a busy stream would starve it; fewer, and it the stream.
 const BATCHES_BETWEEN: usize = 8;
@@ -34,6 +38,8 @@ pub(crate) struct LaneOptions {
     pub(crate) store_every: Duration,
     /// How long the sink may take for one thing.
     pub(crate) sink_max: Duration,
+    /// Rows with more bytes are letters.
+    pub(crate) row_bytes_max: usize,
 }
 
 /// Why a sink is not fed any more.
@@ -49,11 +55,15 @@ pub(crate) enum LaneError {
     Postgres(#[from] PgError),
     #[error("the slot is not this reader's any more")]
     Fenced,
+    #[error("{0} dead letters of the sink wait to be replayed or discarded, and no more are kept")]
+    Full(u64),
 }
 
 /// What a lane tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LaneReport {
+    /// Whether it has found out where the sink goes on.
+    pub(crate) has_resumed: bool,
     /// Whatever of the stream is at or before this it needs no more: the sink holds it, and that is stored.
     pub(crate) done: Option<ChangePosition>,
     /// The last change of the stream that the sink holds.
@@ -62,15 +72,32 @@ pub(crate) struct LaneReport {
     pub(crate) step: SnapshotStep,
     /// Changes that the sink was given by this lane.
     pub(crate) changes: u64,
+    /// Changes that this lane has kept because the sink could not take them.
+    pub(crate) letters: LetterCounts,
+    /// Changes that the sink lacks, whoever has kept them; absent before they were counted.
+    pub(crate) holes: Option<u64>,
 }
 
 impl LaneReport {
     pub(crate) const NONE: LaneReport = LaneReport {
+        has_resumed: false,
         done: None,
         position: None,
         step: SnapshotStep::Tenants,
         changes: 0,
+        letters: LetterCounts::NONE,
+        holes: None,
     };
+}
+
+impl LaneReport {
+    /// Whether it knows what the numbers in events mean, and so takes what comes.
+    pub(crate) fn knows_names(&self) -> bool {
+        match self.step {
+            SnapshotStep::Tenants | SnapshotStep::Attributes | SnapshotStep::Entities => false,
+            SnapshotStep::Events | SnapshotStep::Done => true,
+        }
+    }
 }
 
 /// A lane that has ended, and its sink.
@@ -85,7 +112,7 @@ pub(crate) struct Lane {
     pub(crate) cdc: Pool,
     pub(crate) reader: SlotReader,
     pub(crate) timeline: u32,
-    pub(crate) batches: mpsc::Receiver<Arc<Counted<Batch>>>,
+    pub(crate) batches: mpsc::Receiver<Arc<Counted<Part>>>,
     pub(crate) report: watch::Sender<LaneReport>,
     pub(crate) options: LaneOptions,
 }
@@ -109,6 +136,12 @@ struct Track {
     passed: Option<ChangePosition>,
     store_at: Instant,
     changes: u64,
+    /// What comes there again is a letter already.
+    lettered: BTreeSet<ChangePosition>,
+    letters: LetterCounts,
+    holes: Option<u64>,
+    /// When it is looked for rows of settled letters that are to be forgotten.
+    empty_at: Instant,
 }
 
 /// How a lane goes on.
@@ -146,6 +179,11 @@ impl Lane {
             return Ok(());
         };
         self.tell(&track);
+        if track.snapshot.place().step == SnapshotStep::Done {
+            self.sink.follow();
+            // First: a sink with as many letters as are kept goes on only once some have been offered again.
+            self.look_at_letters(&mut track).await?;
+        }
         while let Next::Go = self.step(&mut track).await? {
             if Instant::now() >= track.store_at {
                 self.store(&mut track).await?;
@@ -159,11 +197,17 @@ impl Lane {
         if step == SnapshotStep::Done {
             let wake_at = track.store_at;
             tokio::select! {
+                // What has come goes first: nothing follows only where nothing has.
+                biased;
                 batch = self.batches.recv() => match batch {
                     Some(batch) => self.take(track, &batch.value).await?,
                     None => return Ok(Next::End),
                 },
-                () = sleep_until(wake_at) => self.settle(track).await?,
+                () = sleep_until(wake_at) => {
+                    let due = self.sink.idle();
+                    track.progress = within(self.options.sink_max, due).await?;
+                    self.store(track).await?;
+                }
             }
             return Ok(Next::Go);
         }
@@ -185,42 +229,55 @@ impl Lane {
 
     /// Reads and applies the next part of the snapshot.
     async fn read_on(&mut self, track: &mut Track, step: SnapshotStep) -> Result<(), LaneError> {
-        if let Some(mut batch) = track.snapshot.next().await? {
+        if let Some(part) = track.snapshot.next().await? {
             let held = track.progress;
-            batch
-                .changes
-                .retain(|change| !held.holds(Origin::Snapshot, change.position));
+            let is_new = |position| !held.holds(Origin::Snapshot, position);
+            let unreadable = part.unreadable.iter();
+            let unreadable = unreadable.filter(|row| is_new(row.position));
+            let kept = self.missed(unreadable, Origin::Snapshot);
+            self.keep(track, kept).await?;
+            let mut batch = part.batch;
+            batch.changes.retain(|change| is_new(change.position));
             if !batch.changes.is_empty() {
                 self.apply(track, &batch).await?;
             }
         }
         let place = track.snapshot.place();
+        let now_in = place.step;
         track.places.push_back((place.ordinal, place.clone()));
-        if place.step != step {
+        if now_in != step {
             // The places of what follows count from here, whatever is read again.
             self.settle(track).await?;
+            if now_in == SnapshotStep::Done {
+                self.sink.follow();
+            }
         }
         Ok(())
     }
 
-    /// Takes a batch of the stream: what the sink holds already and what its snapshot sees are left out.
-    async fn take(&mut self, track: &mut Track, batch: &Batch) -> Result<(), LaneError> {
-        let Some(last) = batch.last() else {
+    /// Takes a part of the stream: what the sink holds already, what its snapshot sees and what is a letter already are left out.
+    async fn take(&mut self, track: &mut Track, part: &Part) -> Result<(), LaneError> {
+        let Some(last) = part.last() else {
             return Ok(());
         };
-        let (held, seen) = (track.progress, &track.seen);
-        let is_new =
-            |position, xid| !held.holds(Origin::Stream, position) && !seen.sees(position, xid);
-        let changes = &batch.changes;
-        if changes
-            .iter()
-            .all(|change| is_new(change.position, change.xid))
-        {
-            self.apply(track, batch).await?;
+        let is_new = |track: &Track, position, xid| {
+            !track.progress.holds(Origin::Stream, position)
+                && !track.seen.sees(position, xid)
+                && !track.lettered.contains(&position)
+        };
+        let unreadable = part.unreadable.iter();
+        let unreadable = unreadable.filter(|row| is_new(track, row.position, row.xid));
+        let kept = self.missed(unreadable, Origin::Stream);
+        // Before the sink holds anything that comes after them.
+        self.keep(track, kept).await?;
+        let batch = &part.batch;
+        let is_new = |change: &Change| is_new(track, change.position, change.xid);
+        if batch.changes.iter().all(is_new) {
+            if !batch.changes.is_empty() {
+                self.apply(track, batch).await?;
+            }
         } else {
-            let changes = changes
-                .iter()
-                .filter(|change| is_new(change.position, change.xid));
+            let changes = batch.changes.iter().filter(|change| is_new(change));
             let rest = Batch {
                 origin: batch.origin,
                 changes: changes.cloned().collect(),
@@ -240,7 +297,12 @@ impl Lane {
         if batch.origin == Origin::Stream {
             track.given = batch.last();
         }
-        track.progress = within(self.options.sink_max, self.sink.apply(batch)).await?;
+        let progress = within(self.options.sink_max, self.sink.apply(batch)).await?;
+        let refusals = self.sink.take_refused();
+        if !refusals.is_empty() {
+            self.keep(track, of_refused(batch, refusals)).await?;
+        }
+        track.progress = progress;
         Ok(())
     }
 
@@ -277,6 +339,7 @@ impl Lane {
             }
             track.stored.position = Some(position);
         }
+        self.look_at_letters(track).await?;
         self.tell(track);
         Ok(())
     }
@@ -284,6 +347,7 @@ impl Lane {
     fn tell(&self, track: &Track) {
         let is_all_stored = track.stored.position >= track.given;
         self.report.send_replace(LaneReport {
+            has_resumed: true,
             done: if is_all_stored {
                 track.passed
             } else {
@@ -292,6 +356,8 @@ impl Lane {
             position: track.progress.stream,
             step: track.snapshot.place().step,
             changes: track.changes,
+            letters: track.letters,
+            holes: track.holes,
         });
     }
 
@@ -313,6 +379,7 @@ impl Lane {
                     (progress, place)
                 }
                 Resume::Tell => {
+                    self.begin_letters(stored.base).await?;
                     within(sink_max, self.sink.begin(stored.base)).await?;
                     (Progress::begun(stored.base), stored.place.clone())
                 }
@@ -330,7 +397,10 @@ impl Lane {
             let seen = Seen::read(&stored.snapshot, stored.until)
                 .map_err(|fault| PgError::unreadable("reading how far a sink is", fault))?;
             let rows_max = self.options.snapshot_rows;
-            let snapshot = SnapshotReader::new(self.cdc.clone(), stored.clone(), place, rows_max);
+            let row_bytes_max = self.options.row_bytes_max;
+            let cdc = self.cdc.clone();
+            let snapshot = SnapshotReader::new(cdc, stored.clone(), place, rows_max, row_bytes_max);
+            let lettered = self.list_letters(progress.stream).await?;
             return Ok(Some(Track {
                 seen,
                 snapshot,
@@ -340,14 +410,28 @@ impl Lane {
                 passed: progress.stream,
                 store_at: Instant::now() + self.options.store_every,
                 changes: 0,
+                lettered,
+                letters: LetterCounts::NONE,
+                holes: None,
+                empty_at: Instant::now(),
                 stored,
             }));
         }
     }
 
-    /// Begins a snapshot. Everything that the stream has shown before this lane has to be seen by it: who is in the middle of
-    /// something may have written its commit already, and is waited for.
+    /// Begins a snapshot, where the sink needs one. Everything that the stream has shown before this lane has to be seen by it:
+    /// who is in the middle of something may have written its commit already, and is waited for.
     async fn begin(&mut self) -> Result<Next, LaneError> {
+        if !self.sink.needs_snapshot() {
+            let (sink, now) = (self.sink.name(), Timestamp::now());
+            let begun =
+                begin_without_snapshot(&self.cdc, &self.reader, sink, self.timeline, now).await?;
+            return if begun {
+                Ok(Next::Go)
+            } else {
+                Err(LaneError::Fenced)
+            };
+        }
         let (next_number, _) = read_running(&self.cdc).await?;
         while read_running(&self.cdc).await?.1 < next_number {
             if self.batches.is_closed() {
@@ -373,3 +457,6 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

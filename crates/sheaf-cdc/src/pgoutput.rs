@@ -154,6 +154,16 @@ pub enum Value<'a> {
     Binary(&'a [u8]),
 }
 
+impl Value<'_> {
+    /// How many bytes were sent.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Value::Null | Value::Unchanged => 0,
+            Value::Text(bytes) | Value::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// What is wrong with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FaultKind {

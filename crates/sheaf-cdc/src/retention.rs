@@ -4,6 +4,10 @@
 //! snapshot when it is well again. Where the server itself limits what slots may hold (`max_slot_wal_keep_size`), a slot that
 //! reaches the limit is lost for every sink, so that the sick one is given up well before.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 /// Without a limit of the server: as much as a day of 200 kB/s, which a small disk still has.
 pub const RETAINED_BYTES_MAX: i64 = 16 << 30;
 /// From this share of what may be held on, in percent, somebody is told.
@@ -36,17 +40,22 @@ pub enum Pressure {
 }
 
 impl Retention {
+    /// From how much on sinks are given up, where our own limit is this many bytes.
+    pub fn bytes_max(self, retained_bytes_max: i64) -> i64 {
+        let of_server = self
+            .keep_bytes_max
+            .map(|keep| keep.saturating_mul(GIVE_UP_PERCENT) / 100);
+        of_server.map_or(retained_bytes_max, |of_server| {
+            of_server.min(retained_bytes_max)
+        })
+    }
+
     /// Decides, where our own limit is this many bytes.
     pub fn pressure(self, retained_bytes_max: i64) -> Pressure {
         let Some(retained) = self.retained_bytes else {
             return Pressure::Unknown;
         };
-        let of_server = self
-            .keep_bytes_max
-            .map(|keep| keep.saturating_mul(GIVE_UP_PERCENT) / 100);
-        let give_up_at = of_server.map_or(retained_bytes_max, |of_server| {
-            of_server.min(retained_bytes_max)
-        });
+        let give_up_at = self.bytes_max(retained_bytes_max);
         // The server counts whole files, and says itself how near it is.
         let is_nearly_lost = matches!((self.safe_bytes, self.keep_bytes_max), (Some(safe), Some(keep))
             if safe <= keep.saturating_mul(100 - GIVE_UP_PERCENT) / 100);
@@ -57,6 +66,23 @@ impl Retention {
             return Pressure::Alarm;
         }
         Pressure::None
+    }
+}
+
+/// Since when a slot holds back too much and that does not become less; and how much it was then.
+#[derive(Debug, Default)]
+pub(crate) struct Excess(Option<(Instant, i64)>);
+
+impl Excess {
+    /// Too much is held at this moment. Gives back how long it has not become less.
+    pub(crate) fn look(&mut self, retained_bytes: i64, now: Instant) -> Duration {
+        match self.0 {
+            Some((since, least)) if retained_bytes >= least => now.duration_since(since),
+            Some(_) | None => {
+                self.0 = Some((now, retained_bytes));
+                Duration::ZERO
+            }
+        }
     }
 }
 
@@ -89,6 +115,18 @@ mod tests {
                 safe_bytes: safe,
             };
             assert_eq!(retention.pressure(16 * GIB), wanted, "{retention:?}");
+        }
+    }
+
+    #[test]
+    fn an_excess_that_becomes_less_is_a_new_one() {
+        let (begun, mut excess) = (Instant::now(), Excess::default());
+        for (second, retained, lasts) in
+            [(0, 50, 0), (5, 50, 5), (9, 70, 9), (10, 49, 0), (13, 50, 3)]
+        {
+            let now = begun + Duration::from_secs(second);
+            let lasts = Duration::from_secs(lasts);
+            assert_eq!(excess.look(retained, now), lasts, "second {second}");
         }
     }
 

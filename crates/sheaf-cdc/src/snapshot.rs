@@ -7,14 +7,15 @@
 
 use postgres_types::{FromSql, Type};
 use sheaf_model::{ChangePosition, Lsn};
-use sheaf_pg::{PgError, Pool};
+use sheaf_pg::{PgError, Pool, chain};
 use sheaf_store::changes::{
     SnapshotPlace, SnapshotStep, StoredSink, list_ranges, read_snapshot_rows,
 };
 use tokio_postgres::Row as PgRow;
 
-use crate::change::{Batch, Change, Origin};
-use crate::pgoutput::Value;
+use crate::change::{Batch, Change, Origin, Part};
+use crate::letter::{LetterReason, Unreadable, payload_of_row};
+use crate::pgoutput::{Tuple, Value};
 use crate::table::{Row, RowFault, Table};
 
 /// Events that are read at once take so many bytes at most where they are stored, or are one.
@@ -29,15 +30,9 @@ pub enum SnapshotError {
     /// A partition that it reads was taken out of the history.
     #[error("a partition was detached while the snapshot read it")]
     Detached,
-    /// A row that cannot be read.
-    #[error("row {ordinal} of the snapshot")]
-    Row {
-        /// Its place.
-        ordinal: u64,
-        /// What is wrong with it.
-        #[source]
-        source: RowFault,
-    },
+    /// A table that lacks what is needed.
+    #[error("a table as the snapshot reads it")]
+    Table(#[source] RowFault),
 }
 
 /// Which transactions a snapshot sees.
@@ -90,21 +85,24 @@ pub struct SnapshotReader {
     stored: StoredSink,
     place: SnapshotPlace,
     rows_max: i64,
+    row_bytes_max: usize,
 }
 
 impl SnapshotReader {
-    /// Reads on from a place.
+    /// Reads on from a place: so many rows at once, none with more bytes than that.
     pub fn new(
         cdc: Pool,
         stored: StoredSink,
         place: SnapshotPlace,
         rows_max: i64,
+        row_bytes_max: usize,
     ) -> SnapshotReader {
         SnapshotReader {
             cdc,
             stored,
             place,
             rows_max,
+            row_bytes_max,
         }
     }
 
@@ -114,7 +112,7 @@ impl SnapshotReader {
     }
 
     /// Reads the next rows. None where a table or partition has no more: the place is then in the next.
-    pub async fn next(&mut self) -> Result<Option<Batch>, SnapshotError> {
+    pub async fn next(&mut self) -> Result<Option<Part>, SnapshotError> {
         let rows = read_snapshot_rows(
             &self.cdc,
             &self.stored,
@@ -125,55 +123,77 @@ impl SnapshotReader {
         .await?;
         let mut place = self.place.clone();
         let mut changes = Vec::with_capacity(rows.len());
+        let mut unreadable = Vec::new();
         let mut table = None;
         for row in &rows {
             place.ordinal += 1;
-            let at = |source| SnapshotError::Row {
-                ordinal: place.ordinal,
-                source,
-            };
             let table = match &mut table {
                 Some(table) => table,
-                none => none.insert(table_of(place.step, row).map_err(at)?),
+                none => {
+                    let read = table_of(place.step, row).map_err(SnapshotError::Table)?;
+                    none.insert(read)
+                }
             };
-            changes.push(self.change(table, row, place.ordinal).map_err(at)?);
+            match self.change(table, row, place.ordinal) {
+                Ok(change) => changes.push(change),
+                Err(row) => unreadable.push(*row),
+            }
         }
         match rows.last() {
             Some(row) => pass(&mut place, row),
             None => self.leave(&mut place).await?,
         }
         self.place = place;
-        let batch = Batch {
-            origin: Origin::Snapshot,
-            changes,
-            is_end: false,
+        let part = Part {
+            batch: Batch {
+                origin: Origin::Snapshot,
+                changes,
+                is_end: false,
+            },
+            unreadable,
         };
-        Ok((!batch.changes.is_empty()).then_some(batch))
+        Ok(part.last().is_some().then_some(part))
     }
 
-    fn change(&self, table: &Table, row: &PgRow, ordinal: u64) -> Result<Change, RowFault> {
+    fn change(&self, table: &Table, row: &PgRow, ordinal: u64) -> Result<Change, Box<Unreadable>> {
         let values = (0..row.len()).map(|column| match row.get::<_, Option<Raw<'_>>>(column) {
             Some(raw) => Value::Binary(raw.0),
             None => Value::Null,
         });
-        let values: Vec<Value<'_>> = values.collect();
-        let Row::Change(row) = table.read_values(&values, true)? else {
+        let row = Tuple {
+            values: values.collect(),
+        };
+        let position = ChangePosition {
+            ordinal,
+            ..self.stored.base
+        };
+        let fault = match table.read(&row, true, self.row_bytes_max) {
+            Ok(Row::Change(row)) => {
+                return Ok(Change {
+                    position,
+                    xid: 0,
+                    committed_at: self.stored.taken_at,
+                    row,
+                });
+            }
             // Only tables that are for sinks are read here.
-            return Err(RowFault::Length {
+            Ok(Row::Beat(_) | Row::Other) => RowFault::Length {
                 table: table.name().to_owned(),
                 values: 0,
-                columns: values.len(),
-            });
-        };
-        Ok(Change {
-            position: ChangePosition {
-                ordinal,
-                ..self.stored.base
+                columns: row.values.len(),
             },
+            Err(fault) => fault,
+        };
+        let (payload, tenant) = payload_of_row(table, &row.values, true);
+        Err(Box::new(Unreadable {
+            position,
             xid: 0,
             committed_at: self.stored.taken_at,
-            row,
-        })
+            tenant,
+            reason: LetterReason::of_row(&fault),
+            detail: chain(&fault),
+            payload,
+        }))
     }
 
     /// On to what follows a table or partition that was read to its end.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sheaf_model::{ChangePosition, Lsn, Timestamp};
 use sheaf_store::changes::SnapshotStep;
 
+use crate::letter::LetterCounts;
 use crate::retention::{Pressure, Retention};
 
 /// The stream as it was a moment ago.
@@ -27,6 +28,8 @@ pub struct StreamStatus {
     pub transactions: u64,
     /// Changes for sinks that were received since the start, those included that were received again.
     pub changes: u64,
+    /// The last of them; absent before the first, and anew with the slot.
+    pub received: Option<ChangePosition>,
     /// Deletes and truncates that came although they are not published, and were told to nobody.
     pub ignored: u64,
     /// Changes that are in memory, each once for all sinks.
@@ -68,6 +71,13 @@ pub struct SinkStatus {
     pub changes: u64,
     /// How often it failed since the start.
     pub failures: u64,
+    /// How often since it last was well.
+    pub failures_in_row: u32,
+    /// Changes that were put aside since the start because it could not take them: `sheaf_dead_letters_total`.
+    pub letters: LetterCounts,
+    /// The holes in what it holds: changes at or before its position that it lacks, because they wait to be replayed or
+    /// discarded. Absent before they were counted, which is not zero.
+    pub holes: Option<u64>,
 }
 
 impl StreamStatus {
@@ -82,6 +92,7 @@ impl StreamStatus {
             slots_made: 0,
             transactions: 0,
             changes: 0,
+            received: None,
             ignored: 0,
             buffered_changes: 0,
             buffered_changes_max: 0,
@@ -93,6 +104,9 @@ impl StreamStatus {
                     applied_at: None,
                     changes: 0,
                     failures: 0,
+                    failures_in_row: 0,
+                    letters: LetterCounts::NONE,
+                    holes: None,
                 })
                 .collect(),
         }

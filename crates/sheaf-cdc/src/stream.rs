@@ -9,11 +9,12 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{Disposition, PgError, Pool, ReplicationConnection, ReplicationError, Tls, chain};
 use sheaf_store::changes::{claim_slot, forget_other_sinks, look_at_slot};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Config;
 
 use crate::assembly::AssemblyFault;
 use crate::feed::PLUGIN_OPTIONS;
+use crate::letter::PAYLOAD_BYTES_MAX;
 use crate::pgoutput::Malformed;
 use crate::retention::{Pressure, RETAINED_BYTES_MAX, Retention};
 use crate::sink::Sink;
@@ -43,13 +44,17 @@ pub struct StreamOptions {
     pub batch_changes_max: usize,
     /// Bytes in a batch at most, but for a single change that is larger.
     pub batch_bytes_max: usize,
+    /// Bytes in a row at most: of a longer one it is kept that it was there.
+    pub row_bytes_max: usize,
     /// Batches that wait for each sink at most.
     pub queue_batches: usize,
+    /// How long a sink may have no room for a batch while others have, before it is parked.
+    pub room_max: Duration,
     /// How long a sink may take for one thing before it has failed.
     pub sink_max: Duration,
     /// The pause before a failed sink or a lost connection is tried again; twice as long after each further failure.
     pub retry_after: Duration,
-    /// From how much log on failed sinks are given up, whatever the server's limit.
+    /// From how much log on sinks are given up, whatever the server's limit.
     pub retained_bytes_max: i64,
 }
 
@@ -66,7 +71,9 @@ impl StreamOptions {
             snapshot_rows: 2_000,
             batch_changes_max: 2_000,
             batch_bytes_max: 4 << 20,
+            row_bytes_max: PAYLOAD_BYTES_MAX,
             queue_batches: 4,
+            room_max: Duration::from_secs(5),
             sink_max: Duration::from_secs(60),
             retry_after: Duration::from_secs(1),
             retained_bytes_max: RETAINED_BYTES_MAX,
@@ -98,7 +105,7 @@ pub enum StreamError {
     /// A message that is none.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// Messages that do not fit together, or a row that is none of ours.
+    /// Messages that do not fit together, or a table that is none of ours.
     #[error(transparent)]
     Assembly(#[from] AssemblyFault),
     /// A sink's task has panicked.
@@ -224,6 +231,9 @@ impl ChangeStream {
         self.status.send_modify(|status| {
             status.slots_made += u64::from(prepared.made.is_some());
             status.promised = Some(prepared.promised);
+            if prepared.made.is_some() {
+                status.received = None;
+            }
         });
         let mut connection = ReplicationConnection::connect(&self.config, &self.tls).await?;
         if connection.lineage() != prepared.lineage {
@@ -253,7 +263,22 @@ impl ChangeStream {
         );
         let (sinks, outcome) = session.run(stop).await;
         self.sinks = sinks;
+        self.leave_sinks().await;
         outcome
+    }
+
+    /// Lets whoever follows the slot next have what the sinks have open.
+    async fn leave_sinks(&mut self) {
+        for sink in &mut self.sinks {
+            match timeout(self.options.sink_max, sink.leave()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    let (sink, cause) = (&error.sink, chain(&error));
+                    tracing::warn!(sink, cause, "a sink was not left");
+                }
+                Err(_) => tracing::warn!(sink = sink.name(), "a sink was not left in time"),
+            }
+        }
     }
 }
 

@@ -41,6 +41,16 @@ pub enum RowFault {
         /// The column.
         column: String,
     },
+    /// A row is longer than rows may be.
+    #[error("a row of table {table} has {bytes} bytes, more than {bytes_max}")]
+    Long {
+        /// The table.
+        table: String,
+        /// How many bytes.
+        bytes: usize,
+        /// How many it may have.
+        bytes_max: usize,
+    },
     /// A row has another number of values than its table has columns.
     #[error("a row of table {table} has {values} values for {columns} columns")]
     Length {
@@ -151,13 +161,17 @@ impl Table {
         &self.name
     }
 
-    /// Reads a row of the stream.
-    pub fn read(&self, row: &Tuple<'_>, is_new: bool) -> Result<Row, RowFault> {
-        self.read_values(&row.values, is_new)
-    }
-
-    /// Reads a row by its values, one a column.
-    pub fn read_values(&self, values: &[Value<'_>], is_new: bool) -> Result<Row, RowFault> {
+    /// Reads a row of at most so many bytes.
+    pub fn read(&self, row: &Tuple<'_>, is_new: bool, bytes_max: usize) -> Result<Row, RowFault> {
+        let values = &row.values;
+        let bytes: usize = values.iter().map(Value::len).sum();
+        if bytes > bytes_max {
+            return Err(RowFault::Long {
+                table: self.name.clone(),
+                bytes,
+                bytes_max,
+            });
+        }
         if values.len() != self.columns.len() {
             return Err(RowFault::Length {
                 table: self.name.clone(),
@@ -166,7 +180,10 @@ impl Table {
             });
         }
         Ok(match self.is_for {
-            Use::Events(places) => Row::Change(ChangedRow::Event(self.event(&places, values)?)),
+            Use::Events(places) => {
+                let event = self.event(&places, |place| self.value(place, values));
+                Row::Change(ChangedRow::Event(event?))
+            }
             Use::Catalogue(catalogue) => {
                 let read = (0..values.len()).map(|place| self.value(place, values));
                 Row::Change(ChangedRow::Catalogue(CatalogueRow {
@@ -185,7 +202,68 @@ impl Table {
         })
     }
 
-    fn event(&self, places: &[usize; 8], values: &[Value<'_>]) -> Result<EventRow, RowFault> {
+    /// A row whose values were read before, one a column. None where the table is for no sink.
+    pub(crate) fn read_columns(
+        &self,
+        values: Vec<ColumnValue>,
+        is_new: bool,
+    ) -> Result<Option<ChangedRow>, RowFault> {
+        Ok(match self.is_for {
+            Use::Events(places) => {
+                let event = self.event(&places, |place| Ok(values[place].clone()));
+                Some(ChangedRow::Event(event?))
+            }
+            Use::Catalogue(catalogue) => Some(ChangedRow::Catalogue(CatalogueRow {
+                catalogue,
+                is_new,
+                columns: Arc::clone(&self.columns),
+                values,
+            })),
+            Use::Heartbeat(_) | Use::Nothing => None,
+        })
+    }
+
+    /// Whatever of a row can be read, by the names of its columns; of the rest the bytes. Values without a column are left out, and
+    /// columns without a value.
+    pub(crate) fn read_what_can_be(&self, values: &[Value<'_>]) -> Vec<(String, ColumnValue)> {
+        let columns = self.columns.iter().zip(&self.type_oids).zip(values);
+        let read = columns.map(|((name, type_oid), value)| {
+            let bytes = |bytes: &[u8]| ColumnValue::Other {
+                type_oid: *type_oid,
+                bytes: bytes.to_vec(),
+            };
+            let value = match value {
+                Value::Null => ColumnValue::Null,
+                Value::Unchanged => ColumnValue::Unchanged,
+                Value::Binary(binary) => {
+                    read_binary(*type_oid, binary).unwrap_or_else(|_| bytes(binary))
+                }
+                Value::Text(text) => bytes(text),
+            };
+            (name.clone(), value)
+        });
+        read.collect()
+    }
+
+    /// Its columns with the numbers of their types.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = (&str, u32)> {
+        let names = self.columns.iter().map(String::as_str);
+        names.zip(self.type_oids.iter().copied())
+    }
+
+    /// Whether its rows are for sinks.
+    pub(crate) fn is_for_sinks(&self) -> bool {
+        match self.is_for {
+            Use::Events(_) | Use::Catalogue(_) => true,
+            Use::Heartbeat(_) | Use::Nothing => false,
+        }
+    }
+
+    fn event(
+        &self,
+        places: &[usize; 8],
+        value: impl Fn(usize) -> Result<ColumnValue, RowFault>,
+    ) -> Result<EventRow, RowFault> {
         let [
             tenant,
             entity,
@@ -196,15 +274,15 @@ impl Table {
             ingested_at,
             attrs,
         ] = *places;
-        let int = |place| match self.value(place, values)? {
+        let int = |place| match value(place)? {
             ColumnValue::Int(number) => Ok(number),
             _ => Err(self.unexpected(place)),
         };
-        let time = |place| match self.value(place, values)? {
+        let time = |place| match value(place)? {
             ColumnValue::Time(time) => Ok(time),
             _ => Err(self.unexpected(place)),
         };
-        let letter = match self.value(op, values)? {
+        let letter = match value(op)? {
             ColumnValue::Text(letter) => letter.bytes().next(),
             _ => None,
         };
@@ -217,12 +295,12 @@ impl Table {
             observed_at: time(observed_at)?,
             seq: i16::try_from(int(seq)?).map_err(|_| self.unexpected(seq))?,
             op: known.ok_or_else(|| self.unexpected(op))?,
-            batch: match self.value(batch, values)? {
+            batch: match value(batch)? {
                 ColumnValue::Uuid(number) => BatchId(number),
                 _ => return Err(self.unexpected(batch)),
             },
             ingested_at: time(ingested_at)?,
-            attrs: match self.value(attrs, values)? {
+            attrs: match value(attrs)? {
                 ColumnValue::Json(text) => text.into_boxed_str(),
                 _ => return Err(self.unexpected(attrs)),
             },

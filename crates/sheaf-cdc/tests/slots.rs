@@ -18,7 +18,7 @@ use sheaf_store::changes::{
 };
 use sheaf_testkit::{Injected, TestCluster, TestStandby, wait_until};
 use tokio::sync::watch;
-use world::{Moody, WITHIN, World, event};
+use world::{Moody, StandAt, WITHIN, World, event};
 
 /// A world whose file holds what was written, and whose stream was stopped.
 async fn stopped_world(cluster: &std::sync::Arc<TestCluster>) -> Result<World> {
@@ -282,6 +282,12 @@ async fn a_sick_sink_does_not_stop_another_and_catches_up_when_it_is_well() -> R
     mood.fail(false);
     world.require_all_events_once("sick").await?;
     world.require_all_events_once("well").await?;
+    running
+        .wait_for("it is well again", |status| {
+            status.sinks[1].failures_in_row == 0
+        })
+        .await;
+    assert!(running.status.borrow().sinks[1].failures > 0);
     running.stop().await?;
     sick.require();
     Ok(())
@@ -322,6 +328,45 @@ async fn a_sick_sink_that_holds_too_much_log_is_given_up_and_begins_anew() -> Re
     mood.fail(false);
     world.require_all_events_once("sick").await?;
     world.require_all_events_once("well").await?;
+    running.stop().await?;
+    given_up.require();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_stands_still_is_given_up_as_one_that_fails() -> Result<()> {
+    let given_up = Injected::new("sink that stands still given up");
+    let world = World::create().await?;
+    let (sink, mood) = Moody::over(&world, "still");
+    let options = StreamOptions {
+        retained_bytes_max: 100_000,
+        retry_after: Duration::from_millis(500),
+        room_max: Duration::from_millis(200),
+        sink_max: Duration::from_secs(6),
+        ..world.options()
+    };
+    let mut running = world.stream(options, vec![sink, world.file_sink("well")]);
+    world.ingest(&[event(1, 1, 1)]).await?;
+    world.require_all_events_once("still").await?;
+    mood.stand(StandAt::BeforeApply, 1);
+    for round in 0..30 {
+        let lines: Vec<String> = (0..300).map(|n| event(n, 300 * round + n, n)).collect();
+        world.ingest(&lines).await?;
+    }
+    let (cdc, slot) = (world.cdc(), world.slot());
+    wait_until("it is given up", Duration::from_secs(120), async || {
+        find_sink(&cdc, &slot, "still").await.unwrap().is_none()
+    })
+    .await;
+    given_up.count();
+    running
+        .wait_for("it is well again", |status| {
+            status.sinks[0].state == SinkState::Streaming
+        })
+        .await;
+    world.require_all_events_once("still").await?;
+    world.require_all_events_once("well").await?;
+    world.wait_confirmed().await?;
     running.stop().await?;
     given_up.require();
     Ok(())

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::cache::RedisUrlFault;
+use crate::changes::HttpUrlFault;
 use crate::database_url::DatabaseUrlFault;
 
 /// Where a value stands.
@@ -81,12 +82,12 @@ pub enum ConfigError {
         /// Its name.
         name: String,
     },
-    /// A password and a file with the password.
+    /// A secret and a file with the secret.
     #[error("{key} and {key}_file are both set ({place} and {file_place}); keep one")]
     PasswordTwice {
-        /// The key of the password.
+        /// The key of the secret.
         key: String,
-        /// Where the password was set.
+        /// Where the secret was set.
         place: Place,
         /// Where the file was set.
         file_place: Place,
@@ -134,6 +135,18 @@ pub enum ValueFault {
     /// The address of Redis.
     #[error(transparent)]
     RedisUrl(#[from] RedisUrlFault),
+    /// The place of the lake.
+    #[error("not a folder and not s3://bucket/prefix")]
+    Location,
+    /// The URL of a sink.
+    #[error(transparent)]
+    HttpUrl(#[from] HttpUrlFault),
+    /// A network of addresses.
+    #[error(transparent)]
+    Network(#[from] sheaf_model::NetworkFault),
+    /// A name that would not fit metrics and variables.
+    #[error("a sink's name has 1 to 40 lower-case letters, digits and underscores")]
+    SinkName,
     /// The name of a replication slot.
     #[error("not 1 to 63 lower-case letters, digits and underscores")]
     Slot,

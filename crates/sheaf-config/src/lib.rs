@@ -8,6 +8,8 @@ mod cache;
 mod changes;
 mod database_url;
 mod error;
+mod journal;
+mod lake;
 mod raw;
 mod reader;
 mod secret;
@@ -16,9 +18,11 @@ mod staging;
 mod streams;
 
 pub use cache::{Cache, Redis, RedisUrlFault};
-pub use changes::Changes;
+pub use changes::{Changes, ChangesHttp, HttpUrlFault};
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
+pub use journal::ChangesJournal;
+pub use lake::{Lake, LakeLocation};
 pub use reader::{Provenance, Shown};
 pub use secret::Secret;
 pub use settings::{

@@ -15,9 +15,11 @@ use crate::reader::Given;
 enum Kind {
     Text,
     Number,
+    /// Several texts, which are read as one with commas between them.
+    Texts,
 }
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "server",
     "database",
     "replicas",
@@ -30,6 +32,7 @@ const SECTIONS: [&str; 13] = [
     "cache",
     "redis",
     "changes",
+    "lake",
     "log",
 ];
 /// Has a section a tenant's name, and in it one section, with keys as the section of this name has.
@@ -37,8 +40,12 @@ const TENANTS: &str = "tenants";
 /// Has a section a replica's name, with keys as they are listed for the section without it.
 const REPLICAS: &str = "replicas";
 const LIMITS: &str = "limits";
+/// Has a section a sink's name in `http`, beside keys of its own.
+const CHANGES: &str = "changes";
+const HTTP: &str = "http";
+const CHANGES_HTTP: &str = "changes.http";
 
-const KEYS: [(&str, Kind); 43] = [
+const KEYS: [(&str, Kind); 60] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -79,7 +86,24 @@ const KEYS: [(&str, Kind); 43] = [
     ("redis.ca_file", Kind::Text),
     ("redis.deadline", Kind::Text),
     ("changes.file", Kind::Text),
+    ("changes.journal", Kind::Text),
+    ("changes.journal_bytes_max", Kind::Number),
+    ("changes.subscriptions_of_tenant_max", Kind::Number),
+    ("changes.subscriptions_max", Kind::Number),
+    ("changes.taken_within", Kind::Text),
     ("changes.slot", Kind::Text),
+    ("changes.http.url", Kind::Text),
+    ("changes.http.headers", Kind::Text),
+    ("changes.http.headers_file", Kind::Text),
+    ("changes.http.allow", Kind::Texts),
+    ("changes.http.ca_file", Kind::Text),
+    ("changes.http.deadline", Kind::Text),
+    ("lake.location", Kind::Text),
+    ("lake.region", Kind::Text),
+    ("lake.endpoint", Kind::Text),
+    ("lake.access_key_id", Kind::Text),
+    ("lake.secret_access_key", Kind::Text),
+    ("lake.secret_access_key_file", Kind::Text),
     ("log.level", Kind::Text),
     ("log.format", Kind::Text),
 ];
@@ -93,6 +117,8 @@ pub(crate) struct Raw {
     pub(crate) tenants: BTreeSet<String>,
     /// The replicas that have a section, and where it begins.
     pub(crate) replicas: BTreeMap<String, Place>,
+    /// The sinks that are a URL and have a section, and where it begins.
+    pub(crate) http_sinks: BTreeMap<String, Place>,
 }
 
 /// The key of a replica's setting.
@@ -130,7 +156,16 @@ impl Raw {
             if section == TENANTS {
                 raw.read_tenants(content, place)?;
             } else if section == REPLICAS {
-                raw.read_replicas(content, place)?;
+                raw.replicas = raw.read_named(REPLICAS, content, place)?;
+            } else if section == CHANGES {
+                let is_named = |(name, _): &(Spanned<_>, _)| *name.get_ref() == HTTP;
+                let (named, keys): (DeTable<'_>, DeTable<'_>) =
+                    content.into_iter().partition(is_named);
+                raw.read_keys(CHANGES, &format!("{CHANGES}."), keys, place)?;
+                for (name, content) in named {
+                    let content = table_of(CHANGES_HTTP, content, place(name.span().start))?;
+                    raw.http_sinks = raw.read_named(CHANGES_HTTP, content, place)?;
+                }
             } else {
                 raw.read_keys(&section, &format!("{section}."), content, place)?;
             }
@@ -188,21 +223,23 @@ impl Raw {
         Ok(())
     }
 
-    /// Reads `[replicas.<name>]`.
-    fn read_replicas(
+    /// Reads a section that has a section a name, `[replicas.<name>]`. Gives back where each begins.
+    fn read_named(
         &mut self,
+        section: &str,
         content: DeTable<'_>,
         place: impl Fn(usize) -> Place,
-    ) -> Result<(), ConfigError> {
+    ) -> Result<BTreeMap<String, Place>, ConfigError> {
+        let mut named = BTreeMap::new();
         for (name, content) in content {
             let at = place(name.span().start);
-            let replica = name.into_inner().into_owned();
-            let prefix = replica_key(&replica, "");
+            let name = name.into_inner().into_owned();
+            let prefix = format!("{section}.{name}.");
             let content = table_of(prefix.trim_end_matches('.'), content, at.clone())?;
-            self.read_keys(REPLICAS, &prefix, content, &place)?;
-            self.replicas.insert(replica, at);
+            self.read_keys(section, &prefix, content, &place)?;
+            named.insert(name, at);
         }
-        Ok(())
+        Ok(named)
     }
 
     pub(crate) fn take(&mut self, key: &str) -> Option<Given> {
@@ -233,7 +270,13 @@ fn text_of(kind: Kind, value: DeValue<'_>) -> Result<String, ValueFault> {
                 .map(|number| number.to_string())
                 .map_err(ValueFault::Number)
         }
+        (Kind::Texts, DeValue::Array(texts)) => {
+            let text = |value: Spanned<_>| text_of(Kind::Text, value.into_inner());
+            let texts: Vec<_> = texts.into_iter().map(text).collect::<Result<_, _>>()?;
+            Ok(texts.join(","))
+        }
         (Kind::Text, _) => Err(ValueFault::Kind("a text in quotes")),
+        (Kind::Texts, _) => Err(ValueFault::Kind("a list of texts, [\"..\", \"..\"]")),
         (Kind::Number, _) => Err(ValueFault::Kind("a whole number without quotes")),
     }
 }

@@ -141,6 +141,14 @@ impl Reader {
         Ok(value)
     }
 
+    /// The sinks that are a URL and have a section in the file, and where. The environment may set what is in such a section.
+    pub(crate) fn http_sinks(&self) -> Vec<(String, Place)> {
+        let sinks = self.file.http_sinks.iter();
+        sinks
+            .map(|(name, place)| (name.clone(), place.clone()))
+            .collect()
+    }
+
     /// What was set for a key, the environment before the file.
     pub(crate) fn given(&mut self, key: &str) -> Option<Given> {
         let name = variable(key);

@@ -10,6 +10,7 @@ use crate::cache::{Cache, Redis};
 use crate::changes::Changes;
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
+use crate::lake::Lake;
 use crate::reader::{Reader, Shown};
 use crate::secret::Secret;
 use crate::staging::Staging;
@@ -81,8 +82,10 @@ pub struct Settings {
     pub cache: Cache,
     /// The Redis that servers share, if there is one.
     pub redis: Option<Redis>,
-    /// The change stream, where something takes its changes.
-    pub changes: Option<Changes>,
+    /// The change stream.
+    pub changes: Changes,
+    /// The lake, if there is one.
+    pub lake: Option<Lake>,
     /// The log.
     pub log: Log,
 }
@@ -130,10 +133,10 @@ pub struct Roles<T> {
     pub upkeep: T,
 }
 
-/// A password, or where it is.
+/// A password or another secret, or where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Password {
-    /// The password.
+    /// The secret.
     Text(Secret),
     /// A file that holds it, with or without a line end. The caller reads it.
     File(PathBuf),
@@ -240,6 +243,7 @@ impl Settings {
             cache: Cache::read(&mut reader)?,
             redis: Redis::read(&mut reader)?,
             changes: Changes::read(&mut reader)?,
+            lake: Lake::read(&mut reader)?,
             log: Log {
                 level: reader.value("log.level", LogLevel::Info, level)?,
                 format: reader.value("log.format", LogFormat::Text, format)?,
@@ -320,7 +324,7 @@ fn read_database(reader: &mut Reader) -> Result<Database, ConfigError> {
         }],
         name: "sheaf".to_owned(),
     };
-    let mut password = |role: &str| read_password(reader, role);
+    let mut password = |role: &str| read_password(reader, &format!("database.{role}_password"));
     let passwords = Roles {
         app: password("app")?,
         search: password("search")?,
@@ -375,8 +379,12 @@ fn read_replicas(reader: &mut Reader) -> Result<BTreeMap<String, DatabaseUrl>, C
     Ok(replicas)
 }
 
-fn read_password(reader: &mut Reader, role: &str) -> Result<Option<Password>, ConfigError> {
-    let key = format!("database.{role}_password");
+/// Reads a secret, or which file it is in: the same key with `_file` behind it.
+pub(crate) fn read_password(
+    reader: &mut Reader,
+    key: &str,
+) -> Result<Option<Password>, ConfigError> {
+    let key = key.to_owned();
     let file_key = format!("{key}_file");
     let text = reader.given(&key);
     let file = reader.given(&file_key);

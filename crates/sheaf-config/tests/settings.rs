@@ -36,6 +36,8 @@ fn the_example_file_is_the_defaults() {
         let key = setting.key.rsplit('.').next().expect("keys have a name");
         let documented = example.contains(&format!("\n{key} = "))
             || example.contains(&format!("\n# {key} = "))
+            // A secret is better in a file.
+            || example.contains(&format!("\n# {key}_file = "))
             || key.ends_with("_password");
         assert!(documented, "the example does not mention {}", setting.key);
         assert_eq!(setting.provenance, Provenance::Default, "{}", setting.key);
@@ -47,7 +49,12 @@ fn the_commented_lines_of_the_example_are_valid_too() {
     let example: String = include_str!("../../../sheaf.example.toml")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.contains(" = \"") || rest.starts_with('[') => format!("{rest}\n"),
+            Some(rest)
+                if [" = \"", " = ["].iter().any(|mark| rest.contains(mark))
+                    || rest.starts_with('[') =>
+            {
+                format!("{rest}\n")
+            }
             Some(_) | None => format!("{line}\n"),
         })
         .collect();
@@ -56,6 +63,8 @@ fn the_commented_lines_of_the_example_are_valid_too() {
     assert!(settings.database.ca_file.is_some());
     assert!(settings.database.passwords.upkeep.is_some());
     assert_eq!(settings.replicas.len(), 1);
+    assert_eq!(settings.changes.http.len(), 1);
+    assert!(settings.changes.journal.dir.is_some());
 }
 
 #[test]
@@ -105,6 +114,90 @@ fn replicas_come_from_the_file_by_name() {
         let message = message(file, &[]);
         assert!(message.starts_with(said), "{message}");
     }
+}
+
+#[test]
+fn urls_that_changes_are_posted_to_come_from_the_file_by_name() {
+    let file = "[changes.http.warehouse]\nurl = \"https://warehouse.example/in\"\n\
+                headers_file = \"/run/secrets/warehouse\"\nallow = [\"10.0.0.0/8\", \"fd00::/8\"]\n\
+                [changes]\nslot = \"other\"\n[changes.http.search]\nurl = \"http://[::1]:9/\"\nallow = [\"::1\"]\n";
+    let variables = [
+        (
+            "SHEAF_CHANGES_HTTP_SEARCH_HEADERS",
+            "Authorization: Bearer s3cret",
+        ),
+        ("SHEAF_CHANGES_HTTP_WAREHOUSE_DEADLINE", "2s"),
+    ];
+    let (settings, shown) = load(file, &variables).expect("valid");
+    let changes = settings.changes;
+    assert_eq!((changes.file, &*changes.slot), (None, "other"));
+    let (search, warehouse) = (&changes.http["search"], &changes.http["warehouse"]);
+    assert_eq!(warehouse.url, "https://warehouse.example/in");
+    assert_eq!(warehouse.deadline, std::time::Duration::from_secs(2));
+    let allowed: Vec<String> = warehouse.allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allowed, ["10.0.0.0/8", "fd00::/8"]);
+    let file_of_headers = Password::File("/run/secrets/warehouse".into());
+    assert_eq!(warehouse.headers, Some(file_of_headers));
+    let headers = Password::Text(Secret::new("Authorization: Bearer s3cret".to_owned()));
+    assert_eq!(search.headers, Some(headers));
+    assert_eq!(search.deadline, std::time::Duration::from_secs(10));
+    assert!(!format!("{shown:?}{search:?}").contains("s3cret"));
+    for (file, said) in [
+        (
+            "[changes]\nhttp = 1\n",
+            "sheaf.toml:2:1: changes.http cannot be used: not a section",
+        ),
+        (
+            "[changes.http]\nurl = \"https://h\"\n",
+            "sheaf.toml:2:1: changes.http.url cannot be used: not a section",
+        ),
+        (
+            "[changes.http.a]\n",
+            "sheaf.toml:1:15: changes.http.a.url cannot be used: missing",
+        ),
+        (
+            "[changes.http.A-1]\nurl = \"https://h\"\n",
+            "sheaf.toml:1:15: changes.http.A-1 cannot be used: a sink's name has",
+        ),
+        (
+            "[changes.http.a]\nurl = \"https://h/?key=s3cret\"\n",
+            "sheaf.toml:2:7: changes.http.a.url cannot be used: it has parameters",
+        ),
+        (
+            "[changes.http.a]\nurl = \"http://h/\"\n",
+            "sheaf.toml:1:15: changes.http.a.url cannot be used: http:// is not encrypted",
+        ),
+        (
+            "[changes.http.a]\nallow = \"10.0.0.0/8\"\n",
+            "sheaf.toml:2:9: changes.http.a.allow cannot be used: not a list of texts",
+        ),
+        (
+            "[changes.http.a]\nurl = \"https://h\"\nallow = [\"10.0.0.1/8\"]\n",
+            "sheaf.toml:3:9: changes.http.a.allow cannot be used: it has bits behind its prefix",
+        ),
+        (
+            "[changes.http.a]\nurl = \"https://h\"\ndeadline = \"1h\"\n",
+            "sheaf.toml:3:12: changes.http.a.deadline cannot be used: not between",
+        ),
+        (
+            "[changes.http.a]\nuri = \"https://h\"\n",
+            "sheaf.toml:2:1: changes.http.a.uri: there is no such setting",
+        ),
+    ] {
+        let message = message(file, &[]);
+        assert!(message.starts_with(said), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+}
+
+#[test]
+fn a_follower_is_cut_off_before_its_connection_is_reset() {
+    let (settings, _) = load("[changes]\ntaken_within = \"50s\"\n", &[]).expect("valid");
+    let taken_within = settings.changes.journal.taken_within;
+    assert_eq!(taken_within, std::time::Duration::from_secs(50));
+    let message = message("[changes]\ntaken_within = \"51s\"\n", &[]);
+    let said = "sheaf.toml:2:16: changes.taken_within cannot be used: not between";
+    assert!(message.starts_with(said), "{message}");
 }
 
 #[test]

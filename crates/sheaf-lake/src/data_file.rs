@@ -23,6 +23,8 @@ const GROUP_ROWS: usize = 1 << 18;
 const PAGE_BYTES: usize = 32 << 20;
 /// Less does not look back as far as the repetition of [`REPEATED`] is; more takes twice the time for a tenth.
 const ZSTD_LEVEL: i32 = 3;
+/// What a group takes before it ends, where values are long: whoever reads it holds so much of it. Ordinary groups take a third.
+const GROUP_BYTES: usize = 48 << 20;
 /// Columns of the event. Facts are in the order of their attributes, so that the events of a file come again for each of
 /// them: in whole pages and as they are, not as places in a dictionary, which begin at another bit each time, the second time
 /// costs next to nothing.
@@ -30,6 +32,7 @@ const REPEATED: [&str; 4] = ["external_id", "observed_at", "batch_id", "ingested
 
 /// A file in memory.
 pub(crate) struct EncodedFile {
+    table: LakeTable,
     pub(crate) bytes: Vec<u8>,
     metadata: ParquetMetaData,
 }
@@ -39,6 +42,7 @@ fn properties(table: LakeTable) -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_max_row_group_bytes(Some(GROUP_BYTES))
         .set_data_page_row_count_limit(GROUP_ROWS)
         .set_data_page_size_limit(PAGE_BYTES)
         // Bounds that are cut short are left out of the table's description, where a missing one of one group would make
@@ -50,7 +54,7 @@ fn properties(table: LakeTable) -> Result<WriterProperties, ParquetError> {
             let none = EnabledStatistics::None;
             properties = properties.set_column_statistics_enabled(path.clone(), none);
         }
-        if table != LakeTable::Facts {
+        if !table.has_facts() {
             continue;
         }
         if REPEATED.contains(&column.name) {
@@ -65,19 +69,54 @@ fn properties(table: LakeTable) -> Result<WriterProperties, ParquetError> {
     Ok(properties.build())
 }
 
-/// Writes rows into a file in memory. Takes processor time: at home where that may block.
+/// A file that is being written, in memory. Takes processor time: at home where that may block.
+pub(crate) struct FileWriter {
+    table: LakeTable,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+}
+
+impl FileWriter {
+    pub(crate) fn new(table: LakeTable, schema: &SchemaRef) -> Result<FileWriter, ParquetError> {
+        let properties = Some(properties(table)?);
+        Ok(FileWriter {
+            table,
+            writer: ArrowWriter::try_new(Vec::new(), schema.clone(), properties)?,
+            rows: 0,
+        })
+    }
+
+    /// Takes rows, which follow those before them in the order of the table.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.rows += u64::try_from(batch.num_rows()).unwrap_or_default();
+        self.writer.write(batch)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    pub(crate) fn finish(mut self) -> Result<EncodedFile, ParquetError> {
+        let metadata = self.writer.finish()?;
+        Ok(EncodedFile {
+            table: self.table,
+            bytes: std::mem::take(self.writer.inner_mut()),
+            metadata,
+        })
+    }
+}
+
+/// Writes rows into a file in memory.
 pub(crate) fn encode(
     table: LakeTable,
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, arrow_schema::ArrowError>>,
 ) -> Result<EncodedFile, ParquetError> {
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, schema.clone(), Some(properties(table)?))?;
+    let mut writer = FileWriter::new(table, schema)?;
     for batch in batches {
         writer.write(&batch?)?;
     }
-    let metadata = writer.close()?;
-    Ok(EncodedFile { bytes, metadata })
+    writer.finish()
 }
 
 /// All rows of a file. Takes processor time.
@@ -90,12 +129,12 @@ impl EncodedFile {
     /// What the table's description says of the file.
     pub(crate) fn describe(
         &self,
-        table: LakeTable,
         location: String,
         partition: Struct,
         spec_id: i32,
         order_id: i32,
     ) -> Result<DataFile, LakeError> {
+        let table = self.table;
         let mut sizes: HashMap<i32, u64> = HashMap::new();
         let mut values: HashMap<i32, u64> = HashMap::new();
         let mut nulls: HashMap<i32, u64> = HashMap::new();

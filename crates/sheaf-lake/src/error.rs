@@ -55,12 +55,45 @@ pub enum LakeError {
         #[source]
         source: RowFault,
     },
+    /// A file that is needed is not there. Under a question: the state that it is of is not kept any more, and it can be asked again.
+    #[error("file {location} is not there")]
+    Missing {
+        /// The file.
+        location: String,
+    },
+    /// A table is at another place than the one that the lake was opened at.
+    #[error(
+        "the tables are at {known} and not below {root}: the location of a lake cannot be changed"
+    )]
+    Elsewhere {
+        /// Where the table's newest description is, or the table itself.
+        known: String,
+        /// Where the lake was opened.
+        root: String,
+    },
+    /// The location belongs to another lake.
+    #[error("the files at {root} are of another lake: a lake needs a location of its own")]
+    Foreign {
+        /// Where the lake was opened.
+        root: String,
+    },
+    /// Files that were to be replaced are not in the table any more.
+    #[error("{files} files of table {table} that were to be replaced are gone")]
+    Gone {
+        /// The table.
+        table: &'static str,
+        /// How many.
+        files: usize,
+    },
     /// What it holds has to be asked first, and again after each error.
     #[error("the lake was not asked what it holds")]
     NotAsked,
     /// The process ends, and what was being written with it.
     #[error("the process ended before the files were written")]
     Ending,
+    /// The machine has no threads left for questions.
+    #[error("starting the threads that answer questions")]
+    Threads(#[source] std::io::Error),
     /// A folder that cannot hold a lake.
     #[error("the folder of the lake has a name that is not UTF-8")]
     Folder,

@@ -10,7 +10,7 @@ use arrow_array::builder::{
 };
 use arrow_array::{ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
-use sheaf_model::{AttributeId, AttributeType, Op};
+use sheaf_model::{AttributeId, AttributeType, Op, TenantId};
 
 use crate::error::LakeError;
 use crate::fact::Cell;
@@ -36,10 +36,11 @@ pub(crate) fn day_of(micros: i64) -> i32 {
     i32::try_from(micros.div_euclid(DAY_MICROS)).expect("instants are in the years 1 to 9999")
 }
 
-/// The places of all facts, by part, in the order of a file: by tenant, attribute, entity, instant, seq.
+/// The places of those facts that are wanted, by part, in the order of a file: by tenant, attribute, entity, instant, seq.
 pub(crate) fn divide(
     pending: &Pending,
     bucket_of: impl Fn(i64) -> Result<i32, LakeError>,
+    is_wanted: impl Fn(u32) -> bool,
 ) -> Result<BTreeMap<Part, Vec<u32>>, LakeError> {
     let mut buckets: HashMap<i64, i32> = HashMap::new();
     let mut places: BTreeMap<(Part, i64), Vec<u32>> = BTreeMap::new();
@@ -63,7 +64,7 @@ pub(crate) fn divide(
     for ((part, _), mut events) in places {
         // Few events and then their facts, rather than all the facts.
         events.sort_unstable_by_key(|place| {
-            let event = event_at(pending, *place);
+            let event = pending.event(*place);
             (event.entity, event.observed_at, event.seq)
         });
         let mut by_attribute: BTreeMap<Option<NonZeroI64>, Vec<u32>> = BTreeMap::new();
@@ -71,19 +72,16 @@ pub(crate) fn divide(
             for fact in pending.facts_of(event) {
                 let attribute = pending.facts[fact].attribute;
                 let place = u32::try_from(fact).expect("what waits is bounded");
-                by_attribute.entry(attribute).or_default().push(place);
+                if is_wanted(place) {
+                    by_attribute.entry(attribute).or_default().push(place);
+                }
             }
         }
-        let facts = divided.entry(part).or_default();
         for (_, mut places) in by_attribute {
-            facts.append(&mut places);
+            divided.entry(part).or_default().append(&mut places);
         }
     }
     Ok(divided)
-}
-
-fn event_at(pending: &Pending, place: u32) -> &PendingEvent {
-    &pending.events[usize::try_from(place).unwrap_or(usize::MAX)]
 }
 
 /// The facts of a commit, with what they are called.
@@ -92,7 +90,7 @@ pub(crate) struct NamedFacts {
     pub(crate) pending: Pending,
     /// The entity of each event.
     pub(crate) entities: Vec<Option<Arc<EntityName>>>,
-    attributes: HashMap<NonZeroI64, Arc<AttributeName>>,
+    attributes: HashMap<(TenantId, NonZeroI64), Arc<AttributeName>>,
 }
 
 impl NamedFacts {
@@ -103,12 +101,13 @@ impl NamedFacts {
     ) -> NamedFacts {
         let mut attributes = HashMap::new();
         for fact in &pending.facts {
+            let tenant = pending.event_of(fact).tenant;
             if let Some(number) = fact.attribute
-                && !attributes.contains_key(&number)
+                && !attributes.contains_key(&(tenant, number))
             {
-                let name = names.attribute(AttributeId(number.get()));
+                let name = names.attribute(tenant, AttributeId(number.get()));
                 let name = name.expect("an attribute was known when its fact was read");
-                attributes.insert(number, Arc::clone(name));
+                attributes.insert((tenant, number), Arc::clone(name));
             }
         }
         NamedFacts {
@@ -140,8 +139,8 @@ impl NamedFacts {
         };
         let attributes = || {
             facts.iter().map(|fact| {
-                let number = fact.attribute?;
-                self.attributes.get(&number)
+                let tenant = self.pending.event_of(fact).tenant;
+                self.attributes.get(&(tenant, fact.attribute?))
             })
         };
         let columns: Vec<ArrayRef> = vec![

@@ -7,32 +7,31 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use iceberg::spec::{DataFile, Datum, Literal, PrimitiveLiteral, Struct, Transform};
+use iceberg::spec::{Datum, PrimitiveLiteral, Transform};
 use iceberg::transform::create_transform_function;
 use sheaf_cdc::change::Progress;
-use sheaf_model::Timestamp;
+use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::lake::{LakeName, LakePosition, SwappedTable, begin_lake, commit_lake, read_lake};
+use sheaf_store::lake::{
+    CorrectionsChange, LakeName, LakePosition, SwappedTable, begin_lake, commit_lake, read_lake,
+    read_owner,
+};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::background::in_background;
-use crate::data_file::{decode, encode};
+use crate::catalogue::change_rows;
+use crate::corrections::Resolved;
 use crate::error::LakeError;
-use crate::facts::{NamedFacts, Part, divide};
+use crate::facts::NamedFacts;
+use crate::files::{Files, Stop};
 use crate::names::Names;
 use crate::observer::{CommitStep, Observed};
 use crate::pending::Pending;
-use crate::rows::{StoredRow, merge, read_rows, write_rows};
+use crate::rewrite::Prepared;
 use crate::schema::{LakeTable, TENANT_BUCKETS};
 use crate::table::{CommitContext, TableChange, TableState, Written};
 use crate::warehouse::Warehouse;
-
-/// Rows that are made into columns at once.
-const BATCH_ROWS: usize = 1 << 15;
-/// Rows of a data file. A commit rarely has so many of one day and tenant.
-const FILE_ROWS_MAX: usize = 1 << 22;
 
 /// How the lake keeps what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +72,28 @@ pub(crate) struct OpenLake {
     pub(crate) tables: Vec<TableState>,
 }
 
+/// What a commit adds.
+#[derive(Debug)]
+pub(crate) enum Addition {
+    /// Nothing: what was there before goes.
+    Begin,
+    /// What was given since the last, and what was made beside.
+    Changes(Box<Given>),
+}
+
+/// What was given since the last commit, and what was made beside.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// The first change of it; absent where there is none.
+    pub(crate) first: Option<ChangePosition>,
+    pub(crate) pending: Pending,
+    pub(crate) resolved: Resolved,
+    pub(crate) prepared: Prepared,
+}
+
+/// What a commit does to each table that it changes.
+type Changes = HashMap<LakeTable, TableChange>;
+
 impl OpenLake {
     /// What it holds; absent where nothing ever began.
     pub(crate) fn progress(&self) -> Option<Progress> {
@@ -84,26 +105,23 @@ impl OpenLake {
     }
 }
 
-/// What a commit adds.
-#[derive(Debug)]
-pub(crate) enum Addition {
-    /// Nothing: what was there before goes.
-    Begin,
-    /// What was given since the last.
-    Changes(Pending),
-}
-
 impl Lake {
     /// The lake as it was last committed. Tables that are missing are made.
     pub(crate) async fn open(&self) -> Result<OpenLake, LakeError> {
         let now = Timestamp::now();
-        let mut standing = read_lake(&self.cdc, &self.name).await?;
-        if standing.is_none() {
-            begin_lake(&self.cdc, &self.name, self.warehouse.root(), now).await?;
-            standing = read_lake(&self.cdc, &self.name).await?;
+        let mut owner = read_owner(&self.cdc, &self.name).await?;
+        if owner.is_none() {
+            let own = Uuid::new_v4().to_string();
+            begin_lake(&self.cdc, &self.name, self.warehouse.root(), &own, now).await?;
+            // Somebody else may have been faster.
+            owner = read_owner(&self.cdc, &self.name).await?;
         }
+        let standing = read_lake(&self.cdc, &self.name).await?;
         let gone = || PgError::unreadable("reading how far the lake is", "no position");
-        let standing = standing.ok_or_else(gone)?;
+        let (owner, standing) = (owner.ok_or_else(gone)?, standing.ok_or_else(gone)?);
+        if standing.tables.is_empty() {
+            self.warehouse.claim(&owner).await?;
+        }
         let mut tables = Vec::new();
         for table in LakeTable::ALL {
             let known = standing
@@ -111,10 +129,13 @@ impl Lake {
                 .iter()
                 .find(|(name, _)| name == table.name());
             tables.push(match known {
-                Some((_, location)) => TableState::load(table, &self.warehouse, location).await?,
+                Some((_, location)) => {
+                    TableState::load_own(table, &self.warehouse, location).await?
+                }
                 None => TableState::new(table, &self.warehouse)?,
             });
         }
+        self.warehouse.require_owner(&owner).await?;
         let open = OpenLake {
             position: standing.position,
             tables,
@@ -138,7 +159,9 @@ impl Lake {
                 }
             });
         }
-        self.swap(&open, tables, open.position, &written).await
+        let corrections = CorrectionsChange::default();
+        self.swap(&open, tables, open.position, &corrections, &written)
+            .await
     }
 
     /// Commits, from exactly this state. Where it fails, what the lake holds has to be read again.
@@ -150,44 +173,30 @@ impl Lake {
         names: &mut Names,
     ) -> Result<OpenLake, LakeError> {
         let mut written = Written::default();
-        let mut changes: HashMap<LakeTable, TableChange> = HashMap::new();
-        match addition {
+        let mut corrections = CorrectionsChange::default();
+        let mut changes = match addition {
             Addition::Begin => {
-                for state in &open.tables {
-                    let clears = state.metadata.current_snapshot().is_some();
-                    let change = TableChange {
-                        clears,
-                        ..TableChange::default()
-                    };
-                    changes.insert(state.table, change);
-                }
+                corrections.clears = true;
+                clear(open)
             }
-            Addition::Changes(pending) => {
-                for state in &open.tables {
-                    if state.table != LakeTable::Facts {
-                        let rows = pending.rows(state.table);
-                        let change = self.change_rows(state, rows, &mut written).await?;
-                        changes.insert(state.table, change);
-                    }
-                }
-                let wanted = pending.events.iter();
-                let wanted: Vec<_> = wanted.map(|event| (event.tenant, event.entity)).collect();
-                let entities = names.entities(&wanted).await?;
-                let unnamed = entities.iter().filter(|name| name.is_none()).count();
-                if unnamed > 0 {
-                    tracing::warn!(unnamed, "events of entities that have no name were kept");
-                }
-                let facts = NamedFacts::new(pending, entities, names);
-                if let Some(state) = open.tables.iter().find(|s| s.table == LakeTable::Facts) {
-                    let added = self.write_facts(state, facts, &mut written).await?;
-                    let change = TableChange {
-                        added,
-                        ..TableChange::default()
-                    };
-                    changes.insert(LakeTable::Facts, change);
-                }
+            Addition::Changes(given) => {
+                let Given {
+                    first,
+                    pending,
+                    resolved,
+                    prepared,
+                } = *given;
+                let waiting = resolved.waiting.iter();
+                corrections.added = waiting.filter_map(|at| pending.correction(*at)).collect();
+                corrections.added.extend_from_slice(&prepared.noted);
+                corrections.held_until = first;
+                corrections.applied.clone_from(&prepared.applied);
+                let changes = self.change(open, pending, resolved, names, &mut written);
+                let mut changes = changes.await?;
+                put_in_place(&mut changes, prepared, &mut written);
+                changes
             }
-        }
+        };
         let context = self.context(&progress);
         let mut tables = Vec::new();
         for state in &open.tables {
@@ -211,9 +220,91 @@ impl Lake {
             snapshot: progress.snapshot,
             stream: progress.stream,
         };
-        let open = self.swap(open, tables, position, &written).await?;
+        let open = self.swap(open, tables, position, &corrections, &written);
+        let open = open.await?;
         names.forget_many();
         Ok(open)
+    }
+
+    /// Writes what was given since the last commit.
+    async fn change(
+        &self,
+        open: &OpenLake,
+        mut pending: Pending,
+        resolved: Resolved,
+        names: &mut Names,
+        written: &mut Written,
+    ) -> Result<Changes, LakeError> {
+        let mut changes = Changes::new();
+        for state in &open.tables {
+            if !state.table.has_facts() {
+                let (files, state) = (self.files(Stop::default()), state.clone());
+                let (table, rows) = (state.table, pending.take_rows(state.table));
+                let changed = in_background(move || change_rows(&files, &state, &rows));
+                let change = changed.await?;
+                written.add(&change);
+                changes.insert(table, change);
+            }
+        }
+        if pending.events.is_empty() {
+            return Ok(changes);
+        }
+        let facts = self.name(pending, names).await?;
+        let files = self.files(Stop::default());
+        let tables = open.tables.clone();
+        let added = in_background(move || {
+            let waits = |place: u32| {
+                let fact = facts
+                    .pending
+                    .facts
+                    .get(usize::try_from(place).unwrap_or(usize::MAX));
+                fact.is_some_and(|fact| resolved.waiting.contains(&fact.event))
+            };
+            let is_hidden = |place: u32| resolved.hidden.contains(&place);
+            let mut added = Vec::new();
+            for state in tables.iter().filter(|state| state.table.has_facts()) {
+                let is_replaced = state.table == LakeTable::FactsCorrected;
+                let is_wanted = |place| is_hidden(place) == is_replaced && !waits(place);
+                added.push((state.table, files.write_facts(state, &facts, is_wanted)?));
+            }
+            Ok(added)
+        });
+        for (table, added) in added.await? {
+            let locations = added.iter().map(|file| file.file_path().to_owned());
+            written.0.extend(locations);
+            let change = TableChange {
+                added,
+                ..TableChange::default()
+            };
+            changes.insert(table, change);
+        }
+        Ok(changes)
+    }
+
+    /// Finds what the numbers in pending events mean.
+    pub(crate) async fn name(
+        &self,
+        pending: Pending,
+        names: &mut Names,
+    ) -> Result<NamedFacts, LakeError> {
+        let wanted = pending.events.iter();
+        let wanted: Vec<_> = wanted.map(|event| (event.tenant, event.entity)).collect();
+        let entities = names.entities(&wanted).await?;
+        let unnamed = entities.iter().filter(|name| name.is_none()).count();
+        if unnamed > 0 {
+            tracing::warn!(unnamed, "events of entities that have no name were kept");
+        }
+        Ok(NamedFacts::new(pending, entities, names))
+    }
+
+    /// The files, for work on a thread that may be kept busy.
+    pub(crate) fn files(&self, stop: Stop) -> Files {
+        Files {
+            warehouse: self.warehouse.clone(),
+            observed: self.observed.clone(),
+            runtime: Handle::current(),
+            stop,
+        }
     }
 
     fn context(&self, progress: &Progress) -> CommitContext {
@@ -239,6 +330,7 @@ impl Lake {
         open: &OpenLake,
         tables: Vec<TableState>,
         position: LakePosition,
+        corrections: &CorrectionsChange,
         written: &Written,
     ) -> Result<OpenLake, LakeError> {
         self.warehouse.settle(written.0.clone()).await?;
@@ -255,177 +347,34 @@ impl Lake {
             })
             .collect();
         let now = Timestamp::now();
-        let number = commit_lake(&self.cdc, &self.name, &position, &swapped, now).await?;
+        let (cdc, name) = (&self.cdc, &self.name);
+        let number = commit_lake(cdc, name, &position, &swapped, corrections, now).await?;
         self.observed.passed(CommitStep::Committed);
         Ok(OpenLake {
             position: LakePosition { number, ..position },
             tables,
         })
     }
-
-    /// Writes the rows of a catalogue: new names of entities beside those that are there; of all else the files that may
-    /// have a row of the same key are replaced.
-    async fn change_rows(
-        &self,
-        state: &TableState,
-        rows: &[StoredRow],
-        written: &mut Written,
-    ) -> Result<TableChange, LakeError> {
-        let mut change = TableChange::default();
-        if rows.is_empty() {
-            return Ok(change);
-        }
-        let table = state.table;
-        let appends = table == LakeTable::Entities && rows.iter().all(|row| row.is_new);
-        let mut before = Vec::new();
-        if !appends {
-            for file in state.files(&self.warehouse).await? {
-                if may_hold(table, &file, rows) {
-                    before.extend(self.read_file(table, &file).await?);
-                    change.removed.insert(file.file_path().to_owned());
-                }
-            }
-        }
-        let merged = merge(table, before.into_iter(), rows)
-            .map_err(|(position, source)| LakeError::Row { position, source })?;
-        let mut divided: HashMap<Option<i32>, Vec<&StoredRow>> = HashMap::new();
-        let buckets = TenantBuckets::new(table)?;
-        for row in merged.values() {
-            let bucket = match table {
-                LakeTable::Entities => Some(buckets.of(row.key.0)?),
-                LakeTable::Tenants | LakeTable::Attributes | LakeTable::Facts => None,
-            };
-            divided.entry(bucket).or_default().push(row);
-        }
-        let schema = table.arrow_schema()?;
-        for (bucket, rows) in divided {
-            let batches = rows.chunks(BATCH_ROWS);
-            let batches = batches.map(|rows| write_rows(table, &schema, rows));
-            let encoded = encode(table, &schema, batches);
-            let name = match bucket {
-                Some(bucket) => format!("b{bucket:02}-{}", Uuid::new_v4()),
-                None => Uuid::new_v4().to_string(),
-            };
-            let location = state.data_location(&name);
-            let encoded = encoded.map_err(LakeError::file("encoding file", &location))?;
-            let partition = bucket.map(|bucket| Some(Literal::int(bucket)));
-            let file = encoded.describe(
-                table,
-                location.clone(),
-                Struct::from_iter(partition),
-                state.metadata.default_partition_spec_id(),
-                order_of(state),
-            )?;
-            self.warehouse
-                .write(&location, Bytes::from(encoded.bytes))
-                .await?;
-            written.0.push(location);
-            self.observed.passed(CommitStep::DataFile);
-            change.added.push(file);
-        }
-        Ok(change)
-    }
-
-    async fn read_file(
-        &self,
-        table: LakeTable,
-        file: &DataFile,
-    ) -> Result<Vec<StoredRow>, LakeError> {
-        let location = file.file_path();
-        let bytes = self.warehouse.read(location).await?;
-        let batches = decode(bytes).map_err(LakeError::file("decoding file", location))?;
-        let mut rows = Vec::new();
-        for batch in &batches {
-            let read = read_rows(table, batch).ok_or("a column is missing");
-            rows.extend(read.map_err(LakeError::file("decoding file", location))?);
-        }
-        Ok(rows)
-    }
-
-    /// Writes the facts, a file for each day and bucket of tenants. On a thread that may be kept busy.
-    async fn write_facts(
-        &self,
-        state: &TableState,
-        facts: NamedFacts,
-        written: &mut Written,
-    ) -> Result<Vec<DataFile>, LakeError> {
-        if facts.pending.facts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (lake, state) = (self.clone(), state.clone());
-        let runtime = Handle::current();
-        let files = in_background(move || lake.encode_facts(&state, &facts, &runtime)).await?;
-        written
-            .0
-            .extend(files.iter().map(|file| file.file_path().to_owned()));
-        Ok(files)
-    }
-
-    fn encode_facts(
-        &self,
-        state: &TableState,
-        facts: &NamedFacts,
-        runtime: &Handle,
-    ) -> Result<Vec<DataFile>, LakeError> {
-        let table = LakeTable::Facts;
-        let schema = table.arrow_schema()?;
-        let buckets = TenantBuckets::new(table)?;
-        let divided = divide(&facts.pending, |tenant| buckets.of(tenant))?;
-        let mut files = Vec::new();
-        for (part, places) in divided {
-            for places in places.chunks(FILE_ROWS_MAX) {
-                let location = state.data_location(&file_name(part));
-                let batches = places.chunks(BATCH_ROWS);
-                let batches = batches.map(|places| facts.columns(&schema, places));
-                let encoded = encode(table, &schema, batches)
-                    .map_err(LakeError::file("encoding file", &location))?;
-                let partition = [part.day, part.bucket].map(|n| Some(Literal::int(n)));
-                files.push(encoded.describe(
-                    table,
-                    location.clone(),
-                    Struct::from_iter(partition),
-                    state.metadata.default_partition_spec_id(),
-                    order_of(state),
-                )?);
-                let bytes = Bytes::from(encoded.bytes);
-                runtime.block_on(self.warehouse.write(&location, bytes))?;
-                self.observed.passed(CommitStep::DataFile);
-            }
-        }
-        Ok(files)
-    }
 }
 
-/// For people who look into the folder: the day, the bucket of tenants, and what nobody else has.
-fn file_name(part: Part) -> String {
-    let day = i64::from(part.day) * 86_400_000_000;
-    let day = Timestamp::from_micros(day).map(|time| time.to_string());
-    let day = day.unwrap_or_else(|_| part.day.to_string());
-    let day = day.get(..10).unwrap_or("day");
-    format!("{day}-b{:02}-{}", part.bucket, Uuid::new_v4())
-}
-
-fn order_of(state: &TableState) -> i32 {
-    i32::try_from(state.metadata.default_sort_order_id()).unwrap_or_default()
-}
-
-/// Whether a file may hold a row of one of these keys, by its bounds.
-fn may_hold(table: LakeTable, file: &DataFile, rows: &[StoredRow]) -> bool {
-    let Some(number) = table.order().last().and_then(|name| table.number(name)) else {
-        return true;
+/// Nothing of what was there before stays.
+fn clear(open: &OpenLake) -> Changes {
+    let states = open.tables.iter();
+    let change = |state: &TableState| TableChange {
+        clears: state.metadata.current_snapshot().is_some(),
+        ..TableChange::default()
     };
-    let long = |bound: Option<&Datum>| match bound.map(Datum::literal) {
-        Some(PrimitiveLiteral::Long(number)) => Some(*number),
-        _ => None,
-    };
-    let lower = long(file.lower_bounds().get(&number)).unwrap_or(i64::MIN);
-    let upper = long(file.upper_bounds().get(&number)).unwrap_or(i64::MAX);
-    match table {
-        // Few rows: one file of them is easier to read than many.
-        LakeTable::Tenants | LakeTable::Attributes => true,
-        LakeTable::Entities | LakeTable::Facts => {
-            let mut numbers = rows.iter().map(|row| row.key.1);
-            numbers.any(|number| (lower..=upper).contains(&number))
+    states.map(|state| (state.table, change(state))).collect()
+}
+
+/// Adds what was made beside the stream. Where the commit takes files away by itself, they may be those that were joined.
+fn put_in_place(changes: &mut Changes, prepared: Prepared, written: &mut Written) {
+    written.0.append(&mut prepared.written().0);
+    for (table, change) in prepared.changes {
+        let own = changes.entry(table).or_default();
+        if own.removed.is_empty() {
+            own.added.extend(change.added);
+            own.removed = change.removed;
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct EntityName {
 #[derive(Debug)]
 pub(crate) struct Names {
     cdc: Pool,
-    attributes: HashMap<AttributeId, Arc<AttributeName>>,
+    attributes: HashMap<(TenantId, AttributeId), Arc<AttributeName>>,
     /// Few types, many entities: each is kept once.
     types: HashMap<String, Arc<str>>,
     entities: Cache<(TenantId, EntityId), Arc<EntityName>>,
@@ -52,12 +52,18 @@ impl Names {
         }
     }
 
-    pub(crate) fn learn_attribute(&mut self, id: AttributeId, name: &str, kind: AttributeType) {
+    pub(crate) fn learn_attribute(
+        &mut self,
+        tenant: TenantId,
+        id: AttributeId,
+        name: &str,
+        kind: AttributeType,
+    ) {
         let name = AttributeName {
             name: name.into(),
             kind,
         };
-        self.attributes.insert(id, Arc::new(name));
+        self.attributes.insert((tenant, id), Arc::new(name));
     }
 
     pub(crate) fn learn_entity(
@@ -94,12 +100,16 @@ impl Names {
         }
     }
 
-    pub(crate) fn kind(&self, id: AttributeId) -> Option<AttributeType> {
-        self.attributes.get(&id).map(|name| name.kind)
+    pub(crate) fn kind(&self, tenant: TenantId, id: AttributeId) -> Option<AttributeType> {
+        self.attributes.get(&(tenant, id)).map(|name| name.kind)
     }
 
-    pub(crate) fn attribute(&self, id: AttributeId) -> Option<&Arc<AttributeName>> {
-        self.attributes.get(&id)
+    pub(crate) fn attribute(
+        &self,
+        tenant: TenantId,
+        id: AttributeId,
+    ) -> Option<&Arc<AttributeName>> {
+        self.attributes.get(&(tenant, id))
     }
 
     /// Reads what is not known of these attributes.
@@ -108,13 +118,15 @@ impl Names {
         tenant: TenantId,
         ids: &[AttributeId],
     ) -> Result<(), LakeError> {
-        let unknown = ids.iter().filter(|id| !self.attributes.contains_key(id));
-        let unknown: Vec<_> = unknown.map(|id| (tenant, *id)).collect();
+        let wanted = ids.iter().map(|id| (tenant, *id));
+        let unknown: Vec<_> = wanted
+            .filter(|number| !self.attributes.contains_key(number))
+            .collect();
         if unknown.is_empty() {
             return Ok(());
         }
         for found in name_attributes(&self.cdc, &unknown).await? {
-            self.learn_attribute(found.attribute, &found.name, found.kind);
+            self.learn_attribute(found.tenant, found.attribute, &found.name, found.kind);
         }
         Ok(())
     }

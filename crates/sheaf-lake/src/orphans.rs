@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use sheaf_pg::Pool;
-use sheaf_store::lake::{LakeName, read_lake};
+use sheaf_store::lake::{LakeName, read_lake, read_owner};
 
 use crate::error::LakeError;
 use crate::schema::LakeTable;
@@ -24,10 +24,11 @@ pub struct Orphans {
     pub young: u64,
 }
 
-/// Removes the files of a lake that no table needs and that are older than this; an hour at least.
+/// Removes the files of a lake that no table needs and that are older than this, by the clock that their times are of; an hour at
+/// least.
 ///
 /// # Errors
-/// PostgreSQL or a file cannot be read, or a file cannot be deleted.
+/// The location is not that of this lake, PostgreSQL or a file cannot be read, or a file cannot be deleted.
 pub async fn remove_orphans(
     cdc: &Pool,
     name: &LakeName,
@@ -35,7 +36,26 @@ pub async fn remove_orphans(
     age: Duration,
     now: SystemTime,
 ) -> Result<Orphans, LakeError> {
-    let warehouse = Warehouse::open(location)?;
+    remove_from(cdc, name, &Warehouse::open(location)?, age, now).await
+}
+
+/// The same for a lake that is open, as of now where the files are: the writer's clock may be another.
+pub(crate) async fn sweep(
+    cdc: &Pool,
+    name: &LakeName,
+    warehouse: &Warehouse,
+) -> Result<Orphans, LakeError> {
+    let now = warehouse.now().await?;
+    remove_from(cdc, name, warehouse, AGE_MIN, now).await
+}
+
+async fn remove_from(
+    cdc: &Pool,
+    name: &LakeName,
+    warehouse: &Warehouse,
+    age: Duration,
+    now: SystemTime,
+) -> Result<Orphans, LakeError> {
     // The files first: what is committed after that is found in use.
     let mut found = Vec::new();
     for table in LakeTable::ALL {
@@ -46,6 +66,8 @@ pub async fn remove_orphans(
         // A folder that belongs to nobody here may belong to somebody else.
         return Ok(Orphans::default());
     };
+    let owner = read_owner(cdc, name).await?.unwrap_or_default();
+    warehouse.require_owner(&owner).await?;
     let mut used = HashSet::new();
     for table in LakeTable::ALL {
         let known = standing
@@ -53,8 +75,8 @@ pub async fn remove_orphans(
             .iter()
             .find(|(name, _)| name == table.name());
         if let Some((_, location)) = known {
-            let state = TableState::load(table, &warehouse, location).await?;
-            add_used(&state, &warehouse, &mut used).await?;
+            let state = TableState::load_own(table, warehouse, location).await?;
+            add_used(&state, warehouse, &mut used).await?;
         }
     }
     let mut orphans = Orphans::default();

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroI64;
 
-use sheaf_model::{AttributeId, ChangePosition, EntityId, Op, TenantId};
-use uuid::Uuid;
-
 use sheaf_cdc::change::{Catalogue, EventRow};
+use sheaf_model::{AttributeId, BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
+use sheaf_store::lake::{CorrectionKey, LakeCorrection};
+use uuid::Uuid;
 
 use crate::fact::{Cell, EventFault, read_cells};
 use crate::names::Names;
@@ -44,17 +44,13 @@ pub(crate) struct Pending {
     pub(crate) tenants: Vec<StoredRow>,
     pub(crate) attributes: Vec<StoredRow>,
     pub(crate) entities: Vec<StoredRow>,
+    /// The places of events that are not the first of their instant, in order, with their attributes as they came: these may
+    /// have to wait.
+    pub(crate) later: Vec<(u32, Box<str>)>,
     heap_bytes: usize,
 }
 
 impl Pending {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-            && self.tenants.is_empty()
-            && self.attributes.is_empty()
-            && self.entities.is_empty()
-    }
-
     /// About how many bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.heap_bytes
@@ -62,13 +58,13 @@ impl Pending {
             + self.facts.len() * size_of::<PendingFact>()
     }
 
-    /// The rows of a catalogue.
-    pub(crate) fn rows(&self, table: LakeTable) -> &[StoredRow] {
+    /// The rows of a catalogue, which are not here after that.
+    pub(crate) fn take_rows(&mut self, table: LakeTable) -> Vec<StoredRow> {
         match table {
-            LakeTable::Tenants => &self.tenants,
-            LakeTable::Attributes => &self.attributes,
-            LakeTable::Entities => &self.entities,
-            LakeTable::Facts => &[],
+            LakeTable::Tenants => std::mem::take(&mut self.tenants),
+            LakeTable::Attributes => std::mem::take(&mut self.attributes),
+            LakeTable::Entities => std::mem::take(&mut self.entities),
+            LakeTable::Facts | LakeTable::FactsCorrected => Vec::new(),
         }
     }
 
@@ -98,7 +94,7 @@ impl Pending {
         }
         let read = read_cells(
             &row.attrs,
-            |id| names.kind(id),
+            |id| names.kind(row.tenant, id),
             |AttributeId(id), cell| {
                 heap_bytes += cell.heap_bytes();
                 facts.push(PendingFact {
@@ -111,6 +107,10 @@ impl Pending {
         if let Err(fault) = read {
             self.facts.truncate(first);
             return Err(fault);
+        }
+        if row.seq > 0 {
+            heap_bytes += row.attrs.len() + size_of::<(u32, Box<str>)>();
+            self.later.push((event, row.attrs.clone()));
         }
         self.heap_bytes += heap_bytes;
         self.events.push(PendingEvent {
@@ -135,8 +135,32 @@ impl Pending {
     }
 
     pub(crate) fn event_of(&self, fact: &PendingFact) -> &PendingEvent {
-        let place = usize::try_from(fact.event).unwrap_or(usize::MAX);
-        &self.events[place]
+        self.event(fact.event)
+    }
+
+    /// The event at a place.
+    pub(crate) fn event(&self, place: u32) -> &PendingEvent {
+        &self.events[usize::try_from(place).unwrap_or(usize::MAX)]
+    }
+
+    /// An event that has to wait, as it waits. None for the first of an instant, which never does.
+    pub(crate) fn correction(&self, place: u32) -> Option<LakeCorrection> {
+        let found = self.later.binary_search_by_key(&place, |(place, _)| *place);
+        let (_, attrs) = self.later.get(found.ok()?)?;
+        let event = self.event(place);
+        let time = |micros| Timestamp::from_micros(micros).expect("it was an instant");
+        Some(LakeCorrection {
+            key: CorrectionKey {
+                observed_at: time(event.observed_at),
+                tenant: event.tenant,
+                entity: event.entity,
+                seq: event.seq,
+            },
+            op: event.op,
+            batch: BatchId(event.batch),
+            ingested_at: time(event.ingested_at),
+            attrs: attrs.clone(),
+        })
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) enum LakeTable {
     Attributes,
     Entities,
     Facts,
+    FactsCorrected,
 }
 
 /// What a column holds.
@@ -106,7 +107,7 @@ const FACTS: &[Column] = &[
     column(
         "seq",
         Kind::Int,
-        "The place of the event among those of its instant; of two facts about one attribute and instant the later counts.",
+        "The place of the event among those of its instant.",
     ),
     column("op", Kind::Text, "patch, replace, delete or correct."),
     Column {
@@ -239,12 +240,21 @@ const TENANTS: &[Column] = &[
 ];
 
 impl LakeTable {
-    pub(crate) const ALL: [LakeTable; 4] = [
+    pub(crate) const ALL: [LakeTable; 5] = [
         LakeTable::Tenants,
         LakeTable::Attributes,
         LakeTable::Entities,
         LakeTable::Facts,
+        LakeTable::FactsCorrected,
     ];
+
+    /// Whether its rows are facts: those that count, or those that were replaced.
+    pub(crate) fn has_facts(self) -> bool {
+        match self {
+            LakeTable::Facts | LakeTable::FactsCorrected => true,
+            LakeTable::Tenants | LakeTable::Attributes | LakeTable::Entities => false,
+        }
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -252,6 +262,7 @@ impl LakeTable {
             LakeTable::Attributes => "attributes",
             LakeTable::Entities => "entities",
             LakeTable::Facts => "facts",
+            LakeTable::FactsCorrected => "facts_corrected",
         }
     }
 
@@ -261,7 +272,7 @@ impl LakeTable {
             LakeTable::Tenants => TENANTS,
             LakeTable::Attributes => ATTRIBUTES,
             LakeTable::Entities => ENTITIES,
-            LakeTable::Facts => FACTS,
+            LakeTable::Facts | LakeTable::FactsCorrected => FACTS,
         }
     }
 
@@ -274,7 +285,7 @@ impl LakeTable {
                 "tenant_id",
                 Transform::Bucket(TENANT_BUCKETS),
             )],
-            LakeTable::Facts => &[
+            LakeTable::Facts | LakeTable::FactsCorrected => &[
                 ("observed_at_day", "observed_at", Transform::Day),
                 (
                     "tenant_id_bucket",
@@ -291,7 +302,7 @@ impl LakeTable {
             LakeTable::Tenants => &["tenant_id"],
             LakeTable::Attributes => &["tenant_id", "attribute_id"],
             LakeTable::Entities => &["tenant_id", "entity_id"],
-            LakeTable::Facts => &[
+            LakeTable::Facts | LakeTable::FactsCorrected => &[
                 "tenant_id",
                 "attribute_id",
                 "entity_id",

@@ -1,29 +1,44 @@
 //! The lake as a sink of the change stream.
 //!
 //! What it is given waits until there is enough for a file or the oldest has waited long enough; then it is committed. What
-//! waits when the process ends is sent again: the position says what is missing.
+//! waits when the process ends is sent again: the position says what is missing. Beside that, one thing at a time, corrections are
+//! brought to the facts that they replace, and small files are joined: files that the next commit puts in place.
 
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, Change, ChangedRow, Progress};
-use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::change::{Batch, Progress};
+use sheaf_cdc::letter::{Letter, Refusal};
 use sheaf_cdc::sink::{Held, Sink, SinkError, SinkFuture};
-use sheaf_model::{AttributeId, AttributeType, ChangePosition, EntityId, TenantId};
+use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::Pool;
-use sheaf_store::lake::LakeName;
-use tokio::time::Instant;
+use sheaf_store::lake::{LakeName, count_corrections, find_corrections};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::corrections::{At, Resolved, resolve};
 use crate::error::LakeError;
-use crate::fact::{EventFault, attributes_of};
-use crate::lake::{Addition, Lake, OpenLake, Retention};
+use crate::lake::{Addition, Given, Lake, OpenLake, Retention};
 use crate::names::Names;
 use crate::observer::{CommitObserver, Observed};
 use crate::pending::Pending;
-use crate::rows::StoredRow;
-use crate::schema::LakeTable;
+use crate::rewrite::Prepared;
+use crate::rows::RowFault;
+use crate::upkeep::{Upkeep, Waiting, WorkLimits};
 use crate::warehouse::{Location, Warehouse};
+
+mod intake;
+mod letters;
+mod work;
+
+use intake::refusal_of;
+
+/// How long the stream waits at once for corrections to be applied. A sink may take a minute for one thing.
+const HOLD_MAX: Duration = Duration::from_secs(20);
+
+/// How often it looks meanwhile whether what failed can be tried again.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How the lake is written.
 #[derive(Clone)]
@@ -38,6 +53,16 @@ pub struct LakeOptions {
     pub pending_bytes_max: usize,
     /// How long something may wait.
     pub pending_age_max: Duration,
+    /// How long a correction may wait until the files that it changes are written anew: each time all those of its day that may
+    /// have what it replaces. Where few wait they may for a twelfth of it. Nothing beyond one that waits is said to be in the lake.
+    pub corrections_age_max: Duration,
+    /// How many corrections may wait, but for those of a batch and those that come while a snapshot is read: the stream then waits
+    /// for them. From a tenth of it on they are applied early.
+    pub corrections_max: u64,
+    /// After how many commits it looks for small files to join.
+    pub join_commits: u32,
+    /// How often it looks for files that no table needs.
+    pub sweep_every: Duration,
     /// How the states before the newest are kept.
     pub retention: Retention,
     /// Who is told of each step of a commit.
@@ -51,19 +76,35 @@ impl std::fmt::Debug for LakeOptions {
 }
 
 impl LakeOptions {
+    /// The name of the sink, where nothing else is said.
+    pub const SINK: &str = "lake";
+
     /// A lake in a folder.
     pub fn in_folder(folder: PathBuf) -> LakeOptions {
+        LakeOptions::at(Location::Folder(folder))
+    }
+
+    /// A lake at this place.
+    pub fn at(location: Location) -> LakeOptions {
         LakeOptions {
-            sink: "lake".to_owned(),
+            sink: LakeOptions::SINK.to_owned(),
             name: LakeName {
                 catalog: "sheaf".to_owned(),
                 namespace: "lake".to_owned(),
             },
-            location: Location::Folder(folder),
+            location,
             // A million facts: seconds of a fast stream. What a commit needs beside it is about twice as much.
             pending_bytes_max: 64 << 20,
             // Questions to the lake are answered as of so long ago.
             pending_age_max: Duration::from_secs(5),
+            // Five minutes is what readers are promised.
+            corrections_age_max: Duration::from_secs(60),
+            // A step applies ten thousand: a tenth of it is several, beyond which those that have just come would wait for too
+            // long.
+            corrections_max: 500_000,
+            join_commits: 8,
+            // As old as a file has to be that nobody needs.
+            sweep_every: Duration::from_secs(3600),
             retention: Retention::default(),
             observer: None,
         }
@@ -78,6 +119,13 @@ pub struct LakeSink {
     pending_bytes_max: usize,
     pending_age_max: Duration,
     names: Names,
+    upkeep: Upkeep,
+    /// Whether the snapshot has come to its end: all that a correction may replace is there.
+    is_following: bool,
+    /// Changes of the last batch that have no place in it.
+    refused: Vec<Refusal>,
+    /// Rows of catalogues of which a commit found that they do not fit what is there.
+    misfits: HashMap<ChangePosition, RowFault>,
     /// Absent until it was asked what it holds, and after an error.
     open: Option<Filling>,
 }
@@ -88,8 +136,25 @@ struct Filling {
     lake: OpenLake,
     held: Progress,
     given: Progress,
+    /// The first change that was given since the last commit.
+    first: Option<ChangePosition>,
     pending: Pending,
     oldest: Option<Instant>,
+    waiting: Option<Waiting>,
+}
+
+impl Filling {
+    fn new(lake: OpenLake, held: Progress, waiting: Option<Waiting>) -> Filling {
+        Filling {
+            lake,
+            held,
+            given: held,
+            first: None,
+            pending: Pending::default(),
+            oldest: None,
+            waiting,
+        }
+    }
 }
 
 impl LakeSink {
@@ -110,6 +175,15 @@ impl LakeSink {
             pending_bytes_max: options.pending_bytes_max,
             pending_age_max: options.pending_age_max,
             names: Names::new(cdc.clone()),
+            upkeep: Upkeep::new(WorkLimits {
+                corrections_age_max: options.corrections_age_max,
+                corrections_max: options.corrections_max,
+                join_commits: options.join_commits,
+                sweep_every: options.sweep_every,
+            }),
+            is_following: false,
+            refused: Vec::new(),
+            misfits: HashMap::new(),
             open: None,
         })
     }
@@ -125,22 +199,23 @@ impl LakeSink {
 
     async fn look(&mut self) -> Result<Held, LakeError> {
         self.open = None;
+        self.is_following = false;
+        self.upkeep.abandon();
         let lake = self.lake.open().await?;
         let Some(held) = lake.progress() else {
             // Nobody said yet which snapshot comes; `begin` does.
             return Ok(Held::Nothing);
         };
-        self.open = Some(Filling {
-            lake,
-            held,
-            given: held,
-            pending: Pending::default(),
-            oldest: None,
-        });
+        let (count, oldest_at) = count_corrections(&self.lake.cdc, &self.lake.name).await?;
+        let waiting = oldest_at.map(|at| waiting_since(count, at));
+        self.open = Some(Filling::new(lake, held, waiting));
         Ok(Held::Until(held))
     }
 
     async fn begin_anew(&mut self, base: ChangePosition) -> Result<(), LakeError> {
+        self.is_following = false;
+        self.misfits.clear();
+        self.upkeep.abandon();
         let lake = match self.open.take() {
             Some(filling) => filling.lake,
             None => self.lake.open().await?,
@@ -148,38 +223,83 @@ impl LakeSink {
         let begun = Progress::begun(base);
         let addition = Addition::Begin;
         let lake = self.lake.commit(&lake, addition, begun, &mut self.names);
-        self.open = Some(Filling {
-            lake: lake.await?,
-            held: begun,
-            given: begun,
-            pending: Pending::default(),
-            oldest: None,
-        });
+        self.open = Some(Filling::new(lake.await?, begun, None));
         Ok(())
     }
 
     async fn take(&mut self, batch: &Batch) -> Result<Progress, LakeError> {
         let mut filling = self.open.take().ok_or(LakeError::NotAsked)?;
+        self.refused.clear();
         for change in &batch.changes {
             if filling.given.holds(batch.origin, change.position) {
                 continue;
             }
-            self.put(&mut filling.pending, change).await?;
+            let put = self.put(&mut filling.pending, change).await;
+            if let Some(refusal) = refusal_of(put)? {
+                self.refused.push(refusal);
+            }
             filling.given.advance(batch.origin, change.position);
-            // Within a batch too: it may be a large one.
-            if filling.pending.bytes() >= self.pending_bytes_max {
+            filling.first.get_or_insert(change.position);
+            // Within a batch too: it may be a large one. What was refused is nowhere before this returns.
+            if filling.pending.bytes() >= self.pending_bytes_max && self.refused.is_empty() {
                 filling = self.commit(filling).await?;
             }
         }
-        if !filling.pending.is_empty() {
-            let oldest = *filling.oldest.get_or_insert_with(Instant::now);
-            if oldest.elapsed() >= self.pending_age_max {
-                filling = self.commit(filling).await?;
-            }
+        if filling.given != filling.held {
+            filling.oldest.get_or_insert_with(Instant::now);
+        }
+        if self.refused.is_empty() {
+            return self.go_on(filling).await;
         }
         let held = filling.held;
         self.open = Some(filling);
         Ok(held)
+    }
+
+    /// Commits what has waited long enough, and sees to what is due beside.
+    async fn go_on(&mut self, mut filling: Filling) -> Result<Progress, LakeError> {
+        let oldest = filling.oldest;
+        if oldest.is_some_and(|oldest| oldest.elapsed() >= self.pending_age_max) {
+            filling = self.commit(filling).await?;
+        }
+        self.begin_work(&mut filling).await;
+        filling = self.hold_back(filling).await?;
+        let held = filling.held;
+        self.open = Some(filling);
+        Ok(held)
+    }
+
+    /// Where too many corrections wait the stream does too: a part of the time that it may take for one thing.
+    async fn hold_back(&mut self, mut filling: Filling) -> Result<Filling, LakeError> {
+        let until = Instant::now() + HOLD_MAX;
+        let corrections_max = self.upkeep.limits.corrections_max;
+        let is_full = |filling: &Filling| {
+            let waiting = filling.waiting.map_or(0, |waiting| waiting.count);
+            waiting >= corrections_max
+        };
+        while self.is_following && is_full(&filling) && Instant::now() < until {
+            if !self.upkeep.is_going() {
+                // It failed, and is tried again: what would come until then waits as well.
+                sleep_until(until.min(Instant::now() + LOOK_EVERY)).await;
+                self.begin_work(&mut filling).await;
+                continue;
+            }
+            if timeout_at(until, self.upkeep.wait()).await.is_err() {
+                break;
+            }
+            filling = self.commit(filling).await?;
+            self.begin_work(&mut filling).await;
+        }
+        Ok(filling)
+    }
+
+    /// Nothing comes. What was made beside need not wait for more.
+    async fn rest(&mut self) -> Result<Progress, LakeError> {
+        let mut filling = self.open.take().ok_or(LakeError::NotAsked)?;
+        if let Some(prepared) = self.upkeep.take().await {
+            filling = self.commit_with(filling, prepared).await?;
+        }
+        self.go_on(filling).await
     }
 
     async fn settle(&mut self) -> Result<Progress, LakeError> {
@@ -193,88 +313,102 @@ impl LakeSink {
     }
 
     async fn commit(&mut self, filling: Filling) -> Result<Filling, LakeError> {
+        let prepared = self.upkeep.take().await.unwrap_or_default();
+        self.commit_with(filling, prepared).await
+    }
+
+    async fn commit_with(
+        &mut self,
+        filling: Filling,
+        prepared: Prepared,
+    ) -> Result<Filling, LakeError> {
         let Filling {
             lake,
             given,
+            first,
             pending,
+            waiting,
             ..
         } = filling;
-        let addition = Addition::Changes(pending);
+        let resolved = self.resolve(&pending, waiting).await?;
+        let noted = resolved.waiting.len() + prepared.noted.len();
+        let waiting = count(waiting, noted, prepared.applied.len());
+        let renames = pending.entities.iter().any(|row| !row.is_new);
+        let addition = Addition::Changes(Box::new(Given {
+            first,
+            pending,
+            resolved,
+            prepared,
+        }));
         let lake = self.lake.commit(&lake, addition, given, &mut self.names);
-        Ok(Filling {
-            lake: lake.await?,
-            held: given,
-            given,
-            pending: Pending::default(),
-            oldest: None,
-        })
+        let lake = match lake.await {
+            Ok(lake) => lake,
+            Err(error) => {
+                if let LakeError::Row { position, source } = &error {
+                    // When it comes again it is refused, so that the others are committed.
+                    self.misfits.insert(*position, source.clone());
+                }
+                return Err(error);
+            }
+        };
+        self.upkeep.count_commit();
+        if waiting.is_none() {
+            self.upkeep.end_round();
+        }
+        if renames {
+            // It may have taken away what is being joined.
+            self.upkeep.abandon_joining();
+        }
+        Ok(Filling::new(lake, given, waiting))
     }
 
-    async fn put(&mut self, pending: &mut Pending, change: &Change) -> Result<(), LakeError> {
-        let position = change.position;
-        match &change.row {
-            ChangedRow::Event(event) => {
-                let event_fault = |source| LakeError::Event { position, source };
-                match pending.push_event(event, &self.names) {
-                    // It was named before this process began.
-                    Err(EventFault::UnknownAttribute(_)) => {
-                        let ids = attributes_of(&event.attrs).map_err(event_fault)?;
-                        self.names.find_attributes(event.tenant, &ids).await?;
-                        let again = pending.push_event(event, &self.names);
-                        again.map_err(event_fault)
-                    }
-                    pushed => pushed.map_err(event_fault),
-                }
-            }
-            ChangedRow::Catalogue(row) => {
-                self.learn(row);
-                let table = match row.catalogue {
-                    Catalogue::Tenants => LakeTable::Tenants,
-                    Catalogue::Attributes => LakeTable::Attributes,
-                    Catalogue::Entities => LakeTable::Entities,
-                };
-                let stored = StoredRow::read(table, row, position);
-                let stored = stored.map_err(|source| LakeError::Row { position, source })?;
-                pending.push_row(row.catalogue, stored);
-                Ok(())
+    /// Decides which of the pending events have to wait.
+    async fn resolve(
+        &self,
+        pending: &Pending,
+        waiting: Option<Waiting>,
+    ) -> Result<Resolved, LakeError> {
+        let mut found = HashSet::new();
+        if waiting.is_some() && !pending.later.is_empty() {
+            let later = pending.later.iter().map(|(at, _)| pending.event(*at));
+            let instant = |micros| Timestamp::from_micros(micros).expect("it was an instant");
+            let mut asked: Vec<_> = later
+                .map(|event| (event.tenant, event.entity, instant(event.observed_at)))
+                .collect();
+            asked.sort_unstable();
+            asked.dedup();
+            for (tenant, entity, observed_at) in
+                find_corrections(&self.lake.cdc, &self.lake.name, &asked).await?
+            {
+                found.insert(At {
+                    tenant: tenant.0,
+                    entity: entity.0,
+                    observed_at: observed_at.as_micros(),
+                });
             }
         }
+        Ok(resolve(pending, |at| found.contains(at)))
     }
+}
 
-    /// Remembers what the numbers of a catalogue's row mean. What cannot be read is asked for when it is needed.
-    fn learn(&mut self, row: &CatalogueRow) {
-        let number = |name| match row.get(name) {
-            Some(ColumnValue::Int(number)) => Some(*number),
-            _ => None,
-        };
-        let text = |name| match row.get(name) {
-            Some(ColumnValue::Text(text)) => Some(text.as_str()),
-            _ => None,
-        };
-        match row.catalogue {
-            Catalogue::Tenants => {}
-            Catalogue::Attributes => {
-                let kind = text("type").and_then(AttributeType::parse);
-                if let (Some(id), Some(name), Some(kind)) =
-                    (number("attribute_id"), text("name"), kind)
-                {
-                    self.names.learn_attribute(AttributeId(id), name, kind);
-                }
-            }
-            Catalogue::Entities => {
-                if let (Some(tenant), Some(entity), Some(entity_type), Some(external_id)) = (
-                    number("tenant_id"),
-                    number("entity_id"),
-                    text("entity_type"),
-                    text("external_id"),
-                ) {
-                    let (tenant, entity) = (TenantId(tenant), EntityId(entity));
-                    self.names
-                        .learn_entity(tenant, entity, entity_type, external_id);
-                }
-            }
-        }
+/// Corrections that wait since a moment by the clock.
+fn waiting_since(count: u64, at: Timestamp) -> Waiting {
+    let micros = Timestamp::now().as_micros() - at.as_micros();
+    let age = Duration::from_micros(u64::try_from(micros).unwrap_or_default());
+    let now = Instant::now();
+    Waiting {
+        count,
+        since: now.checked_sub(age).unwrap_or(now),
     }
+}
+
+/// Corrections that wait after a commit.
+fn count(before: Option<Waiting>, more: usize, fewer: usize) -> Option<Waiting> {
+    let number = |count| u64::try_from(count).unwrap_or(u64::MAX);
+    let waited = before.map_or(0, |waiting| waiting.count);
+    let count = (waited + number(more)).saturating_sub(number(fewer));
+    let since = before.map_or_else(Instant::now, |waiting| waiting.since);
+    (count > 0).then_some(Waiting { count, since })
 }
 
 impl Sink for LakeSink {
@@ -297,8 +431,26 @@ impl Sink for LakeSink {
         Box::pin(async move { self.take(batch).await.map_err(fault) })
     }
 
+    fn take_refused(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.refused)
+    }
+
+    fn replay<'a>(&'a mut self, letters: &'a [Letter]) -> SinkFuture<'a, Vec<Refusal>> {
+        let fault = self.fault("taking letters into the lake");
+        Box::pin(async move { self.take_letters(letters).await.map_err(fault) })
+    }
+
     fn flush(&mut self) -> SinkFuture<'_, Progress> {
         let fault = self.fault("committing the lake");
         Box::pin(async move { self.settle().await.map_err(fault) })
+    }
+
+    fn idle(&mut self) -> SinkFuture<'_, Progress> {
+        let fault = self.fault("committing the lake");
+        Box::pin(async move { self.rest().await.map_err(fault) })
+    }
+
+    fn follow(&mut self) {
+        self.is_following = true;
     }
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
 use iceberg::spec::{
-    DataFile, FormatVersion, MAIN_BRANCH, ManifestFile, ManifestList, ManifestListWriter,
-    ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary, TableMetadata,
+    DataFile, FormatVersion, MAIN_BRANCH, ManifestEntryRef, ManifestFile, ManifestList,
+    ManifestListWriter, ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary,
+    TableMetadata,
 };
 use uuid::Uuid;
 
@@ -66,6 +67,13 @@ pub(crate) struct CommitContext {
 #[derive(Debug, Default)]
 pub(crate) struct Written(pub(crate) Vec<String>);
 
+impl Written {
+    pub(crate) fn add(&mut self, change: &TableChange) {
+        let added = change.added.iter();
+        self.0.extend(added.map(|file| file.file_path().to_owned()));
+    }
+}
+
 impl TableState {
     /// Before its first description.
     pub(crate) fn new(table: LakeTable, warehouse: &Warehouse) -> Result<TableState, LakeError> {
@@ -99,8 +107,34 @@ impl TableState {
         })
     }
 
+    /// The same of a table that is where those of this lake are: of another place's files nothing may be changed.
+    pub(crate) async fn load_own(
+        table: LakeTable,
+        warehouse: &Warehouse,
+        location: &str,
+    ) -> Result<TableState, LakeError> {
+        let folder = format!("{}/{}", warehouse.root(), table.name());
+        let elsewhere = |known: &str| LakeError::Elsewhere {
+            known: known.to_owned(),
+            root: warehouse.root().to_owned(),
+        };
+        if !location.starts_with(&format!("{folder}/")) {
+            return Err(elsewhere(location));
+        }
+        let state = TableState::load(table, warehouse, location).await?;
+        if state.metadata.location() != folder {
+            return Err(elsewhere(state.metadata.location()));
+        }
+        Ok(state)
+    }
+
     fn fault(&self, step: &'static str) -> impl Fn(iceberg::Error) -> LakeError + use<> {
         LakeError::table(step, self.table.name())
+    }
+
+    /// The order of rows in a file, as files say it.
+    pub(crate) fn order_id(&self) -> i32 {
+        i32::try_from(self.metadata.default_sort_order_id()).unwrap_or_default()
     }
 
     /// Where a new data file goes.
@@ -110,15 +144,6 @@ impl TableState {
 
     fn metadata_path(&self, name: &str) -> String {
         format!("{}/metadata/{name}", self.metadata.location())
-    }
-
-    /// Every file of the table.
-    pub(crate) async fn files(&self, warehouse: &Warehouse) -> Result<Vec<DataFile>, LakeError> {
-        let mut files = Vec::new();
-        for manifest in &self.manifests {
-            files.extend(self.files_of(warehouse, manifest).await?);
-        }
-        Ok(files)
     }
 
     /// The files of a manifest.
@@ -271,19 +296,17 @@ impl TableState {
         Ok(built.metadata)
     }
 
-    /// Snapshots that were replaced long ago, but for the newest ones.
+    /// Snapshots that were replaced long ago, but for the newest ones: questions may read one until then, however old it is.
     fn old_snapshots(&self, context: &CommitContext) -> Vec<i64> {
         let mut snapshots: Vec<_> = self.metadata.snapshots().collect();
         snapshots.sort_unstable_by_key(|snapshot| -snapshot.sequence_number());
+        let made_ms: Vec<i64> = snapshots.iter().map(|s| s.timestamp_ms()).collect();
         let oldest_ms = context.now_ms - context.snapshots_age_ms;
         let current = self.metadata.current_snapshot_id();
-        let (least, most) = context.snapshots_kept.clone().into_inner();
-        let old = snapshots.iter().enumerate().filter(|(place, snapshot)| {
-            let is_old = snapshot.timestamp_ms() < oldest_ms;
-            let is_spare = *place >= least && is_old || *place >= most;
-            is_spare && Some(snapshot.snapshot_id()) != current
-        });
-        old.map(|(_, snapshot)| snapshot.snapshot_id()).collect()
+        let old = old_places(&made_ms, oldest_ms, &context.snapshots_kept).into_iter();
+        old.map(|place| snapshots[place].snapshot_id())
+            .filter(|id| Some(*id) != current)
+            .collect()
     }
 
     fn summary(
@@ -324,6 +347,19 @@ impl TableState {
             additional_properties: properties,
         }
     }
+}
+
+/// Of states that were made at these times, the newest first: the places of those that nobody reads any more. Each was replaced
+/// when the one before it here was made.
+fn old_places(made_ms: &[i64], oldest_ms: i64, kept: &RangeInclusive<usize>) -> Vec<usize> {
+    let is_old = |place: usize| {
+        let replaced_ms = place.checked_sub(1).and_then(|next| made_ms.get(next));
+        replaced_ms.is_some_and(|replaced| *replaced < oldest_ms)
+    };
+    let is_spare = |place: &usize| *place >= *kept.start() && is_old(*place);
+    (0..made_ms.len())
+        .filter(|place| is_spare(place) || place >= kept.end())
+        .collect()
 }
 
 /// The manifests that a list names.
@@ -387,10 +423,12 @@ impl Writing<'_> {
         let joins = before.iter().filter(|manifest| is_small(manifest)).count() >= MANIFESTS_MAX;
         let mut kept = Vec::new();
         let mut joined = None;
+        let mut found = 0;
         let fault = self.state.fault("writing a manifest anew");
         for manifest in before {
             let is_joined = joins && is_small(manifest);
-            if removed.is_empty() && !is_joined {
+            // Most that are removed are young, and the manifests of the young ones come first.
+            if found == removed.len() && !is_joined {
                 kept.push(manifest.clone());
                 continue;
             }
@@ -398,10 +436,10 @@ impl Writing<'_> {
             let loaded = manifest.load_manifest(&memory).await;
             let loaded = loaded.map_err(&fault)?;
             let alive: Vec<_> = loaded.entries().iter().filter(|e| e.is_alive()).collect();
-            let is_touched = alive
-                .iter()
-                .any(|entry| removed.contains(entry.file_path()));
-            if !is_touched && !is_joined {
+            let is_removed = |entry: &&&ManifestEntryRef| removed.contains(entry.file_path());
+            let removed_here = alive.iter().filter(is_removed).count();
+            found += removed_here;
+            if removed_here == 0 && !is_joined {
                 kept.push(manifest.clone());
                 continue;
             }
@@ -422,9 +460,37 @@ impl Writing<'_> {
                 carried.map_err(&fault)?;
             }
         }
+        if found < removed.len() {
+            // What was made of a file that is gone would bring its rows back.
+            return Err(LakeError::Gone {
+                table: self.state.table.name(),
+                files: removed.len() - found,
+            });
+        }
         if let Some(writer) = joined {
             kept.insert(0, self.finish(writer).await?);
         }
         Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_old_when_it_was_replaced_long_ago_and_not_when_it_was_made_long_ago() {
+        for (made_ms, kept, wanted) in [
+            (&[90, 10, 5][..], 0..=9, &[2][..]),
+            // The newest of a table that nothing changed for long is not replaced yet.
+            (&[10, 5], 0..=9, &[1]),
+            (&[99, 49, 48, 47], 0..=9, &[2, 3]),
+            (&[99, 49, 48, 47], 3..=9, &[3]),
+            (&[99, 98, 97, 96], 0..=2, &[2, 3]),
+            (&[99, 98, 97, 96], 0..=9, &[]),
+            (&[], 0..=9, &[]),
+        ] {
+            assert_eq!(old_places(made_ms, 50, &kept), wanted, "{made_ms:?}");
+        }
     }
 }

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,13 +15,16 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use iceberg::io::FileIO;
 use object_store::aws::AmazonS3Builder;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use uuid::Uuid;
 
 use crate::background::in_background;
 use crate::error::LakeError;
 
 /// The scheme of locations in a folder.
 const FILE: &str = "file://";
+/// What a lake's root has beside its tables: the number of the lake that it is of.
+const OWNER: &str = "sheaf-lake.owner";
 
 /// Where a lake is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl Warehouse {
 
     fn open_folder(folder: &Path) -> Result<Warehouse, LakeError> {
         let name = folder.display().to_string();
-        std::fs::create_dir_all(folder).map_err(LakeError::file("making folder", &name))?;
+        make_folder(folder).map_err(LakeError::file("making folder", &name))?;
         // Readers elsewhere start in another directory.
         let folder = folder
             .canonicalize()
@@ -150,19 +155,101 @@ impl Warehouse {
         }
     }
 
-    /// Reads a whole file.
-    pub(crate) async fn read(&self, location: &str) -> Result<Bytes, LakeError> {
-        const STEP: &str = "reading file";
+    /// Whether these files are of the lake of this number.
+    pub(crate) async fn require_owner(&self, owner: &str) -> Result<(), LakeError> {
+        let of_another = || LakeError::Foreign {
+            root: self.root.clone(),
+        };
+        match self.read(&self.owner_location()).await {
+            Ok(found) if found == owner.as_bytes() => Ok(()),
+            Ok(_) | Err(LakeError::Missing { .. }) => Err(of_another()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the place that of the lake of this number, if it is nobody's.
+    pub(crate) async fn claim(&self, owner: &str) -> Result<(), LakeError> {
+        const STEP: &str = "writing file";
+        let location = self.owner_location();
+        let bytes = Bytes::from(owner.to_owned());
         match &self.store {
             Store::Folder(_) => {
-                let fault = LakeError::file(STEP, location);
+                let fault = LakeError::file(STEP, &location);
+                let path = path_of(&location).to_owned();
+                in_background(move || claim_file(&path, &bytes).map_err(fault)).await?;
+                self.settle(vec![location]).await?;
+            }
+            Store::Bucket { objects, scheme } => {
+                let name = object_of(scheme, &location)?;
+                let options = PutOptions::from(PutMode::Create);
+                match objects.put_opts(&name, bytes.into(), options).await {
+                    Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+                    Err(error) => return Err(LakeError::file(STEP, &location)(error)),
+                }
+            }
+        }
+        self.require_owner(owner).await
+    }
+
+    fn owner_location(&self) -> String {
+        format!("{}/{OWNER}", self.root)
+    }
+
+    /// What time it is where the times of files come from.
+    pub(crate) async fn now(&self) -> Result<SystemTime, LakeError> {
+        const STEP: &str = "reading the time of file";
+        let location = format!("{}/sheaf-lake.now-{}", self.root, Uuid::new_v4());
+        self.write(&location, Bytes::from_static(b"now")).await?;
+        let now = match &self.store {
+            Store::Folder(_) => {
+                let fault = LakeError::file(STEP, &location);
+                let path = path_of(&location).to_owned();
+                let modified = move || std::fs::metadata(path)?.modified();
+                in_background(move || modified().map_err(fault)).await
+            }
+            Store::Bucket { objects, scheme } => {
+                let name = object_of(scheme, &location)?;
+                let head = objects.head(&name).await;
+                head.map(|object| object.last_modified.into())
+                    .map_err(LakeError::file(STEP, &location))
+            }
+        };
+        self.delete(&location).await?;
+        now
+    }
+
+    /// Reads a whole file.
+    pub(crate) async fn read(&self, location: &str) -> Result<Bytes, LakeError> {
+        match &self.store {
+            Store::Folder(_) => {
+                let fault = unread_file(location);
                 let path = path_of(location).to_owned();
                 in_background(move || std::fs::read(path).map(Bytes::from).map_err(fault)).await
             }
             Store::Bucket { objects, scheme } => {
                 let name = object_of(scheme, location)?;
                 let read = async { objects.get(&name).await?.bytes().await };
-                read.await.map_err(LakeError::file(STEP, location))
+                read.await.map_err(unread_object(location))
+            }
+        }
+    }
+
+    /// Reads parts of a file.
+    pub(crate) async fn read_ranges(
+        &self,
+        location: &str,
+        ranges: Vec<Range<u64>>,
+    ) -> Result<Vec<Bytes>, LakeError> {
+        match &self.store {
+            Store::Folder(_) => {
+                let fault = unread_file(location);
+                let path = path_of(location).to_owned();
+                in_background(move || read_ranges_of(&path, &ranges).map_err(fault)).await
+            }
+            Store::Bucket { objects, scheme } => {
+                let name = object_of(scheme, location)?;
+                let read = objects.get_ranges(&name, &ranges).await;
+                read.map_err(unread_object(location))
             }
         }
     }
@@ -255,13 +342,62 @@ fn object_of(scheme: &str, location: &str) -> Result<object_store::path::Path, L
     object_store::path::Path::parse(name).map_err(LakeError::file("naming file", location))
 }
 
+const READING: &str = "reading file";
+
+/// Why a file could not be read: one that is not there says so by itself.
+fn unread_file(location: &str) -> impl FnOnce(io::Error) -> LakeError + use<> {
+    let location = location.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => LakeError::Missing { location },
+        _ => LakeError::file(READING, &location)(error),
+    }
+}
+
+fn unread_object(location: &str) -> impl FnOnce(object_store::Error) -> LakeError + use<> {
+    let location = location.to_owned();
+    move |error| match error {
+        object_store::Error::NotFound { .. } => LakeError::Missing { location },
+        error => LakeError::file(READING, &location)(error),
+    }
+}
+
+/// What tenants wrote is in it: for nobody else on the machine, as PostgreSQL keeps its own.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Under another name first: a crash leaves no half a number.
+fn claim_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let unnamed = path.with_extension(format!("owner-{}", Uuid::new_v4()));
+    write_file(&unnamed, bytes)?;
+    let claimed = match std::fs::hard_link(&unnamed, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    };
+    std::fs::remove_file(&unnamed)?;
+    claimed
+}
+
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        make_folder(folder)?;
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+fn read_ranges_of(path: &Path, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+    let file = std::fs::File::open(path)?;
+    let read = ranges.iter().map(|range| {
+        let count = usize::try_from(range.end.saturating_sub(range.start));
+        let mut bytes = vec![0; count.map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, range.start)?;
+        Ok(Bytes::from(bytes))
+    });
+    read.collect()
 }
 
 fn settle_folders(root: &Path, locations: &[String]) -> Result<(), LakeError> {
@@ -296,4 +432,40 @@ fn list_below(folder: &Path, found: &mut Vec<FoundFile>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sheaf_testkit::ScratchDir;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_time_is_that_of_the_files_and_asking_leaves_none() {
+        let dir = ScratchDir::new("warehouse").expect("a folder");
+        let location = Location::Folder(dir.path().join("lake"));
+        let warehouse = Warehouse::open(&location).expect("it opens");
+        let mark = format!("{}/mark", warehouse.root());
+        warehouse
+            .write(&mark, Bytes::from_static(b"mark"))
+            .await
+            .expect("it writes");
+        let now = warehouse.now().await.expect("it tells the time");
+        let found = warehouse.list(warehouse.root()).await.expect("it lists");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].written_at <= now);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_there_is_said_to_be_missing() {
+        let dir = ScratchDir::new("warehouse").expect("a folder");
+        let location = Location::Folder(dir.path().join("lake"));
+        let warehouse = Warehouse::open(&location).expect("it opens");
+        let gone = format!("{}/gone", warehouse.root());
+        let is_missing =
+            |error| matches!(error, LakeError::Missing { location } if location == gone);
+        assert!(warehouse.read(&gone).await.is_err_and(is_missing));
+        let ranges = warehouse.read_ranges(&gone, vec![0..1, 1..2]).await;
+        assert!(ranges.is_err_and(is_missing));
+    }
 }

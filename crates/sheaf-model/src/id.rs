@@ -113,6 +113,11 @@ uuid_id!(
     RejectionId,
     "r_"
 );
+uuid_id!(
+    /// One change that a sink could not take, kept until somebody decides: `d_` and 26 characters.
+    LetterId,
+    "d_"
+);
 
 /// The public half of an API key, by which it is looked up and revoked: `k_` and 16 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,6 +12,7 @@ mod json;
 mod limits;
 mod lsn;
 mod name;
+mod network;
 mod refusal;
 mod time;
 mod value;
@@ -25,11 +26,14 @@ pub use fold::{
     Appended, DocumentChange, Instant, StoredRow, append, fold_instant, fold_rows, time_after,
 };
 pub use fold::{Document, merge, merge_rows};
-pub use id::{AttributeId, BatchId, EntityId, IdFault, KeyId, RejectionId, TenantId, crockford};
+pub use id::{
+    AttributeId, BatchId, EntityId, IdFault, KeyId, LetterId, RejectionId, TenantId, crockford,
+};
 pub use json::{JsonFault, JsonText, object_members, string_text};
 pub use limits::Limits;
 pub use lsn::{Lineage, Lsn, Position};
 pub use name::{ExternalIdFault, Name, NameFault, external_id, is_reserved};
+pub use network::{Network, NetworkFault};
 pub use refusal::{Refusal, RefusalCode};
 pub use time::{Timestamp, TimestampFault};
 pub use value::{AttributeType, Value, write_number};

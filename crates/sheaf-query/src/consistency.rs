@@ -119,6 +119,8 @@ pub enum DataSource {
     Cache,
     /// The cache that servers share.
     Redis,
+    /// The lake.
+    Lake,
 }
 
 /// As `X-Data-Source` has it.
@@ -129,6 +131,7 @@ impl fmt::Display for DataSource {
             DataSource::Replica(name) => write!(f, "replica:{name}"),
             DataSource::Cache => f.write_str("cache"),
             DataSource::Redis => f.write_str("redis"),
+            DataSource::Lake => f.write_str("lake"),
         }
     }
 }

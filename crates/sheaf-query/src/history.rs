@@ -25,7 +25,7 @@ mod collector;
 mod several;
 
 use collector::Collector;
-pub(crate) use collector::item_of_instant;
+pub(crate) use collector::{item_of_instant, named};
 pub(crate) use several::{Room, instants_of};
 
 /// Rows of one step: at most so many are in memory beside the page's items.

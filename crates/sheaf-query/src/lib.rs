@@ -5,6 +5,7 @@
 mod answer;
 mod attempt;
 mod buckets;
+mod changes;
 mod consistency;
 pub mod cursor;
 mod entity;
@@ -23,6 +24,9 @@ pub mod token;
 pub use answer::{EntityAnswer, Page, Read};
 pub use buckets::{
     Aggregate, AggregateValue, BucketItem, BucketQuery, BucketsAnswer, Fill, aggregates_of,
+};
+pub use changes::{
+    ChangeFilter, ChangedEvent, KnownNames, LeftOut, NamedChange, NamingError, ReadChanges, Unnamed,
 };
 pub use consistency::{ConsistencyLevel, DataSource, Freshness, Lag, ReadOptions};
 pub use entity::{Encode, EncodedEntity, EntityQuery};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -27,6 +27,9 @@ use sheaf_store::tenants::fetch_tenant;
 
 use crate::problem::{Code, Problem};
 use crate::state::{Bounds, Shared};
+
+/// Which tenant an administrator means.
+pub(crate) const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
 /// Which key a route needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,23 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
         let caller = parts.extensions.get::<Caller>().cloned();
         Ok(caller.expect("routes on tenant data are declared with a class that makes a caller"))
+    }
+}
+
+/// The administrator's key that the request carries, for what is written down of it.
+#[derive(Debug, Clone)]
+pub(crate) struct AdminKey(pub(crate) KeyId);
+
+impl<S: Send + Sync> FromRequestParts<S> for AdminKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<AdminKey, Problem> {
+        let key = sent_key(&parts.headers);
+        let key = key.as_deref().and_then(ApiKey::parse);
+        // The guard has let it pass, so that it is one.
+        let key =
+            key.ok_or_else(|| Problem::new(Code::Unauthorized, "the request carries no key"))?;
+        Ok(AdminKey(key.id().clone()))
     }
 }
 
@@ -158,8 +178,21 @@ async fn admit(
     }
 }
 
+/// Whether a request that reads, and was admitted for this tenant, still would be: for those that stay for longer than a key may be
+/// good. Where that cannot be found out now, it is.
+pub(crate) async fn is_still_admitted(
+    shared: &Shared,
+    headers: &HeaderMap,
+    scope: &TenantScope,
+) -> bool {
+    match admit(KeyClass::Read, shared, headers, None).await {
+        Ok(admitted) => admitted.is_some_and(|(caller, ..)| caller.0 == *scope),
+        Err(problem) => !matches!(problem.code, Code::Unauthorized | Code::Forbidden),
+    }
+}
+
 fn named_tenant(headers: &HeaderMap) -> Result<Option<Name>, Problem> {
-    let Some(value) = headers.get("x-tenant") else {
+    let Some(value) = headers.get(TENANT) else {
         return Ok(None);
     };
     let text = std::str::from_utf8(value.as_bytes())

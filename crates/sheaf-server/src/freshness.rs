@@ -24,22 +24,7 @@ pub(crate) fn read_options(
     tenant: TenantId,
     state: &AppState,
 ) -> Result<ReadOptions, Problem> {
-    let position =
-        match headers.get(TOKEN) {
-            None => None,
-            Some(sent) => {
-                let text = sent.to_str().map_err(|_| {
-                    Problem::new(
-                        Code::InvalidToken,
-                        "the consistency token is not one of ours",
-                    )
-                })?;
-                let decoded = token::decode(text, tenant, &state.settings.signing_key);
-                Some(decoded.map_err(|fault| {
-                    Problem::new(Code::of_name(fault.code()), fault.to_string())
-                })?)
-            }
-        };
+    let position = token_of(headers, tenant, state)?;
     let mut options = ReadOptions::new(position, Timestamp::now());
     let level = params.take_as(
         "consistency",
@@ -55,6 +40,27 @@ pub(crate) fn read_options(
         None => options.level,
     };
     Ok(options)
+}
+
+/// The position of the token that a request carries.
+pub(crate) fn token_of(
+    headers: &HeaderMap,
+    tenant: TenantId,
+    state: &AppState,
+) -> Result<Option<Position>, Problem> {
+    let Some(sent) = headers.get(TOKEN) else {
+        return Ok(None);
+    };
+    let text = sent.to_str().map_err(|_| {
+        Problem::new(
+            Code::InvalidToken,
+            "the consistency token is not one of ours",
+        )
+    })?;
+    let decoded = token::decode(text, tenant, &state.settings.signing_key);
+    let position =
+        decoded.map_err(|fault| Problem::new(Code::of_name(fault.code()), fault.to_string()))?;
+    Ok(Some(position))
 }
 
 /// The headers of every read.
@@ -106,6 +112,11 @@ pub(crate) async fn read_fresh<T>(
     };
     let sources = state.reader.sources();
     Ok((value, sources.of_primary(&snapshot, options)?))
+}
+
+/// Where the write history stands: after everything that was acknowledged before this is asked.
+pub(crate) async fn current_position(state: &AppState) -> Result<Position, Problem> {
+    Ok(snapshot(state).await?.position)
 }
 
 async fn snapshot(state: &AppState) -> Result<Snapshot, PgError> {

@@ -8,6 +8,8 @@ mod attributes;
 mod auth;
 mod batches;
 mod body;
+mod changes;
+mod dead_letters;
 mod docs;
 mod edits;
 mod entities;
@@ -30,6 +32,7 @@ mod remainder;
 mod routes;
 mod serve;
 mod service;
+mod sql;
 mod stalled;
 mod state;
 mod stream;
@@ -38,9 +41,15 @@ mod waiting;
 mod wire;
 
 pub use admission::THROTTLED_TOTAL;
+pub use changes::{
+    ChangeFeed, SUBSCRIPTION_EVENTS_LEFT_OUT_TOTAL, SUBSCRIPTIONS_RUNNING, SUBSCRIPTIONS_TOTAL,
+};
 pub use observe::{REQUEST_SECONDS, REQUESTS_TOTAL};
 pub use routes::router;
 pub use serve::serve;
-pub use state::{AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds};
+pub use state::{
+    AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds,
+    SubscriptionBounds,
+};
 pub use stream::{STREAMS_RUNNING, STREAMS_TOTAL};
 pub use waiting::waiting_router;

@@ -8,6 +8,7 @@ use utoipa::openapi::{
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::changes;
 use crate::influx::{V1_PATH, V1Error, V2_PATH, V2Error};
 use crate::problem::ProblemBody;
 use crate::routes::operations;
@@ -102,7 +103,8 @@ pub(crate) fn complete(mut document: OpenApi) -> OpenApi {
         }
         let post = item.post.as_mut();
         let reads_by_post = post.filter(|_| READS_BY_POST.contains(&path.as_str()));
-        let get = item.get.as_mut().filter(|_| path.starts_with("/v1/"));
+        let get = item.get.as_mut();
+        let get = get.filter(|_| path.starts_with("/v1/") && path != changes::PATH);
         for read in get.into_iter().chain(reads_by_post) {
             for (name, place, what) in READ_OPTIONS {
                 add_parameter(read, name, place, what);

@@ -11,6 +11,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 use utoipa_axum::routes;
 
 use crate::auth::{KeyClass, KeyRing, guard};
+use crate::changes::{self, Places};
 use crate::docs::{self, Document};
 use crate::observe::observe;
 use crate::openapi;
@@ -18,8 +19,8 @@ use crate::problem::Problem;
 use crate::state::{AppState, Shared};
 use crate::stream::Streams;
 use crate::{
-    attributes, batches, edits, entities, histories, history, influx, ingest, keys, rejections,
-    service, tenants,
+    attributes, batches, dead_letters, edits, entities, histories, history, influx, ingest, keys,
+    rejections, service, sql, tenants,
 };
 
 /// The whole interface.
@@ -27,6 +28,7 @@ pub fn router(state: AppState) -> Router {
     let shared = Shared {
         keys: Arc::new(KeyRing::new(&state.bounds)),
         streams: Arc::new(Streams::new(state.bounds.streams)),
+        subscriptions: Arc::new(Places::new(state.bounds.subscriptions)),
         state: Arc::new(state),
     };
     let (router, document) = declared(&shared).split_for_parts();
@@ -67,10 +69,16 @@ fn declared(shared: &Shared) -> OpenApiRouter<Shared> {
         )
         .add(KeyClass::Read, routes!(history::show))
         .add(KeyClass::Read, routes!(histories::query))
+        .add(KeyClass::Read, routes!(sql::query))
+        .add(KeyClass::Read, routes!(changes::follow))
         .add(KeyClass::Write, routes!(ingest::ingest))
         .add(KeyClass::Read, routes!(batches::batch))
         .add(KeyClass::Read, routes!(rejections::list))
         .add(KeyClass::Write, routes!(rejections::replay))
+        .add(KeyClass::Admin, routes!(dead_letters::list))
+        .add(KeyClass::Admin, routes!(dead_letters::show))
+        .add(KeyClass::Admin, routes!(dead_letters::replay))
+        .add(KeyClass::Admin, routes!(dead_letters::discard))
         .add(KeyClass::Open, routes!(influx::ping))
         .add(KeyClass::Write, routes!(influx::query, influx::query_form))
         .add(KeyClass::Write, routes!(influx::write_v1))

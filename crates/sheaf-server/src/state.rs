@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use sheaf_ingest::{Admission, Writer};
+use sheaf_lake::analytics::LakeReader;
 use sheaf_model::Limits;
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
@@ -16,6 +17,7 @@ use sheaf_store::settings::Settings;
 use tokio::sync::Notify;
 
 use crate::auth::KeyRing;
+use crate::changes::{ChangeFeed, Places};
 use crate::stream::Streams;
 use crate::{influx, ingest};
 
@@ -34,6 +36,10 @@ pub struct AppState {
     pub writer: Writer,
     /// The read path.
     pub reader: Reader,
+    /// The lake; absent where this server has none.
+    pub lake: Option<LakeReader>,
+    /// The changes, where this server follows them and keeps them for others.
+    pub changes: Option<ChangeFeed>,
     /// Told when the background has something to do that was not there before.
     pub wake_upkeep: Arc<Notify>,
     /// What `/metrics` prints.
@@ -61,6 +67,8 @@ pub struct Bounds {
     pub key_believed: Duration,
     /// How many streams there may be, and how long their pages may take.
     pub streams: StreamBounds,
+    /// How many subscriptions to changes there may be, and how slow their clients.
+    pub subscriptions: SubscriptionBounds,
     /// Failed attempts with a key, for each address and minute. Fewer lock out offices behind one address sooner; more
     /// let a guesser cause more look-ups.
     pub failed_attempts_max: u32,
@@ -92,6 +100,32 @@ pub struct StreamBounds {
     pub page_deadline: Duration,
 }
 
+/// Bounds on subscriptions to changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubscriptionBounds {
+    /// Subscriptions that a tenant may have at once. Each reads the journal as it is written.
+    pub of_tenant_max: usize,
+    /// Subscriptions of all tenants at once. Each holds a connection and some hundred kilobytes.
+    pub running_max: usize,
+    /// How long a client may take nothing of what waits for it. Longer lets one that has stopped hold its place; shorter cuts
+    /// off those whose line is away for a moment.
+    pub taken_within: Duration,
+    /// How long the name of an event's entity may take to be seen, after the event. A commit that waits for a standby is seen late:
+    /// shorter may leave out what it wrote, and longer holds up a subscription for an event whose entity has no name.
+    pub visible_within: Duration,
+}
+
+impl Default for SubscriptionBounds {
+    fn default() -> SubscriptionBounds {
+        SubscriptionBounds {
+            of_tenant_max: 16,
+            running_max: 256,
+            taken_within: Duration::from_secs(30),
+            visible_within: Duration::from_secs(60),
+        }
+    }
+}
+
 impl Default for StreamBounds {
     fn default() -> StreamBounds {
         StreamBounds {
@@ -114,6 +148,7 @@ impl Default for Bounds {
             },
             key_believed: Duration::from_secs(10),
             streams: StreamBounds::default(),
+            subscriptions: SubscriptionBounds::default(),
             failed_attempts_max: 100,
         }
     }
@@ -161,6 +196,7 @@ pub(crate) struct Shared {
     pub(crate) state: Arc<AppState>,
     pub(crate) keys: Arc<KeyRing>,
     pub(crate) streams: Arc<Streams>,
+    pub(crate) subscriptions: Arc<Places>,
 }
 
 impl FromRef<Shared> for Arc<AppState> {

@@ -31,11 +31,9 @@ mod row;
 mod source;
 
 pub(crate) use form::{Form, form_of};
-pub(crate) use quota::Streams;
+pub(crate) use quota::{StreamPermit, Streams};
 pub(crate) use row::{Item, Layout};
 pub(crate) use source::{Of, Source};
-
-use quota::StreamPermit;
 
 /// The counter of streams by how they ended: `completed`, `abandoned` by the client, or `failed`.
 pub const STREAMS_TOTAL: &str = "sheaf_streams_total";

@@ -4,6 +4,8 @@
 mod admission;
 #[path = "http/attributes.rs"]
 mod attributes;
+#[path = "http/changes.rs"]
+mod changes;
 #[path = "http/entities.rs"]
 mod entities;
 #[path = "http/explain.rs"]
@@ -22,6 +24,8 @@ mod keys;
 mod rejections;
 #[path = "http/service.rs"]
 mod service;
+#[path = "http/sql.rs"]
+mod sql;
 #[path = "http/staged.rs"]
 mod staged;
 #[path = "http/stream_turns.rs"]

@@ -1,6 +1,7 @@
 //! The change stream's own rows: its publication, its slot and how far its sinks are, and what a snapshot reads. As
 //! `sheaf_cdc`.
 
+mod looks;
 mod sinks;
 
 use sheaf_model::{Lineage, Lsn, Timestamp};
@@ -10,9 +11,13 @@ use tokio_postgres::types::Type;
 
 use crate::heartbeat::lsn_in;
 
+pub use looks::{
+    ListedSink, ListedSlot, PublicationLook, list_sinks, list_slots, look_at_publication,
+    read_visible,
+};
 pub use sinks::{
-    SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, find_sink, forget_other_sinks,
-    forget_sink, list_ranges, read_running, read_snapshot_rows, store_position,
+    SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, begin_without_snapshot, find_sink,
+    forget_other_sinks, forget_sink, list_ranges, read_running, read_snapshot_rows, store_position,
     store_snapshot_place,
 };
 
@@ -244,7 +249,7 @@ fn require_lsn(row: &Row, column: &str, step: &'static str) -> Result<Lsn, PgErr
     lsn_in(row, column, step)?.ok_or_else(|| PgError::unreadable(step, column))
 }
 
-fn timeline_in(row: &Row, column: &str, step: &'static str) -> Result<u32, PgError> {
+pub(crate) fn timeline_in(row: &Row, column: &str, step: &'static str) -> Result<u32, PgError> {
     let timeline: i64 = row.get(column);
     u32::try_from(timeline).map_err(|_| PgError::unreadable(step, column))
 }

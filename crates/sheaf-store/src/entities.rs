@@ -51,6 +51,28 @@ pub async fn fetch_entities(
     Ok(EntityNumbers { lineage, numbers })
 }
 
+/// The names of these entities, each its type and its id, and the lineage that their numbers were read on; without those that
+/// are not there.
+pub async fn fetch_names(
+    app: &Pool,
+    scope: &TenantScope,
+    entities: &[EntityId],
+) -> Result<(HashMap<EntityId, (String, String)>, Option<Lineage>), PgError> {
+    let tenant = scope.tenant().0;
+    let numbers: Vec<i64> = entities.iter().map(|entity| entity.0).collect();
+    let statement = Statement::new(
+        "finding the names of entities",
+        include_str!("../sql/entities/find_names.sql"),
+        vec![(&tenant, Type::INT8), (&numbers, Type::INT8_ARRAY)],
+    );
+    let (rows, lineage) = run(app, scope, Access::Read, statement).await?;
+    let name = |row: &Row| {
+        let name = (row.get("entity_type"), row.get("external_id"));
+        (EntityId(row.get("entity_id")), name)
+    };
+    Ok((rows.iter().map(name).collect(), lineage))
+}
+
 /// Creates the names that are not there yet, and gives their numbers in the order of `names`; absent for those that are
 /// there already, or that someone else creates meanwhile.
 pub async fn create_entities(

@@ -1,5 +1,7 @@
-//! The lake's own rows: where its tables are, how far the change stream is in them, and what the numbers in events mean. As
-//! `sheaf_cdc`.
+//! The lake's own rows: where its tables are, how far the change stream is in them, what waits to be corrected, and what the
+//! numbers in events mean. As `sheaf_cdc`.
+
+mod corrections;
 
 use sheaf_model::{AttributeId, AttributeType, ChangePosition, EntityId, TenantId, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
@@ -7,6 +9,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::heartbeat::lsn_in;
+use crate::settings::Settings;
+use crate::snapshot::{Snapshot, read_snapshot, snapshot_of};
+
+pub use corrections::{
+    CorrectionKey, CorrectionsChange, LakeCorrection, count_corrections, find_corrections,
+    list_corrections,
+};
 
 /// Which lake: its tables are found by this in every SQL catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,11 +61,12 @@ pub struct SwappedTable {
     pub to: String,
 }
 
-/// Makes the rows of a lake that has none.
+/// Makes the rows of a lake that has none, which is then known by this number.
 pub async fn begin_lake(
     cdc: &Pool,
     lake: &LakeName,
     location: &str,
+    owner: &str,
     now: Timestamp,
 ) -> Result<(), PgError> {
     let step = "making the rows of the lake";
@@ -76,6 +86,7 @@ pub async fn begin_lake(
                 (&lake.catalog, Type::TEXT),
                 (&lake.namespace, Type::TEXT),
                 (&location, Type::TEXT),
+                (&owner, Type::TEXT),
             ],
         ),
     ];
@@ -84,22 +95,42 @@ pub async fn begin_lake(
     Ok(())
 }
 
+/// The number that a lake is known by among those who use its location. None where it was never begun.
+pub async fn read_owner(cdc: &Pool, lake: &LakeName) -> Result<Option<String>, PgError> {
+    let sql = include_str!("../sql/lake/read_owner.sql");
+    let params: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&lake.catalog, Type::TEXT), (&lake.namespace, Type::TEXT)];
+    let statement = Statement::new("reading whose lake it is", sql, params);
+    let client = cdc.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &statement).await?;
+    Ok(rows.first().map(|row| row.get("owner")))
+}
+
 /// What a lake was last committed as: position and tables of one moment. None where it was never begun.
 pub async fn read_lake(cdc: &Pool, lake: &LakeName) -> Result<Option<LakeStanding>, PgError> {
-    const STEP: &str = "reading how far the lake is";
+    let client = cdc.get().await?;
+    let rows = sheaf_pg::run(&client, Access::Read, None, &standing_statements(lake)).await?;
+    standing_of(&rows[0], &rows[1])
+}
+
+const STANDING: &str = "reading how far the lake is";
+
+fn standing_statements(lake: &LakeName) -> [Statement<'_>; 2] {
     let position = include_str!("../sql/lake/read_position.sql");
     let tables = include_str!("../sql/lake/list_tables.sql");
-    let statements = [
-        Statement::new(STEP, position, vec![(&lake.catalog, Type::TEXT)]),
+    [
+        Statement::new(STANDING, position, vec![(&lake.catalog, Type::TEXT)]),
         Statement::new(
-            STEP,
+            STANDING,
             tables,
             vec![(&lake.catalog, Type::TEXT), (&lake.namespace, Type::TEXT)],
         ),
-    ];
-    let client = cdc.get().await?;
-    let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
-    let Some(row) = rows[0].first() else {
+    ]
+}
+
+fn standing_of(position: &[Row], tables: &[Row]) -> Result<Option<LakeStanding>, PgError> {
+    const STEP: &str = STANDING;
+    let Some(row) = position.first() else {
         return Ok(None);
     };
     let base = position_in(row, "base_timeline", "base_lsn", STEP)?;
@@ -115,11 +146,80 @@ pub async fn read_lake(cdc: &Pool, lake: &LakeName) -> Result<Option<LakeStandin
             stream,
         },
         committed_at: row.get::<_, PgTime>("committed_at").0,
-        tables: rows[1]
+        tables: tables
             .iter()
             .map(|row| (row.get("table_name"), row.get("metadata_location")))
             .collect(),
     }))
+}
+
+/// How a lake is fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeFeed {
+    /// The slot that it is fed from.
+    pub slot: String,
+    /// Its name among the sinks of that slot.
+    pub sink: String,
+}
+
+/// How far a sink is fed whose snapshot has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Followed {
+    /// The position before the first row of that snapshot.
+    pub base: ChangePosition,
+    /// Everything that was committed before this is in the sink.
+    pub until: ChangePosition,
+}
+
+/// A lake and what there is beside it, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeLook {
+    /// As it was last committed; absent where it was never begun.
+    pub standing: Option<LakeStanding>,
+    /// How far it is fed; absent while its snapshot goes on, and where nobody feeds it.
+    pub followed: Option<Followed>,
+    /// Beyond this there are corrections that its tables do not have yet; absent where none waits.
+    pub held_until: Option<ChangePosition>,
+    /// How far the database itself is.
+    pub now: Snapshot,
+}
+
+/// Looks at a lake, as `sheaf_app`.
+pub async fn look_at_lake(
+    app: &Pool,
+    lake: &LakeName,
+    feed: &LakeFeed,
+    settings: &Settings,
+) -> Result<LakeLook, PgError> {
+    const STEP: &str = "reading how far the lake is fed";
+    let [position, tables] = standing_statements(lake);
+    let followed = include_str!("../sql/lake/read_followed.sql");
+    let params: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&feed.slot, Type::TEXT), (&feed.sink, Type::TEXT)];
+    let followed = Statement::new(STEP, followed, params);
+    let held = include_str!("../sql/lake/read_held_until.sql");
+    let held = Statement::new(STEP, held, vec![(&lake.catalog, Type::TEXT)]);
+    let statements = [position, tables, followed, held, read_snapshot()];
+    let client = app.get().await?;
+    let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
+    let followed = rows[2].first().map(|row| {
+        let gone = |what: &'static str| move || PgError::unreadable(STEP, what);
+        let base = position_in(row, "base_timeline", "base_lsn", STEP)?;
+        let until = position_in(row, "timeline", "promised_lsn", STEP)?;
+        Ok(Followed {
+            base: base.ok_or_else(gone("base_lsn"))?,
+            until: until.ok_or_else(gone("promised_lsn"))?,
+        })
+    });
+    Ok(LakeLook {
+        standing: standing_of(&rows[0], &rows[1])?,
+        followed: followed.transpose()?,
+        held_until: match rows[3].first() {
+            Some(row) => position_in(row, "timeline", "lsn", STEP)?,
+            None => None,
+        },
+        now: snapshot_of(&rows[4], settings)?,
+    })
 }
 
 fn position_in(
@@ -137,16 +237,18 @@ fn position_in(
     Ok(Some(ChangePosition::before(timeline, lsn)))
 }
 
-/// Commits a lake, from exactly the commit that is numbered in `position`, or not at all: then the error is
-/// [`sheaf_pg::Disposition::Retry`], and what is there now has to be read again. Gives back the number of the commit.
+/// Commits a lake, and which corrections wait, from exactly the commit that is numbered in `position`, or not at all: then the
+/// error is [`sheaf_pg::Disposition::Retry`], and what is there now has to be read again. Gives back the number of the commit.
 pub async fn commit_lake(
     cdc: &Pool,
     lake: &LakeName,
     position: &LakePosition,
     tables: &[SwappedTable],
+    corrections: &CorrectionsChange,
     now: Timestamp,
 ) -> Result<i64, PgError> {
     const STEP: &str = "committing the lake";
+    let corrections = corrections::ChangeColumns::new(lake, corrections, now);
     let timeline = |position: Option<ChangePosition>| position.map(|at| i64::from(at.timeline));
     let lsn = |position: Option<ChangePosition>| position.map(|at| at.commit_lsn.to_string());
     let (base_timeline, base_lsn) = (timeline(position.base), lsn(position.base));
@@ -173,8 +275,10 @@ pub async fn commit_lake(
     ];
     let sql = include_str!("../sql/lake/commit_lake.sql");
     let client = cdc.get().await?;
-    let statement = Statement::new(STEP, sql, params);
-    let rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
+    // The position first: its row is what other writers wait for.
+    let mut statements = vec![Statement::new(STEP, sql, params)];
+    statements.append(&mut corrections.statements());
+    let rows = sheaf_pg::run(&client, Access::Write, None, &statements).await?;
     let row = rows[0]
         .first()
         .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;

@@ -6,6 +6,7 @@
 pub mod buckets;
 pub mod catalogue;
 pub mod changes;
+pub mod dead_letters;
 pub mod documents;
 pub mod entities;
 pub mod events;

@@ -68,7 +68,10 @@ fn members(raw: &str) -> Result<Vec<(std::borrow::Cow<'_, str>, &str)>, StoredFa
 }
 
 fn attribute_id(key: &str) -> Result<AttributeId, StoredFault> {
-    let number = key.parse().map_err(|_| PgError::unreadable(STEP, key))?;
+    // `01` is another key of the object than `1`, and the same number.
+    let is_written_so = key.starts_with(|first| matches!(first, '1'..='9'));
+    let number = key.parse().ok().filter(|_| is_written_so);
+    let number = number.ok_or_else(|| PgError::unreadable(STEP, key))?;
     Ok(AttributeId(number))
 }
 

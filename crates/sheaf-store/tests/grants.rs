@@ -21,6 +21,8 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         &[
             "api_keys",
             "attributes",
+            "change_sinks",
+            "change_slots",
             "entities",
             "entity_events",
             "entity_index_decimal",
@@ -31,8 +33,10 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
             "entity_jsonb",
             "entity_values_ts",
             "event_partitions",
+            "iceberg_tables",
             "ingest_parts",
             "ingest_requests",
+            "lake_positions",
             "rejections",
             "replication_heartbeat",
             "settings",
@@ -69,14 +73,21 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         "sheaf_app",
         "EXECUTE",
         &[
+            "ask_for_dead_letters",
             "create_tenant",
             "current_tenant",
+            "discard_dead_letters",
             "find_api_key",
+            "find_dead_letter",
             "find_entities_by_attributes",
             "find_tenant",
+            "lake_held_until",
             "list_attached_partitions",
+            "list_dead_letter_actions",
+            "list_dead_letters",
             "list_event_partitions",
             "list_tenants",
+            "look_at_dead_letters",
             "read_entity",
             "staging_epoch",
             "update_tenant",
@@ -109,10 +120,13 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
             "attributes",
             "change_sinks",
             "change_slots",
+            "dead_letter_actions",
+            "dead_letters",
             "entities",
             "entity_events",
             "iceberg_namespace_properties",
             "iceberg_tables",
+            "lake_corrections",
             "lake_positions",
             "tenants",
         ],
@@ -123,8 +137,11 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         &[
             "change_sinks",
             "change_slots",
+            "dead_letter_actions",
+            "dead_letters",
             "iceberg_namespace_properties",
             "iceberg_tables",
+            "lake_corrections",
             "lake_positions",
         ],
     ),
@@ -134,11 +151,12 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
         &[
             "change_sinks",
             "change_slots",
+            "dead_letters",
             "iceberg_tables",
             "lake_positions",
         ],
     ),
-    ("sheaf_cdc", "DELETE", &["change_sinks"]),
+    ("sheaf_cdc", "DELETE", &["change_sinks", "lake_corrections"]),
     ("sheaf_cdc", "USAGE", &["schema sheaf"]),
     (
         "sheaf_cdc",
@@ -287,7 +305,9 @@ async fn what_is_not_granted_is_denied_on_every_table_partition_view_and_sequenc
             for (privilege, statement) in attempts(&name, &kind, &column) {
                 // UPDATE of any column is one of the grant's; LOCK is let through by UPDATE, DELETE and TRUNCATE.
                 let is_granted = match privilege {
-                    "LOCK" => decided.contains(&format!("{role} UPDATE {object}")),
+                    "LOCK" => ["UPDATE", "DELETE", "TRUNCATE"]
+                        .iter()
+                        .any(|privilege| decided.contains(&format!("{role} {privilege} {object}"))),
                     _ => decided.contains(&format!("{role} {privilege} {object}")),
                 };
                 begin_as(&client, &ours).await?;

@@ -83,6 +83,10 @@ async fn a_tenant_is_shown_its_own_rows_in_every_table_and_view() -> Result<()> 
     let (world, ours, theirs, mut tables) = two_tenants().await?;
     tables.push("entity_values_ts".to_owned());
     let admin = world.database.superuser().await?;
+    // What waits for the lake it may not read: the policy holds all the same.
+    admin
+        .batch_execute("GRANT SELECT ON sheaf.lake_corrections TO sheaf_app")
+        .await?;
     let app = world.database.client("sheaf_app").await?;
     for scope in [&ours, &theirs] {
         let tenant = scope.tenant();

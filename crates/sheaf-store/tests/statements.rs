@@ -186,6 +186,11 @@ async fn names_are_found_by_their_key() -> Result<()> {
         &plan(&app, sql, params).await?,
         &["entities_external_id_key"],
     );
+    // And the other way round: by their numbers.
+    let sql = include_str!("../sql/entities/find_names.sql");
+    let numbers: Vec<i64> = (1..=500).collect();
+    let params: &Params<'_> = &[(&2_i64, Type::INT8), (&numbers, Type::INT8_ARRAY)];
+    assert_uses(&plan(&app, sql, params).await?, &["entities_pkey"]);
     Ok(())
 }
 
@@ -425,4 +430,65 @@ async fn histories_of_many_open_the_partitions_of_their_range_alone() -> Result<
         );
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn letters_that_wait_are_found_among_many_that_are_settled() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let client = database.superuser().await?;
+    client
+        .batch_execute(
+            "INSERT INTO sheaf.dead_letters
+             SELECT gen_random_uuid(), 'slot ' || n % 2, 'sink ' || n % 3, 'stream', 1, '0/1'::pg_lsn + n, 1, 0, now(), NULL, 'unreadable', '', repeat('x', 200), 200,
+                 true, now(), CASE WHEN n % 500 = 0 THEN 'replay_asked' ELSE 'replayed' END
+             FROM generate_series(1, 50000) n;
+             ANALYZE sheaf.dead_letters",
+        )
+        .await?;
+    let (slot, sink) = ("slot 0", "sink 1");
+    let (rows_max, bytes_max) = (200i64, 1i64 << 24);
+    let count = include_str!("../sql/dead_letters/count_waiting.sql");
+    let found = plan(&client, count, &[(&slot, Type::TEXT), (&sink, Type::TEXT)]).await?;
+    assert_waiting(&found);
+    let list = include_str!("../sql/dead_letters/list_asked.sql");
+    let params: [(&(dyn ToSql + Sync), Type); 4] = [
+        (&slot, Type::TEXT),
+        (&sink, Type::TEXT),
+        (&rows_max, Type::INT8),
+        (&bytes_max, Type::INT8),
+    ];
+    assert_waiting(&plan(&client, list, &params).await?);
+    let places = include_str!("../sql/dead_letters/list_positions.sql");
+    let (timeline, lsn, ordinal, most) = (1i64, "0/C000", 1i64, 100i64);
+    let params: [(&(dyn ToSql + Sync), Type); 6] = [
+        (&slot, Type::TEXT),
+        (&sink, Type::TEXT),
+        (&timeline, Type::INT8),
+        (&lsn, Type::TEXT),
+        (&ordinal, Type::INT8),
+        (&most, Type::INT8),
+    ];
+    let found = plan(&client, places, &params).await?;
+    assert_uses(&found, &["dead_letters_position"]);
+    // Most rows were forgotten long ago.
+    client
+        .batch_execute(
+            "UPDATE sheaf.dead_letters SET payload = '{}', payload_bytes = 0 WHERE status = 'replayed' AND ordinal = 1
+                 AND commit_lsn > '0/100';
+             ANALYZE sheaf.dead_letters",
+        )
+        .await?;
+    let empty = include_str!("../sql/dead_letters/empty_settled.sql");
+    let moment = PgTime(Timestamp::now());
+    let found = plan(&client, empty, &[(&moment, Type::TIMESTAMPTZ)]).await?;
+    let is_used =
+        found.contains("dead_letters_settled") && !found.contains("Seq Scan on dead_letters ");
+    assert!(is_used, "{found}");
+    Ok(())
+}
+
+/// The few that wait are read by their own index, however it is read.
+fn assert_waiting(plan: &str) {
+    let is_used = plan.contains("dead_letters_waiting") && !plan.contains("Seq Scan");
+    assert!(is_used, "{plan}");
 }

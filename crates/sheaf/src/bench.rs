@@ -4,6 +4,7 @@
 //! run, one a case for the full scale, so that no case meets what another has written. Absolute numbers depend on the
 //! machine; ratios are what is compared. A case that fails is told and fails the run; the others go on.
 
+mod cdc;
 mod connection;
 mod cost;
 mod ingest;
@@ -55,6 +56,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
     let known = match args.suite {
         Suite::Ingest => ingest::Case::NAMES.map(|(name, _)| name).to_vec(),
         Suite::Read => read::CASES.to_vec(),
+        Suite::Cdc => cdc::CASES.to_vec(),
     };
     let chosen = chosen(&known, &args.case)?;
     let mut report = Report::new(args.json.as_deref())?;
@@ -92,6 +94,7 @@ async fn run_case(world: &World, args: &BenchArgs, case: &str, report: &mut Repo
             ingest::run(world, args, case, report).await
         }
         Suite::Read => read::run(world, case, args.scale, report).await,
+        Suite::Cdc => cdc::run(world, case, args.scale, report).await,
     }
 }
 

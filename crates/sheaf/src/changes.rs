@@ -3,73 +3,149 @@
 //! Every server that is configured for it tries; one follows the slot, and the others take over when it ends.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use sheaf_cache::Cache;
 use sheaf_cdc::file::FileSink;
+use sheaf_cdc::journal::{Bounds, Journal};
+use sheaf_cdc::letter::LetterCounts;
+use sheaf_cdc::sink::Sink;
 use sheaf_cdc::status::StreamStatus;
 use sheaf_cdc::stream::{ChangeStream, StreamOptions};
-use sheaf_config::Settings;
+use sheaf_config::{Changes, Lake, Settings};
 use sheaf_model::Timestamp;
 use sheaf_pg::{Pool, Tls, check_role};
+use sheaf_server::ChangeFeed;
+use sheaf_store as store;
 use tokio::sync::watch;
 use tokio_postgres::Config;
 
+use crate::cache_sink::{self, CacheSink};
 use crate::connect::{Access, CDC, OWNER};
+use crate::http_sinks;
+use crate::lake;
 use crate::serving::StopSignal;
 
 /// Connections beside those of sinks: one that prepares and measures, one that stores positions.
 const CONNECTIONS_BESIDE: usize = 2;
-/// The name of the sink that is a file.
+/// The names of the sinks.
 const FILE: &str = "file";
+const JOURNAL: &str = "journal";
 
 const LAG_SECONDS: &str = "sheaf_cdc_lag_seconds";
 const CHANGES_TOTAL: &str = "sheaf_cdc_changes_total";
 const FAILURES_TOTAL: &str = "sheaf_cdc_failures_total";
 const FOLLOWING: &str = "sheaf_cdc_following";
+const LETTERS_TOTAL: &str = "sheaf_dead_letters_total";
+const LETTERS_WAITING: &str = "sheaf_dead_letters_waiting";
 const RETAINED_BYTES: &str = "sheaf_wal_retained_bytes";
 
 /// What to follow, and where to.
 pub(crate) struct Following {
     config: Config,
     tls: Tls,
-    slot: String,
-    file: PathBuf,
+    changes: Changes,
+    lake: Option<Lake>,
 }
 
 /// A task of the background.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A stream that is about to be followed.
+pub(crate) struct Followed {
+    /// What follows it and tells how that goes.
+    pub(crate) tasks: Vec<Task>,
+    /// What those who follow changes over HTTP are served from.
+    pub(crate) feed: Option<ChangeFeed>,
+}
+
 impl Following {
     /// What the settings ask for, if they do.
     pub(crate) fn of(access: &Access, settings: &Settings) -> Option<Following> {
-        let changes = settings.changes.as_ref()?;
-        Some(Following {
+        is_taken(settings).then(|| Following {
             config: access.cdc.clone(),
             tls: access.tls.clone(),
-            slot: changes.slot.clone(),
-            file: changes.file.clone(),
+            changes: settings.changes.clone(),
+            lake: settings.lake.clone(),
         })
     }
 }
 
-/// The tasks that follow the changes and tell how that goes. A role that may more than it should ends the start.
-pub(crate) async fn follow(following: Following, stop: &StopSignal) -> Result<Vec<Task>> {
+/// Whether something takes the changes, so that they are followed. A cache alone is none: it is right without.
+pub(crate) fn is_taken(settings: &Settings) -> bool {
+    !sink_names(&settings.changes, settings.lake.as_ref(), false).is_empty()
+}
+
+/// The names of the sinks that are fed where the changes are followed.
+pub(crate) fn sink_names(changes: &Changes, lake: Option<&Lake>, has_cache: bool) -> Vec<String> {
+    let of_file = changes.file.iter().map(|_| FILE.to_owned());
+    let of_http = changes.http.keys().map(|name| http_sinks::name(name));
+    let of_journal = changes.journal.dir.iter().map(|_| JOURNAL.to_owned());
+    let of_lake = lake.iter().map(|_| lake::NAME.to_owned());
+    let of_cache = has_cache.then(|| cache_sink::NAME.to_owned());
+    let names = of_file.chain(of_http).chain(of_journal).chain(of_lake);
+    names.chain(of_cache).collect()
+}
+
+/// Prepares to follow the changes of a cluster, and tells the cache of them. A role that may more than it should ends the start.
+pub(crate) async fn follow(
+    following: Following,
+    database: &Arc<store::settings::Settings>,
+    cache: Option<&Cache>,
+    stop: &StopSignal,
+) -> Result<Followed> {
     let Following {
         config,
         tls,
-        slot,
-        file,
+        changes,
+        lake,
     } = following;
     let client = tls.connect(&config).await?;
     check_role(&client, CDC, OWNER)
         .await
         .context("checking the role that follows changes")?;
-    let sink = Box::new(FileSink::new(FILE, &file));
-    let pool = Pool::new(&config, CONNECTIONS_BESIDE + 1, &tls);
-    let options = StreamOptions::new(slot);
-    let (stream, status) = ChangeStream::new(pool, config, tls, options, vec![sink]);
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    if let Some(file) = &changes.file {
+        sinks.push(Box::new(FileSink::new(FILE, file)));
+    }
+    for (name, settings) in &changes.http {
+        sinks.push(http_sinks::sink(name, settings)?);
+    }
+    let journal = changes.journal.dir.as_ref().map(|dir| {
+        let bounds = Bounds::of(changes.journal.bytes_max);
+        let (sink, journal) = Journal::new(JOURNAL, dir, bounds, database.system_id);
+        sinks.push(Box::new(sink));
+        journal
+    });
+    // The cache and the lake ask besides.
+    let asking = usize::from(cache.is_some()) + usize::from(lake.is_some());
+    let connections = CONNECTIONS_BESIDE + sinks.len() + 2 * asking;
+    let pool = Pool::new(&config, connections, &tls);
+    if let Some(lake) = &lake {
+        sinks.push(Box::new(lake::sink(lake, &pool)?));
+    }
+    if let Some(cache) = cache {
+        let (pool, database) = (pool.clone(), Arc::clone(database));
+        sinks.push(Box::new(CacheSink::new(cache.clone(), pool, database)));
+    }
+    debug_assert!(
+        sinks.iter().map(|sink| sink.name()).eq(sink_names(
+            &changes,
+            lake.as_ref(),
+            cache.is_some()
+        )),
+        "each sink is one that is told of"
+    );
+    let options = StreamOptions::new(changes.slot);
+    let (stream, status) = ChangeStream::new(pool, config, tls, options, sinks);
+    let feed = journal.map(|journal| ChangeFeed {
+        journal,
+        sink: JOURNAL,
+        status: status.clone(),
+        stop: stop.receiver(),
+    });
     let stopped = stop.receiver();
     let run = async move {
         if let Err(error) = stream.run(stopped).await {
@@ -80,7 +156,8 @@ pub(crate) async fn follow(following: Following, stop: &StopSignal) -> Result<Ve
             );
         }
     };
-    Ok(vec![Box::pin(run), Box::pin(tell(status))])
+    let tasks: Vec<Task> = vec![Box::pin(run), Box::pin(tell(status))];
+    Ok(Followed { tasks, feed })
 }
 
 /// Shows each status, until there are no more.
@@ -103,6 +180,10 @@ fn show(status: &StreamStatus) {
         .retained_bytes
         .map_or(f64::NAN, |bytes| bytes as f64);
     metrics::gauge!(RETAINED_BYTES, "slot" => slot).set(retained);
+    let letters = status.sinks.iter().map(|sink| sink.letters);
+    for (reason, count) in letters.fold(LetterCounts::NONE, LetterCounts::plus).each() {
+        metrics::counter!(LETTERS_TOTAL, "reason" => reason.as_str()).absolute(count);
+    }
     let now = Timestamp::now();
     for sink in &status.sinks {
         let name = || sink.name.clone();
@@ -112,5 +193,7 @@ fn show(status: &StreamStatus) {
         metrics::gauge!(LAG_SECONDS, "sink" => name()).set(lag);
         metrics::counter!(CHANGES_TOTAL, "sink" => name()).absolute(sink.changes);
         metrics::counter!(FAILURES_TOTAL, "sink" => name()).absolute(sink.failures);
+        let holes = sink.holes.map_or(f64::NAN, |holes| holes as f64);
+        metrics::gauge!(LETTERS_WAITING, "sink" => name()).set(holes);
     }
 }

@@ -67,6 +67,9 @@ pub(crate) struct DevArgs {
     /// Add each change to this file, a line of JSON each
     #[arg(long)]
     pub(crate) changes_file: Option<PathBuf>,
+    /// Do not follow changes: there is no lake, GET /v1/changes answers 503, and writing costs less
+    #[arg(long, conflicts_with = "changes_file")]
+    pub(crate) no_changes: bool,
 }
 
 /// Settings come from the file and from SHEAF_ variables, which win.
@@ -291,4 +294,6 @@ pub(crate) enum Suite {
     Ingest,
     /// Reading
     Read,
+    /// Following changes into the lake
+    Cdc,
 }

@@ -3,6 +3,7 @@
 //! Only this crate reads the environment, configuration files and the command line. Everything else is told.
 
 mod bench;
+mod cache_sink;
 mod caching;
 mod changes;
 mod cli;
@@ -11,8 +12,10 @@ mod connect;
 mod descriptors;
 mod exit;
 mod http_client;
+mod http_sinks;
 mod import;
 mod instruments;
+mod lake;
 mod logging;
 mod private_file;
 mod replicas;

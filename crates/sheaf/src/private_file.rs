@@ -7,10 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Passwords and keys are one line; a file of more is something else, given by mistake.
+/// Passwords and keys are one line, and headers a few; a file of more is something else, given by mistake.
 const BYTES_MAX: u64 = 4096;
 
-/// Reads a file of one line, without its line end.
+/// Reads a file, without its last line end.
 pub(crate) fn read(path: &Path) -> Result<String> {
     use std::io::Read;
     let mut text = String::new();

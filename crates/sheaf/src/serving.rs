@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sheaf_cache::Cache;
 use sheaf_config::{Limits as TenantLimits, Roles, Settings, StagingPolicy as Policy};
 use sheaf_ingest::{Admission, Rates, Staging, StagingOptions, StagingPolicy, TenantRates, Writer};
 use sheaf_model::{Limits, Name};
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
-use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds};
+use sheaf_server::{
+    AppState, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds, SubscriptionBounds,
+};
 use sheaf_store as store;
 use sheaf_store::catalogue::Catalogues;
 use tokio::net::TcpListener;
@@ -25,6 +28,7 @@ use crate::caching;
 use crate::changes::{self, Following};
 use crate::descriptors::connections_max;
 use crate::instruments::{self, ping};
+use crate::lake;
 use crate::replicas::{self, SettingsFile};
 
 /// How long background work may take to end after the last request, which itself may take 20 s. Service managers
@@ -120,10 +124,16 @@ pub(crate) async fn serve(
         pools.upkeep.clone(),
         until_drained.clone(),
     ));
+    let database = Arc::new(database);
+    let cached = caching::cache(settings, &database, &until_drained)?;
+    let mut feed = None;
     if let Some(following) = following {
-        for task in changes::follow(following, &stop).await? {
+        let cache = cached.as_ref().map(|(cache, _)| cache);
+        let followed = changes::follow(following, &database, cache, &stop).await?;
+        for task in followed.tasks {
             background.spawn(task);
         }
+        feed = followed.feed;
     }
     if let Some(address) = settings.server.admin_listen {
         let (listener, mut stop) = (listen(address).await?, stop.clone());
@@ -132,12 +142,21 @@ pub(crate) async fn serve(
             sheaf_server::serve(listener, router, ADMIN_CONNECTIONS_MAX, stop.requested()).await;
         });
     }
-    let database = Arc::new(database);
     let (staging, flushers) = staging(settings, &pools, &database, &until_drained);
-    let stop_cache = &until_drained;
-    let (state, lanes) = state(
-        settings, &pools, metrics, database, staging, wake, stop_cache,
-    )?;
+    let (mut state, lanes) = state(settings, &pools, metrics, database, staging, wake, cached)?;
+    state.changes = feed;
+    if let Some(settings_of_lake) = &settings.lake {
+        let slot = &settings.changes.slot;
+        let reader = lake::reader(settings_of_lake, slot, &pools.app, &state.settings)?;
+        let (watched, mut until_drained) = (reader.clone(), until_drained.clone());
+        background.spawn(async move {
+            tokio::select! {
+                () = watched.watch() => {}
+                _ = until_drained.wait_for(|is_drained| *is_drained) => {}
+            }
+        });
+        state.lake = Some(reader);
+    }
     let sources = Arc::clone(state.reader.sources());
     replicas::add(settings, &sources)?;
     background.spawn(Arc::clone(&sources).watch(until_drained));
@@ -205,7 +224,7 @@ fn state(
     database: Arc<store::settings::Settings>,
     staging: Staging,
     wake_upkeep: Arc<Notify>,
-    stop_cache: &watch::Receiver<bool>,
+    cached: Option<(Cache, Vec<JoinHandle<()>>)>,
 ) -> Result<(AppState, Vec<JoinHandle<()>>)> {
     let limits = Limits {
         body_bytes_max: settings.server.body_bytes_max,
@@ -229,7 +248,7 @@ fn state(
     let mut readiness = [&pools.app, &pools.search, &pools.writer]
         .map(readiness_of)
         .to_vec();
-    if let Some((cache, kept)) = caching::cache(settings, &database, stop_cache)? {
+    if let Some((cache, kept)) = cached {
         tasks.extend(kept);
         readiness.extend(caching::readiness(&cache));
         writer.tell(Arc::new(caching::Commits(cache.clone())));
@@ -242,6 +261,8 @@ fn state(
         admission: admission(settings)?,
         writer,
         reader,
+        lake: None,
+        changes: None,
         wake_upkeep,
         metrics,
         readiness,
@@ -252,6 +273,12 @@ fn state(
                 running_max: settings.streams.running_max,
                 reading_max: settings.streams.reading_max,
                 page_deadline: settings.streams.page_deadline,
+            },
+            subscriptions: SubscriptionBounds {
+                of_tenant_max: settings.changes.journal.of_tenant_max,
+                running_max: settings.changes.journal.running_max,
+                taken_within: settings.changes.journal.taken_within,
+                ..SubscriptionBounds::default()
             },
             ..Bounds::default()
         },

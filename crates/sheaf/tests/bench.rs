@@ -135,6 +135,47 @@ fn filters_are_measured_against_the_wide_table() -> Result<()> {
 }
 
 #[test]
+fn following_is_measured_until_the_lake_holds_everything() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let json = dir.path().join("out.json");
+    let json_text = json.display().to_string();
+    let output = bench(&dir, "cdc", &["--scale", "tiny", "--json", &json_text])?;
+    let shown = text(&output);
+    ensure!(!shown.contains("FAILED"), "a case failed:\n{shown}");
+    let mut measured = BTreeSet::new();
+    for line in std::fs::read_to_string(&json)?.lines() {
+        let line: Value = serde_json::from_str(line).context("a line is one object")?;
+        check(&line, "cdc")?;
+        ensure!(
+            line["value"].as_f64() > Some(0.0),
+            "nothing was measured: {line}"
+        );
+        let of = |member: &str| line[member].as_str().unwrap_or_default().to_owned();
+        measured.insert(format!("{} {}", of("case"), of("measure")));
+    }
+    let all = [
+        "bytes_per_fact facts_files",
+        "lag_under_ingest durable_values",
+        "lag_under_ingest follower_resident_max",
+        "lag_under_ingest lag_max",
+        "lag_under_ingest lag_p50",
+        "lag_under_ingest lag_p99",
+        "lag_under_ingest paced_request_p99",
+        "lag_under_ingest paced_values",
+        "stream_to_lake follower_resident_max",
+        "stream_to_lake postgres_cpu",
+        "stream_to_lake server_cpu",
+        "stream_to_lake snapshot",
+        "stream_to_lake stream",
+    ];
+    ensure!(
+        measured.iter().map(String::as_str).eq(all),
+        "measured: {measured:?}\n{shown}"
+    );
+    Ok(())
+}
+
+#[test]
 fn an_unknown_case_is_refused_with_the_known_ones_before_anything_starts() -> Result<()> {
     let dir = ScratchDir::new("bench")?;
     let output = bench(&dir, "ingest", &["--case", "ndjson", "--case", "ndjsn"])?;

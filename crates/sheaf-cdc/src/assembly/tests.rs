@@ -7,6 +7,7 @@ use crate::change::{Catalogue, ChangedRow};
 use crate::column::ColumnValue;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, Value};
 
+const ROW_BYTES_MAX: usize = 10_000;
 const EVENTS: [(&str, u32); 8] = [
     ("tenant_id", 20),
     ("entity_id", 20),
@@ -71,7 +72,7 @@ fn insert(relation: u32, row: Tuple<'static>) -> Message<'static> {
 
 /// An assembly that knows the events' table as number 1.
 fn ready() -> Assembly {
-    let mut assembly = Assembly::new(2);
+    let mut assembly = Assembly::new(2, ROW_BYTES_MAX);
     let step = assembly.take(&relation(1, "entity_events", &EVENTS));
     assert_eq!(step, Ok(Step::Nothing));
     assembly
@@ -145,7 +146,7 @@ fn a_column_that_is_added_or_moved_changes_nothing_for_those_that_are_needed() {
 
 #[test]
 fn a_row_of_a_catalogue_has_the_columns_of_its_table_and_keeps_what_was_not_sent() {
-    let mut assembly = Assembly::new(1);
+    let mut assembly = Assembly::new(1, ROW_BYTES_MAX);
     let columns = [("tenant_id", 20), ("attribute_id", 20), ("schema", 3802)];
     assembly
         .take(&relation(4, "attributes", &columns))
@@ -246,26 +247,120 @@ fn messages_that_do_not_fit_together_are_an_error() {
     ));
 }
 
+/// The row that step puts aside.
+fn unreadable(step: Result<Step, AssemblyFault>) -> Unreadable {
+    match step {
+        Ok(Step::Unreadable(row)) => row,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_row_that_is_none_of_ours_is_an_error_with_its_position() {
-    for (place, value) in [
-        (0, Value::Null),
-        (2, Value::Binary(&[0x7f; 8])),
-        (4, Value::Binary(b"x")),
-        (5, Value::Text(b"00000000-0000-0000-0000-000000000000")),
-        (7, Value::Unchanged),
+fn a_row_that_is_none_of_ours_is_put_aside_with_its_position_and_the_next_one_is_read() {
+    let long: &'static [u8] = Box::leak(vec![b' '; ROW_BYTES_MAX].into_boxed_slice());
+    for (place, value, reason, tenant) in [
+        (0, Value::Null, LetterReason::Unreadable, None),
+        (
+            2,
+            Value::Binary(&[0x7f; 8][..]),
+            LetterReason::Unreadable,
+            Some(3),
+        ),
+        (4, Value::Binary(b"x"), LetterReason::Unreadable, Some(3)),
+        (
+            5,
+            Value::Text(b"00000000-0000-0000-0000-000000000000"),
+            LetterReason::Unreadable,
+            Some(3),
+        ),
+        (7, Value::Unchanged, LetterReason::Unreadable, Some(3)),
+        (7, Value::Binary(long), LetterReason::TooLarge, Some(3)),
     ] {
         let mut assembly = ready();
         assembly.take(&begin(100)).expect("it begins");
         let mut row = event();
         row.values[place] = value;
-        let fault = assembly.take(&insert(1, row)).expect_err("no event");
-        let AssemblyFault::Row { at, .. } = fault else {
-            panic!("{fault:?}")
+        let found = unreadable(assembly.take(&insert(1, row)));
+        assert_eq!(found.position.to_string(), "2:0/64:1");
+        assert_eq!((found.reason, found.xid), (reason, 7), "{}", found.detail);
+        assert_eq!(found.tenant.map(|tenant| tenant.0), tenant, "{place}");
+        assert!(found.payload.is_whole && found.payload.text.contains("entity_id"));
+        let next = assembly.take(&insert(1, event())).expect("a row");
+        let Step::Change(next) = next else {
+            panic!("{next:?}")
         };
-        assert_eq!(at.to_string(), "2:0/64:1");
+        assert_eq!(next.position.to_string(), "2:0/64:2");
     }
-    let mut assembly = Assembly::new(1);
+}
+
+#[test]
+fn a_row_with_another_number_of_values_is_put_aside() {
+    let mut assembly = ready();
+    assembly.take(&begin(100)).expect("it begins");
+    let mut row = event();
+    row.values.truncate(3);
+    let found = unreadable(assembly.take(&insert(1, row)));
+    assert_eq!(found.reason, LetterReason::Unreadable);
+    assert!(
+        found.detail.contains("3 values for 8 columns"),
+        "{}",
+        found.detail
+    );
+}
+
+#[test]
+fn a_table_without_what_is_needed_is_an_error() {
+    let mut assembly = Assembly::new(1, ROW_BYTES_MAX);
     let fault = assembly.take(&relation(1, "entity_events", &EVENTS[1..]));
     assert!(matches!(fault, Err(AssemblyFault::Table(_))), "{fault:?}");
+}
+
+#[test]
+fn a_heartbeat_that_cannot_be_read_is_nothing_that_a_sink_lacks() {
+    let mut assembly = ready();
+    let beat = [("beat_at", 1184)];
+    let step = assembly.take(&relation(2, "replication_heartbeat", &beat));
+    assert_eq!(step, Ok(Step::Nothing));
+    assembly.take(&begin(100)).expect("it begins");
+    let values = vec![Value::Binary(&[0x7f; 8])];
+    let step = assembly.take(&insert(2, Tuple { values }));
+    assert_eq!(step, Ok(Step::Nothing));
+}
+
+#[test]
+fn a_message_that_is_cut_short_is_put_aside_where_it_is_a_row_and_an_error_elsewhere() {
+    let cut = |bytes: &'static [u8]| {
+        let fault = crate::pgoutput::decode(bytes).expect_err("it is cut short");
+        (bytes, fault)
+    };
+    let mut assembly = ready();
+    let (insert_cut, fault) = cut(b"I\0\0\0\x01N\0\x08b");
+    assert_eq!(
+        assembly.take_malformed(insert_cut, fault),
+        Err(fault),
+        "outside"
+    );
+    assembly.take(&begin(100)).expect("it begins");
+    let step = assembly.take_malformed(insert_cut, fault);
+    let Ok(Step::Unreadable(found)) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!(found.position.to_string(), "2:0/64:1");
+    assert_eq!(found.reason, LetterReason::Malformed);
+    assert_eq!(found.payload.text, r#"{"message":"49000000014e000862"}"#);
+    // What was deleted is told to nobody, but has its place.
+    let (delete_cut, fault) = cut(b"D\0\0");
+    assert_eq!(
+        assembly.take_malformed(delete_cut, fault),
+        Ok(Step::Ignored)
+    );
+    for bytes in [&b"C\0"[..], b"R\0", b"?", b""] {
+        let (bytes, fault) = cut(bytes);
+        assert_eq!(assembly.take_malformed(bytes, fault), Err(fault));
+    }
+    let next = assembly.take(&insert(1, event())).expect("a row");
+    let Step::Change(next) = next else {
+        panic!("{next:?}")
+    };
+    assert_eq!(next.position.to_string(), "2:0/64:3");
 }

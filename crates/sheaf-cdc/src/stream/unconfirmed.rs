@@ -44,6 +44,11 @@ impl Unconfirmed {
         self.last_change = Some(position);
     }
 
+    /// The last change that came.
+    pub(super) fn last_change(&self) -> Option<ChangePosition> {
+        self.last_change
+    }
+
     /// Its transaction ended. One without changes waits with the one before.
     pub(super) fn ended(&mut self, end_lsn: Lsn, committed_at: Timestamp) {
         match self.waiting.back_mut() {

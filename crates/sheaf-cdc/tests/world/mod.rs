@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use sheaf_cdc::change::{Batch, Progress};
 use sheaf_cdc::file::FileSink;
+use sheaf_cdc::letter::{Letter, Refusal};
 use sheaf_cdc::sink::{Held, Sink, SinkError, SinkFuture};
 use sheaf_cdc::status::StreamStatus;
 use sheaf_cdc::stream::{ChangeStream, StreamError, StreamOptions};
@@ -438,6 +439,10 @@ impl Sink for Moody {
             self.mood.maybe_stand(StandAt::AfterApply).await;
             Ok(progress)
         })
+    }
+
+    fn replay<'a>(&'a mut self, letters: &'a [Letter]) -> SinkFuture<'a, Vec<Refusal>> {
+        self.inner.replay(letters)
     }
 
     fn flush(&mut self) -> SinkFuture<'_, Progress> {

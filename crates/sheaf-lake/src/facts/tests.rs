@@ -1,5 +1,5 @@
 use sheaf_cdc::change::EventRow;
-use sheaf_model::{BatchId, EntityId, TenantId, Timestamp};
+use sheaf_model::{BatchId, EntityId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use uuid::Uuid;
 
@@ -29,8 +29,9 @@ async fn facts_are_divided_by_day_and_tenant_and_then_in_the_order_of_a_file() {
         &Tls::none(),
     );
     let mut names = Names::new(nowhere);
-    for id in 1..=3 {
-        names.learn_attribute(AttributeId(id), "a name", AttributeType::Int);
+    for (tenant, id) in [(2, 1), (2, 2), (1, 1), (1, 3), (3, 2)] {
+        let (tenant, id) = (TenantId(tenant), AttributeId(id));
+        names.learn_attribute(tenant, id, "a name", AttributeType::Int);
     }
     let mut pending = Pending::default();
     for row in [
@@ -45,7 +46,7 @@ async fn facts_are_divided_by_day_and_tenant_and_then_in_the_order_of_a_file() {
     }
     // Tenants 1 and 2 share a bucket.
     let bucket = |tenant: i64| Ok(if tenant == 3 { 1 } else { 0 });
-    let divided = divide(&pending, bucket).expect("buckets are known");
+    let divided = divide(&pending, bucket, |_| true).expect("buckets are known");
     let found: Vec<_> = divided
         .iter()
         .map(|(part, places)| {

@@ -37,6 +37,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_PUT(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["If-None-Match"] == "*" and self.name() in OBJECTS:
+            return self.answer(412)
         OBJECTS[self.name()] = (body, datetime.datetime.now(datetime.UTC))
         self.answer(200, headers=[("ETag", '"1"')])
 

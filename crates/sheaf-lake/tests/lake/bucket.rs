@@ -79,19 +79,19 @@ async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Res
     let rows = vec![entity(5), event(5, noon, 0, Op::Patch, r#"{"1":30}"#)];
     sink.apply(&transaction(20, rows)).await?;
     sink.flush().await?;
+    let mut other = options.clone();
+    other.name.catalog = "other".to_owned();
+    let refused = LakeSink::new(&world.cdc(), other)?.held().await;
+    let refused = sheaf_pg::chain(&refused.expect_err("it is another lake's"));
+    assert!(refused.contains("of another lake"), "{refused}");
     let mut again = LakeSink::new(&world.cdc(), options)?;
     let Held::Until(held) = again.held().await? else {
         anyhow::bail!("it has begun");
     };
     assert_eq!(held.stream, Some(position(20, 2)));
     for number in 1..=3u64 {
-        let rows = vec![event(
-            5,
-            noon,
-            i16::try_from(number)?,
-            Op::Correct,
-            r#"{"1":4}"#,
-        )];
+        let entity = i64::try_from(5 + number)?;
+        let rows = vec![event(entity, noon, 0, Op::Patch, r#"{"1":4}"#)];
         again.apply(&transaction(20 + number, rows)).await?;
         again.flush().await?;
     }
@@ -106,5 +106,12 @@ async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Res
     // The lists of the two states that are not kept; every manifest is still one of the newest.
     assert_eq!(orphans.removed, 2);
     assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 42}));
+    // A correction reads files and writes them anew.
+    let rows = vec![event(5, noon, 1, Op::Correct, r#"{"1":10}"#)];
+    again.apply(&transaction(30, rows)).await?;
+    again.flush().await?;
+    again.tidy().await?;
+    let facts = world.location("sheaf", "facts").await?;
+    assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 22}));
     Ok(())
 }

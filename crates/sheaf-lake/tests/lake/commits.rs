@@ -6,14 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use iceberg::spec::{FormatVersion, ManifestList};
+use sheaf_cdc::change::{Catalogue, ChangedRow};
 use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::letter::LetterReason;
 use sheaf_cdc::sink::{Held, Sink, SinkError};
 use sheaf_lake::{LakeError, remove_orphans};
-use sheaf_model::Op;
+use sheaf_model::{Op, TenantId};
 use sheaf_pg::{Disposition, PgError};
 use sheaf_testkit::Injected;
 
-use crate::world::{World, attribute, entity, event, position, transaction};
+use crate::world::{World, attribute, catalogue_row, entity, event, position, transaction};
 
 const NOON: &str = "2024-02-29T12:00:00Z";
 
@@ -48,8 +50,6 @@ async fn every_event_is_found_with_its_typed_values_and_nothing_is_lost() -> Res
     assert_eq!(progress.stream, Some(position(20, 9)));
     let noon = "1709208000000000";
     let wanted: BTreeSet<String> = [
-        format!("1 5 1 {noon} 0 patch false value_int=9223372036854775807"),
-        format!("1 5 2 {noon} 0 patch false value_float=12.25"),
         format!("1 5 3 {noon} 0 patch false value_decimal=-12500000000000"),
         format!("1 5 4 {noon} 0 patch false value_text=a text"),
         format!("1 5 5 {noon} 0 patch false value_bool=true"),
@@ -67,7 +67,14 @@ async fn every_event_is_found_with_its_typed_values_and_nothing_is_lost() -> Res
     let facts = world.facts("sheaf").await?;
     assert_eq!(facts.len(), wanted.len());
     assert_eq!(BTreeSet::from_iter(facts), wanted);
-    for row in world.rows("sheaf", "facts").await? {
+    let replaced = [
+        format!("1 5 1 {noon} 0 patch false value_int=9223372036854775807"),
+        format!("1 5 2 {noon} 0 patch false value_float=12.25"),
+    ];
+    assert_eq!(world.replaced("sheaf").await?, replaced);
+    let mut rows = world.rows("sheaf", "facts").await?;
+    rows.extend(world.rows("sheaf", "facts_corrected").await?);
+    for row in rows {
         let number = &row["entity_id"];
         assert_eq!(row["entity_type"], "thing");
         assert_eq!(row["external_id"], format!("id {number}"));
@@ -164,27 +171,106 @@ async fn a_catalogue_holds_each_row_as_of_its_latest_change() -> Result<()> {
     Ok(())
 }
 
+/// Names are of a tenant: what another calls a number is not what this one does.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_cannot_be_read_names_its_place_and_commits_nothing() -> Result<()> {
+async fn an_attribute_of_another_tenant_is_unknown() -> Result<()> {
     let world = World::create().await?;
     let mut sink = world.sink("sheaf")?;
     sink.held().await?;
     sink.begin(position(10, 0)).await?;
-    for attrs in [r#"{"8":1}"#, r#"{"1":"x"}"#, "[]"] {
-        let rows = vec![
-            event(5, NOON, 0, Op::Patch, r#"{"1":1}"#),
-            event(5, NOON, 1, Op::Patch, attrs),
-        ];
-        let refused = sink.apply(&transaction(20, rows)).await;
-        let refused = refused.expect_err("it cannot be typed");
-        let refused = cause(&refused).context("an error of the lake")?;
-        let is_there =
-            matches!(refused, LakeError::Event { position: at, .. } if *at == position(20, 2));
-        assert!(is_there, "{attrs}: {refused:?}");
-        assert!(sink.flush().await.is_err(), "it has to be asked first");
-        sink.held().await?;
+    let own = event(5, NOON, 0, Op::Patch, r#"{"1":1}"#);
+    let mut foreign = own.clone();
+    if let ChangedRow::Event(event) = &mut foreign {
+        event.tenant = TenantId(2);
     }
-    assert_eq!(world.facts("sheaf").await?, Vec::<String>::new());
+    sink.apply(&transaction(20, vec![own, foreign])).await?;
+    let refused = sink.take_refused();
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|refusal| (refusal.position.ordinal, refusal.reason))
+        .collect();
+    assert_eq!(refused, [(2, LetterReason::UnknownAttribute)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_entity_replaces_the_file_that_has_it_and_no_other() -> Result<()> {
+    let world = World::create().await?;
+    let mut sink = world.sink("sheaf")?;
+    sink.held().await?;
+    sink.begin(position(10, 0)).await?;
+    for (lsn, numbers) in [(20, [1, 9]), (30, [5, 6]), (40, [2, 8])] {
+        let rows = numbers.map(entity).to_vec();
+        sink.apply(&transaction(lsn, rows)).await?;
+        sink.flush().await?;
+    }
+    let data = world.folder("sheaf").join("entities/data");
+    let written = || -> Result<usize> { Ok(std::fs::read_dir(&data)?.count()) };
+    assert_eq!(written()?, 3);
+    let mut changed = entity(5);
+    if let ChangedRow::Catalogue(row) = &mut changed {
+        row.is_new = false;
+        row.values[3] = ColumnValue::Text("renamed".to_owned());
+    }
+    // The bounds of all three files have it, and one has it; a new one is beside.
+    sink.apply(&transaction(50, vec![changed, entity(7)]))
+        .await?;
+    sink.flush().await?;
+    assert_eq!(written()?, 5, "what it was with, and the new rows");
+    assert_eq!(world.files("sheaf", "entities").await?, 4);
+    let rows = world.rows("sheaf", "entities").await?;
+    let found: BTreeSet<_> = rows.iter().map(|row| row["external_id"].as_str()).collect();
+    let wanted = ["id 1", "id 2", "id 6", "id 7", "id 8", "id 9", "renamed"];
+    assert_eq!((rows.len(), found), (7, wanted.into()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_cannot_be_read_is_refused_alone_and_nothing_after_it_is_held_before()
+-> Result<()> {
+    let world = World::create().await?;
+    let mut options = world.options("sheaf");
+    // Else everything would be committed at once.
+    options.pending_bytes_max = 1;
+    let mut sink = sheaf_lake::LakeSink::new(&world.cdc(), options)?;
+    sink.held().await?;
+    sink.begin(position(10, 0)).await?;
+    let key = ColumnValue::Text("no number".to_owned());
+    let rows = vec![
+        event(5, NOON, 0, Op::Patch, r#"{"1":1}"#),
+        event(6, NOON, 0, Op::Patch, r#"{"8":1}"#),
+        event(7, NOON, 0, Op::Patch, r#"{"1":"x"}"#),
+        event(8, NOON, 0, Op::Patch, "[]"),
+        catalogue_row(Catalogue::Tenants, true, &[("tenant_id", key)]),
+        event(9, NOON, 0, Op::Patch, r#"{"1":2}"#),
+    ];
+    let progress = sink.apply(&transaction(20, rows)).await?;
+    assert_eq!(progress.stream, Some(position(20, 1)));
+    let refused = sink.take_refused();
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|refusal| (refusal.position.ordinal, refusal.reason))
+        .collect();
+    let wanted = [
+        (2, LetterReason::UnknownAttribute),
+        (3, LetterReason::InvalidValue),
+        (4, LetterReason::InvalidValue),
+        (5, LetterReason::InvalidRow),
+    ];
+    assert_eq!(refused, wanted);
+    assert_eq!(sink.take_refused(), []);
+    assert_eq!(world.facts("sheaf").await?.len(), 1);
+    assert_eq!(sink.flush().await?.stream, Some(position(20, 6)));
+    let entities: Vec<String> = world
+        .rows("sheaf", "facts")
+        .await?
+        .iter()
+        .map(|row| row["entity_id"].clone())
+        .collect();
+    assert_eq!(
+        BTreeSet::from_iter(entities),
+        ["5", "9"].map(str::to_owned).into()
+    );
     Ok(())
 }
 

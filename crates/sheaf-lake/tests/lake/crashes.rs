@@ -11,7 +11,7 @@ use std::task::{Context as TaskContext, Poll};
 use anyhow::{Context, Result, ensure};
 use sheaf_cdc::change::{Batch, Progress};
 use sheaf_cdc::column::ColumnValue;
-use sheaf_cdc::sink::{Held, Sink, SinkError};
+use sheaf_cdc::sink::{Held, Sink};
 use sheaf_lake::{CommitObserver, CommitStep, LakeOptions, LakeSink};
 use sheaf_model::Op;
 use sheaf_pg::{Pool, Tls};
@@ -47,7 +47,7 @@ impl CommitObserver for Counter {
     }
 }
 
-/// A life with everything that a commit can do: new tables, files added, rows replaced.
+/// A life with everything that a commit can do: new tables, files added, rows replaced, corrections noted and applied.
 fn life() -> Vec<Batch> {
     let noon = "2024-02-29T12:00:00Z";
     let night = "2024-03-01T00:00:00Z";
@@ -69,32 +69,52 @@ fn life() -> Vec<Batch> {
                 event(5, noon, 1, Op::Correct, r#"{"1":3}"#),
             ],
         ),
+        transaction(
+            40,
+            vec![
+                event(5, noon, 2, Op::Correct, r#"{"1":4}"#),
+                event(5, noon, 3, Op::Patch, r#"{"5":true}"#),
+                event(5, night, 1, Op::Delete, "{}"),
+            ],
+        ),
     ]
 }
 
-/// Applies a life, each transaction a commit, as whoever feeds a sink does.
-async fn live(sink: &mut LakeSink) -> Result<Progress, SinkError> {
+/// Applies a life, each transaction a commit and what follows from it another, as whoever feeds a sink does.
+async fn live(sink: &mut LakeSink) -> Result<Progress> {
     if sink.held().await? == Held::Nothing {
         sink.begin(position(10, 0)).await?;
     }
+    sink.follow();
     for batch in life() {
         sink.apply(&batch).await?;
         sink.flush().await?;
+        sink.tidy().await?;
     }
-    sink.flush().await
+    Ok(sink.flush().await?)
 }
 
-/// Everything once, and the catalogue as of its latest change.
+const NOON: &str = "1709208000000000";
+const NIGHT: &str = "1709251200000000";
+
+/// Everything once, what was corrected apart from what counts, and the catalogue as of its latest change.
 async fn require_whole(world: &World, catalog: &str) -> Result<()> {
     let facts = world.facts(catalog).await?;
-    let noon = "1709208000000000";
     let wanted = [
-        format!("1 5 1 {noon} 0 patch false value_int=1"),
-        format!("1 5 1 {noon} 1 correct false value_int=3"),
-        "1 5 1 1709251200000000 0 patch false value_int=2".to_owned(),
-        format!("1 5 2 {noon} 0 patch false value_float=1.5"),
+        format!("1 5 - {NIGHT} 1 delete false"),
+        format!("1 5 1 {NOON} 2 correct false value_int=4"),
+        format!("1 5 2 {NOON} 0 patch false value_float=1.5"),
+        format!("1 5 5 {NOON} 3 patch false value_bool=true"),
     ];
     ensure!(facts == wanted, "{catalog}: {facts:?}");
+    let replaced = world.replaced(catalog).await?;
+    let wanted = [
+        format!("1 5 1 {NOON} 0 patch false value_int=1"),
+        format!("1 5 1 {NOON} 1 correct false value_int=3"),
+        format!("1 5 1 {NIGHT} 0 patch false value_int=2"),
+    ];
+    ensure!(replaced == wanted, "{catalog}: {replaced:?}");
+    ensure!(world.waiting(catalog).await? == 0, "{catalog}: some wait");
     let attributes = world.rows(catalog, "attributes").await?;
     ensure!(
         attributes.len() == 1 && attributes[0]["unit"] == "km",
@@ -107,7 +127,7 @@ async fn require_whole(world: &World, catalog: &str) -> Result<()> {
     Ok(())
 }
 
-/// What it says that it holds is what it holds.
+/// What it says that it holds is what it holds: in one of the two tables, or waiting.
 async fn require_told(world: &World, catalog: &str) -> Result<()> {
     let Some(standing) =
         sheaf_store::lake::read_lake(&world.cdc(), &world.options(catalog).name).await?
@@ -121,15 +141,18 @@ async fn require_told(world: &World, catalog: &str) -> Result<()> {
         None => 0,
         Some(20) => 3,
         Some(30) => 4,
+        Some(40) => 7,
         other => anyhow::bail!("{catalog}: {other:?}"),
     };
     let facts = world.facts(catalog).await?;
+    let replaced = world.replaced(catalog).await?;
+    let waiting = world.waiting(catalog).await?;
     ensure!(
-        facts.len() == wanted,
-        "{catalog}: {:?} and {facts:?}",
+        facts.len() + replaced.len() + waiting == wanted,
+        "{catalog}: {:?}, {facts:?}, {replaced:?} and {waiting} that wait",
         standing.position
     );
-    Ok(())
+    world.require_one_value(catalog).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ from pyiceberg.catalog import load_catalog
 from pyiceberg.table import StaticTable
 
 
-def of_arrow(facts, entities, attributes, tenants):
+def of_arrow(facts, corrected, entities, attributes, tenants):
     """Counts and sums of what PyIceberg has read."""
     import pyarrow.compute as pc
 
@@ -33,11 +33,21 @@ def of_arrow(facts, entities, attributes, tenants):
         "entities": entities.num_rows,
         "attributes": sorted(attributes["name"].to_pylist()),
         "tenants": tenants.num_rows,
+        "corrected": corrected.num_rows,
+        "corrected_int": pc.sum(corrected["value_int"]).as_py() or 0,
+        "values_per_fact": values_per_fact(facts),
     }
 
 
+def values_per_fact(facts):
+    """How often one attribute of one entity has a value at one instant, at most."""
+    with_attribute = facts.filter(facts["attribute_id"].is_valid())
+    counted = with_attribute.group_by(["tenant_id", "entity_id", "attribute_id", "observed_at"]).aggregate([([], "count_all")])
+    return max(counted["count_all"].to_pylist())
+
+
 def with_pyiceberg(open_table):
-    tables = {name: open_table(name) for name in ("facts", "entities", "attributes", "tenants")}
+    tables = {name: open_table(name) for name in ("facts", "facts_corrected", "entities", "attributes", "tenants")}
     found = of_arrow(*(table.scan().to_arrow() for table in tables.values()))
     facts = tables["facts"]
     one_day = "tenant_id = 1 and observed_at >= '2024-02-29T00:00:00+00:00' and observed_at < '2024-03-01T00:00:00+00:00'"
@@ -80,6 +90,12 @@ def with_duckdb(locations):
         "tenants": one("SELECT count(*) FROM tenants"),
         "one_day": one(f"SELECT count(*) FROM facts WHERE {one_day}"),
         "one_attribute": one("SELECT count(*) FROM facts WHERE attribute_id = 2"),
+        "corrected": one("SELECT count(*) FROM facts_corrected"),
+        "corrected_int": int(one("SELECT coalesce(sum(value_int), 0) FROM facts_corrected")),
+        "values_per_fact": one(
+            "SELECT max(n) FROM (SELECT count(*) AS n FROM facts WHERE attribute_id IS NOT NULL"
+            " GROUP BY tenant_id, entity_id, attribute_id, observed_at)"
+        ),
     }
 
 

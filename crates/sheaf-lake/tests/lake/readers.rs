@@ -20,7 +20,13 @@ pub(crate) const PYTHON: &str =
 
 async fn ask(world: &World) -> Result<Value> {
     let mut locations = BTreeMap::new();
-    for table in ["facts", "entities", "attributes", "tenants"] {
+    for table in [
+        "facts",
+        "facts_corrected",
+        "entities",
+        "attributes",
+        "tenants",
+    ] {
         locations.insert(table, world.location("sheaf", table).await?);
     }
     let config = world.database.superuser_config();
@@ -93,6 +99,7 @@ async fn pyiceberg_and_duckdb_find_what_was_written_before_and_after_a_second_co
             "lake.attributes",
             "lake.entities",
             "lake.facts",
+            "lake.facts_corrected",
             "lake.tenants"
         ])
     );
@@ -115,19 +122,26 @@ async fn pyiceberg_and_duckdb_find_what_was_written_before_and_after_a_second_co
     ];
     sink.apply(&transaction(40, rows)).await?;
     sink.flush().await?;
+    // The correction waits: nobody sees both values.
+    let found = ask(&world).await?;
+    let both =
+        json!({"facts": 350 + 420 + 2, "int": 1225 + 1770, "corrected": 0, "values_per_fact": 1});
+    require(&found, &both);
+    sink.tidy().await?;
     let found = ask(&world).await?;
     require(
         &found,
         &json!({
-            "facts": 350 + 420 + 3, "int": 1225 + 1770 + 1000, "texts": 3, "true": 55, "removed": 1, "ids": 50,
+            "corrected": 1, "corrected_int": 7, "values_per_fact": 1,
+            "facts": 350 + 420 + 2, "int": 1225 + 1770 + 1000 - 7, "texts": 3, "true": 55, "removed": 1, "ids": 50,
             "last": "2024-03-01T00:00:59+00:00", "entities": 50, "attributes": ["number 101", "number 102"], "tenants": 1,
-            "one_day": 353, "one_attribute": 110,
+            "one_day": 352, "one_attribute": 110,
         }),
     );
     // By days and bounds files are passed over.
     for reader in ["pyiceberg", "pyiceberg by catalogue"] {
-        assert_eq!(found[reader]["files"], 3, "{reader}");
-        assert_eq!(found[reader]["one_day_files"], 2, "{reader}");
+        assert_eq!(found[reader]["files"], 4, "{reader}");
+        assert_eq!(found[reader]["one_day_files"], 3, "{reader}");
         assert_eq!(found[reader]["no_attribute"], 0, "{reader}");
     }
     Ok(())

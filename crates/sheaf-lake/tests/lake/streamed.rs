@@ -6,16 +6,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use sheaf_cdc::sink::Sink;
+use sheaf_cdc::status::{SinkState, StreamStatus};
 use sheaf_cdc::stream::{ChangeStream, StreamOptions};
 use sheaf_ingest::{Ack, BodyFormat, IngestRequest, OnError, Writer};
-use sheaf_lake::LakeSink;
+use sheaf_lake::{LakeOptions, LakeSink};
 use sheaf_model::{Limits, Name, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
-use sheaf_testkit::{ScratchDir, TestDatabase, wait_until};
+use sheaf_testkit::{Injected, ScratchDir, TestDatabase, wait_until};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -45,9 +46,13 @@ const COLUMNS: [&str; 20] = [
     "removed",
 ];
 
-/// The facts of the database, each as one text; nothing is left out because something later hides it.
+/// The facts of the database, each as one text, and whether something later of its instant hides it.
 const STORED: &str = "
-    SELECT concat_ws('|', e.tenant_id, e.entity_id, n.entity_type, n.external_id, coalesce(a.attribute_id::text, '-'),
+    SELECT EXISTS (
+            SELECT FROM sheaf.entity_events l
+            WHERE l.tenant_id = e.tenant_id AND l.entity_id = e.entity_id AND l.observed_at = e.observed_at AND l.seq > e.seq
+                AND (l.op IN ('r', 'd') OR (f.key IS NOT NULL AND l.attrs ? f.key))),
+        concat_ws('|', e.tenant_id, e.entity_id, n.entity_type, n.external_id, coalesce(a.attribute_id::text, '-'),
         coalesce(a.name, '-'), coalesce(a.type, '-'), (extract(epoch FROM e.observed_at) * 1000000)::bigint, e.seq,
         CASE e.op WHEN 'p' THEN 'patch' WHEN 'r' THEN 'replace' WHEN 'd' THEN 'delete' ELSE 'correct' END,
         e.batch_id, (extract(epoch FROM e.ingested_at) * 1000000)::bigint,
@@ -70,6 +75,7 @@ const STORED: &str = "
 
 struct Running {
     task: JoinHandle<()>,
+    status: watch::Receiver<StreamStatus>,
     stop: watch::Sender<bool>,
 }
 
@@ -124,6 +130,15 @@ impl Source {
 
     /// A stream into the lake, in small parts.
     fn stream(&self) -> Result<Running> {
+        let mut lake = self.world.options("sheaf");
+        lake.pending_bytes_max = 20_000;
+        lake.pending_age_max = Duration::from_millis(200);
+        lake.corrections_age_max = Duration::from_millis(300);
+        lake.join_commits = 8;
+        self.stream_into(lake)
+    }
+
+    fn stream_into(&self, lake: LakeOptions) -> Result<Running> {
         let options = StreamOptions {
             tick_every: Duration::from_millis(50),
             store_every: Duration::from_millis(100),
@@ -132,53 +147,58 @@ impl Source {
             retry_after: Duration::from_millis(100),
             ..StreamOptions::new(format!("slot_{}", self.world.database.name()))
         };
-        let mut lake = self.world.options("sheaf");
-        lake.pending_bytes_max = 20_000;
-        lake.pending_age_max = Duration::from_millis(200);
         let sink: Box<dyn Sink> = Box::new(LakeSink::new(&self.world.cdc(), lake)?);
         let config = self.world.database.config("sheaf_cdc");
-        let (stream, _) =
+        let (stream, status) =
             ChangeStream::new(self.world.cdc(), config, Tls::none(), options, vec![sink]);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             stream.run(stopped).await.expect("nothing stops it but us");
         });
-        Ok(Running { task, stop })
+        Ok(Running { task, status, stop })
     }
 
-    async fn stored(&self) -> Result<Vec<String>> {
+    /// The facts that count, and those that were replaced.
+    async fn stored(&self) -> Result<[Vec<String>; 2]> {
         let client = self.world.database.superuser().await?;
-        let rows = client.query(STORED, &[]).await?;
-        let mut facts: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        facts.sort();
-        Ok(facts)
+        let mut stored: [Vec<String>; 2] = Default::default();
+        for row in client.query(STORED, &[]).await? {
+            stored[usize::from(row.get::<_, bool>(0))].push(row.get(1));
+        }
+        for facts in &mut stored {
+            facts.sort();
+        }
+        Ok(stored)
     }
 
-    async fn in_lake(&self) -> Result<Vec<String>> {
-        let rows = self.world.rows("sheaf", "facts").await?;
-        let mut facts: Vec<String> = rows.iter().map(text_of).collect();
-        facts.sort();
-        Ok(facts)
+    async fn in_lake(&self) -> Result<[Vec<String>; 2]> {
+        let mut found = [Vec::new(), Vec::new()];
+        for (facts, table) in found.iter_mut().zip(["facts", "facts_corrected"]) {
+            let rows = self.world.rows("sheaf", table).await?;
+            facts.extend(rows.iter().map(text_of));
+            facts.sort();
+        }
+        Ok(found)
     }
 
     async fn require_all_once(&self) -> Result<()> {
         let stored = self.stored().await?;
-        ensure!(!stored.is_empty(), "there are facts");
+        ensure!(!stored[0].is_empty(), "there are facts");
+        let count = |facts: &[Vec<String>; 2]| [facts[0].len(), facts[1].len()];
         wait_until(
-            "the lake holds as many facts as the database",
+            "the lake holds as many facts as the database, and has replaced as many",
             WITHIN,
             async || {
-                self.in_lake()
-                    .await
-                    .is_ok_and(|facts| facts.len() >= stored.len())
+                let found = self.in_lake().await;
+                found.is_ok_and(|found| count(&found) == count(&stored))
             },
         )
         .await;
         let found = self.in_lake().await?;
-        for (stored, found) in stored.iter().zip(&found) {
+        for (stored, found) in stored.iter().flatten().zip(found.iter().flatten()) {
             assert_eq!(stored, found);
         }
-        assert_eq!(stored.len(), found.len());
+        assert_eq!(count(&stored), count(&found));
         Ok(())
     }
 }
@@ -265,5 +285,104 @@ async fn the_lake_holds_every_fact_of_the_database_once_through_restarts() -> Re
         found.sort();
         assert_eq!(stored, found, "{table}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_an_attribute_that_there_is_not_is_put_aside_and_comes_once_when_there_is_one()
+-> Result<()> {
+    let injected = Injected::new("event with an attribute that there is not");
+    let source = Source::create().await?;
+    let line = |id: usize| {
+        format!(
+            r#"{{"type":"thing","id":"t{id}","observed_at":"2024-02-05T00:00:00Z","attributes":{{"n":{id}}}}}"#
+        )
+    };
+    source.ingest((0..50).map(line).collect()).await?;
+    let running = source.stream()?;
+    source.require_all_once().await?;
+    let poison = "INSERT INTO sheaf.entity_events SELECT n.tenant_id, n.entity_id, '2024-02-05T00:01:00Z', 0, 'p', gen_random_uuid(),
+            now(), '{\"77777\": 5}' FROM sheaf.entities n ORDER BY n.entity_id LIMIT 3";
+    source.execute(poison).await?;
+    injected.count();
+    source.ingest((50..100).map(line).collect()).await?;
+    let client = source.world.database.superuser().await?;
+    let letters = async |status: &str| {
+        let sql = "SELECT count(*) FROM sheaf.dead_letters WHERE sink_name = 'lake' AND reason = 'unknown_attribute' AND status = $1";
+        let row = client.query_one(sql, &[&status]).await?;
+        anyhow::Ok(row.get::<_, i64>(0))
+    };
+    wait_until("the letters are there", WITHIN, async || {
+        letters("open").await.is_ok_and(|count| count == 3)
+    })
+    .await;
+    wait_until("what follows is in the lake", WITHIN, async || {
+        source
+            .in_lake()
+            .await
+            .is_ok_and(|[facts, _]| facts.len() == 100)
+    })
+    .await;
+    let ask = async || {
+        let sql = "SELECT count(*) FROM sheaf.ask_for_dead_letters(ARRAY(SELECT letter_id FROM sheaf.dead_letters), 'k', now())";
+        anyhow::Ok(client.query_one(sql, &[]).await?.get::<_, i64>(0))
+    };
+    assert_eq!(ask().await?, 3);
+    wait_until("they have no place yet", WITHIN, async || {
+        letters("open").await.is_ok_and(|count| count == 3)
+    })
+    .await;
+    source
+        .execute(
+            "INSERT INTO sheaf.attributes (tenant_id, attribute_id, name, type, origin, temperature, created_at)
+             SELECT tenant_id, 77777, 'late', 'int', 'declared', 'cold', now() FROM sheaf.tenants",
+        )
+        .await?;
+    assert_eq!(ask().await?, 3);
+    wait_until("they are taken", WITHIN, async || {
+        letters("replayed").await.is_ok_and(|count| count == 3)
+    })
+    .await;
+    source.require_all_once().await?;
+    assert_eq!(ask().await?, 0, "twice changes nothing");
+    // As after a crash between the lake's commit and the letters.
+    source
+        .execute("UPDATE sheaf.dead_letters SET status = 'replay_asked'")
+        .await?;
+    wait_until("they are taken", WITHIN, async || {
+        letters("replayed").await.is_ok_and(|count| count == 3)
+    })
+    .await;
+    source.ingest(vec![line(100)]).await?;
+    source.require_all_once().await?;
+    running.stop.send_replace(true);
+    running.task.await?;
+    source.require_all_once().await?;
+    injected.require();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_commits_what_was_too_young_before() -> Result<()> {
+    let source = Source::create().await?;
+    let running = source.stream_into(source.world.options("sheaf"))?;
+    let lake = || async { source.in_lake().await.unwrap_or_default() };
+    wait_until("the stream has begun", WITHIN, async || {
+        let status = running.status.borrow().sinks.clone();
+        status.iter().all(|sink| sink.state == SinkState::Streaming)
+    })
+    .await;
+    let before = lake().await;
+    let lines = (0..50).map(|number| line(number, number, r#"{"temp":1.5}"#));
+    source.ingest(lines.collect()).await?;
+    wait_until("the sink was given everything", WITHIN, async || {
+        let status = running.status.borrow().sinks.clone();
+        status.iter().all(|sink| sink.changes >= 100)
+    })
+    .await;
+    assert_eq!(lake().await, before, "nothing is due");
+    running.stop.send_replace(true);
+    running.task.await?;
+    assert_eq!(lake().await, source.stored().await?);
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! A database, a folder, and a lake in it that is read the way others read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
     Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
@@ -15,6 +15,7 @@ use arrow_schema::DataType;
 use futures::TryStreamExt;
 use iceberg::TableIdent;
 use iceberg::io::{FileIOBuilder, LocalFsStorageFactory};
+use iceberg::scan::TableScan;
 use iceberg::table::StaticTable;
 use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, Change, ChangedRow, EventRow, Origin};
 use sheaf_cdc::column::ColumnValue;
@@ -24,6 +25,8 @@ use sheaf_pg::{Pool, Tls};
 use sheaf_store::lake::{LakeStanding, read_lake};
 use sheaf_testkit::{ScratchDir, TestDatabase};
 use uuid::Uuid;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A row as a reader finds it: column to text, without those that are null.
 pub(crate) type Row = BTreeMap<String, String>;
@@ -108,7 +111,48 @@ impl World {
 
     /// What tells the facts apart, in order.
     pub(crate) async fn facts(&self, catalog: &str) -> Result<Vec<String>> {
-        let rows = self.rows(catalog, "facts").await?;
+        self.facts_in(catalog, "facts").await
+    }
+
+    /// The facts that corrections have replaced.
+    pub(crate) async fn replaced(&self, catalog: &str) -> Result<Vec<String>> {
+        self.facts_in(catalog, "facts_corrected").await
+    }
+
+    /// How many corrections wait.
+    pub(crate) async fn waiting(&self, catalog: &str) -> Result<usize> {
+        let client = self.database.superuser().await?;
+        let sql = "SELECT count(*) FROM sheaf.lake_corrections WHERE catalog_name = $1";
+        let count: i64 = client.query_one(sql, &[&catalog]).await?.get(0);
+        Ok(usize::try_from(count)?)
+    }
+
+    /// In no state of the facts that is kept has an attribute of an entity two values at one instant.
+    pub(crate) async fn require_one_value(&self, catalog: &str) -> Result<()> {
+        let location = self.location(catalog, "facts").await?;
+        let table = open(&location, "facts").await?;
+        for snapshot in table.metadata().snapshots() {
+            let scan = table.scan().snapshot_id(snapshot.snapshot_id()).build()?;
+            let mut seen = BTreeSet::new();
+            for row in rows_of(scan).await? {
+                if !row.contains_key("attribute_id") {
+                    continue;
+                }
+                let key = ["tenant_id", "entity_id", "attribute_id", "observed_at"];
+                let fact = key.map(|name| row[name].clone());
+                ensure!(seen.insert(fact), "{catalog}: another value of {row:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many files a table has.
+    pub(crate) async fn files(&self, catalog: &str, table: &str) -> Result<usize> {
+        files_of(&self.location(catalog, table).await?, table).await
+    }
+
+    async fn facts_in(&self, catalog: &str, table: &str) -> Result<Vec<String>> {
+        let rows = self.rows(catalog, table).await?;
         let mut facts: Vec<String> = rows.iter().map(fact_text).collect();
         facts.sort();
         Ok(facts)
@@ -117,8 +161,11 @@ impl World {
 
 pub(crate) fn options(catalog: &str, folder: PathBuf) -> LakeOptions {
     let mut options = LakeOptions {
-        // Commits only where a test asks for one.
-        pending_age_max: Duration::from_secs(3600),
+        // Commits, and whatever else is done, only where a test asks for it.
+        pending_age_max: HOUR,
+        corrections_age_max: HOUR,
+        join_commits: u32::MAX,
+        sweep_every: HOUR,
         ..LakeOptions::in_folder(folder)
     };
     options.name.catalog = catalog.to_owned();
@@ -145,12 +192,25 @@ pub(crate) fn fact_text(row: &Row) -> String {
     text
 }
 
-/// Reads a table with the reader of the Iceberg crate, which shares nothing with how we write.
-pub(crate) async fn read(location: &str, table: &str) -> Result<Vec<Row>> {
+async fn open(location: &str, table: &str) -> Result<StaticTable> {
     let io = FileIOBuilder::new(Arc::new(LocalFsStorageFactory)).build();
     let ident = TableIdent::from_strs(["lake", table])?;
-    let table = StaticTable::from_metadata_file(location, ident, io).await?;
-    let batches = table.scan().build()?.to_arrow().await?;
+    Ok(StaticTable::from_metadata_file(location, ident, io).await?)
+}
+
+async fn files_of(location: &str, table: &str) -> Result<usize> {
+    let scan = open(location, table).await?.scan().build()?;
+    let files: Vec<_> = scan.plan_files().await?.try_collect().await?;
+    Ok(files.len())
+}
+
+/// Reads a table with the reader of the Iceberg crate, which shares nothing with how we write.
+pub(crate) async fn read(location: &str, table: &str) -> Result<Vec<Row>> {
+    rows_of(open(location, table).await?.scan().build()?).await
+}
+
+async fn rows_of(scan: TableScan) -> Result<Vec<Row>> {
+    let batches = scan.to_arrow().await?;
     let batches: Vec<_> = batches.try_collect().await?;
     let mut rows = Vec::new();
     for batch in &batches {

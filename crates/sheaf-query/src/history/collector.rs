@@ -175,7 +175,8 @@ fn is_wanted(attributes: &NamedCells, selection: &Selection) -> bool {
     *selection == Selection::All || !attributes.is_empty()
 }
 
-fn named(
+/// Cells by name, in order of name.
+pub(crate) fn named(
     cells: impl IntoIterator<Item = (sheaf_model::AttributeId, Cell)>,
     selection: &Selection,
     catalogue: &Catalogue,

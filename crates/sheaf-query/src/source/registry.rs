@@ -171,6 +171,11 @@ impl Replica {
 }
 
 impl Sources {
+    /// Connections to the primary as `sheaf_app`.
+    pub(crate) fn primary_app(&self) -> &Pool {
+        &self.primary.app
+    }
+
     /// The primary alone. Without [`Sources::watch`] nothing is known of replicas, and none is asked.
     pub fn new(
         primary: SourcePools,

@@ -25,6 +25,7 @@ pub(crate) enum Code {
     RequestInProgress,
     AttributeExists,
     TenantExists,
+    TokenExpired,
     VersionMismatch,
     BodyTooLarge,
     UriTooLong,
@@ -45,6 +46,7 @@ pub(crate) enum Code {
     LagExceeded,
     TokenNotReached,
     AckUnavailable,
+    ChangesUnavailable,
     StorageFull,
 }
 
@@ -74,7 +76,7 @@ const fn row(
 }
 
 #[rustfmt::skip]
-pub(crate) const CODES: [CodeRow; 43] = [
+pub(crate) const CODES: [CodeRow; 45] = [
     row(Code::TenantRequired, "tenant_required", 400, "a tenant is required", "An administrator's key opens every tenant: the header X-Tenant says which one is meant."),
     row(Code::MalformedBody, "malformed_body", 400, "the body cannot be read", "The body ended early, its compression is broken, or it is not UTF-8."),
     row(Code::MalformedJson, "malformed_json", 400, "the body is not the expected JSON", "The body is not valid JSON of the shape that the route expects, or a key stands twice."),
@@ -97,6 +99,7 @@ pub(crate) const CODES: [CodeRow; 43] = [
     row(Code::RequestInProgress, "request_in_progress", 409, "request in progress", "The first request with this Idempotency-Key is still running. Ask again for its answer."),
     row(Code::AttributeExists, "attribute_exists", 409, "the attribute exists", "An attribute with this name and another definition exists. Its type never changes; PATCH changes the rest."),
     row(Code::TenantExists, "tenant_exists", 409, "the tenant exists", "A tenant with this name exists."),
+    row(Code::TokenExpired, "token_expired", 410, "the token has expired", "The changes after the token are not kept any more. Read again what is needed, and follow from the token of that answer."),
     row(Code::VersionMismatch, "version_mismatch", 412, "version mismatch", "The entity is not as If-Match or If-None-Match demands. Read it again and decide anew."),
     row(Code::BodyTooLarge, "body_too_large", 413, "body too large", "The body, once decompressed, is larger than is accepted, or holds too many events. Split it."),
     row(Code::UriTooLong, "uri_too_long", 414, "request target too long", "The path and query are too long. Long filters go to POST /v1/entities/search."),
@@ -117,6 +120,7 @@ pub(crate) const CODES: [CodeRow; 43] = [
     row(Code::LagExceeded, "lag_exceeded", 503, "lag exceeded", "No source is as fresh as was asked for."),
     row(Code::TokenNotReached, "token_not_reached", 503, "token not reached", "No source has reached the consistency token in time."),
     row(Code::AckUnavailable, "ack_unavailable", 503, "acknowledgement unavailable", "The acknowledgement that was asked for cannot be given now: the detail says whether anything was stored. The same request again waits again, and stores nothing twice where it has an Idempotency-Key or its events have times."),
+    row(Code::ChangesUnavailable, "changes_unavailable", 503, "changes are not available here", "This server does not follow the change stream: it is not configured to, another server does, or it has just begun. Ask again, or ask another server; a token stays good."),
     row(Code::StorageFull, "storage_full", 507, "storage full", "The database has no room left."),
 ];
 

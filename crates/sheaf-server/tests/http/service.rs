@@ -74,8 +74,10 @@ async fn the_document_lists_every_route_of_the_interface() -> Result<()> {
         |POST /v1/tenants/{name}/keys|GET /v1/tenants/{name}/keys|DELETE /v1/tenants/{name}/keys/{key_id}\
         |POST /v1/attributes|GET /v1/attributes|GET /v1/attributes/{name}|PATCH /v1/attributes/{name}\
         |GET /v1/entities|POST /v1/entities/search|GET /v1/entities/{type}/{id}|PATCH /v1/entities/{type}/{id}\
-        |PUT /v1/entities/{type}/{id}|DELETE /v1/entities/{type}/{id}|GET /v1/entities/{type}/{id}/history|POST /v1/history/query\
-        |POST /v1/ingest|GET /v1/ingest/batches/{id}|GET /v1/rejections|POST /v1/rejections/replay|POST /write|POST /api/v2/write";
+        |PUT /v1/entities/{type}/{id}|DELETE /v1/entities/{type}/{id}|GET /v1/entities/{type}/{id}/history|POST /v1/history/query|GET /v1/changes|POST /v1/sql\
+        |POST /v1/ingest|GET /v1/ingest/batches/{id}|GET /v1/rejections|POST /v1/rejections/replay\
+        |GET /v1/dead-letters|GET /v1/dead-letters/{id}|POST /v1/dead-letters/replay|POST /v1/dead-letters/discard\
+        |POST /write|POST /api/v2/write";
     let expected: BTreeSet<String> = expected.split('|').map(str::to_owned).collect();
     ensure!(
         operations == expected,

@@ -5,15 +5,19 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result, ensure};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::Value;
+use sheaf_cdc::journal::{self, Journal};
+use sheaf_cdc::stream::{ChangeStream, StreamOptions};
 use sheaf_ingest::{Admission, Rates, Staging, StagingOptions, Writer};
+use sheaf_lake::analytics::{LakeReader, ReaderOptions};
+use sheaf_lake::{LakeOptions, LakeSink};
 use sheaf_model::{Limits, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_query::Reader;
-use sheaf_server::{AppState, Bounds, Check, CheckStatus, ReadinessCheck};
+use sheaf_server::{AppState, Bounds, ChangeFeed, Check, CheckStatus, ReadinessCheck};
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::keys::{ApiKey, insert_admin_key};
 use sheaf_store::settings::Settings;
-use sheaf_testkit::{HttpClient, HttpResponse, TestDatabase};
+use sheaf_testkit::{HttpClient, HttpResponse, ScratchDir, TestDatabase, wait_until};
 use tokio::sync::{Notify, watch};
 
 /// A server with a database of its own; it ends with this value.
@@ -24,8 +28,74 @@ pub(crate) struct TestServer {
     pub(crate) authority: String,
     pub(crate) wake_upkeep: Arc<Notify>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
+    following: Option<Following>,
     /// The flushers go on while it lives.
     _flushing: watch::Sender<bool>,
+}
+
+/// A change stream into a journal.
+struct Following {
+    feed: ChangeFeed,
+    /// What reads the lake that is fed too, where one is.
+    lake: Option<LakeReader>,
+    stop: watch::Sender<bool>,
+    _dir: ScratchDir,
+}
+
+impl Following {
+    async fn start(
+        database: &TestDatabase,
+        kept: journal::Bounds,
+        has_lake: bool,
+    ) -> Result<Following> {
+        // As in a database that was migrated itself: a copy of a template has not its rights.
+        let name = database.name();
+        let grant = format!("GRANT CREATE ON DATABASE {name} TO sheaf_owner");
+        database.superuser().await?.batch_execute(&grant).await?;
+        let dir = ScratchDir::new("journal")?;
+        let config = database.config("sheaf_cdc");
+        let pool = Pool::new(&config, 4, &Tls::none());
+        let app = Pool::new(&database.config("sheaf_app"), 1, &Tls::none());
+        let settings = Settings::read(&app).await?;
+        let journal_dir = dir.path().join("journal");
+        let (sink, journal) = Journal::new("journal", &journal_dir, kept, settings.system_id);
+        let mut options = StreamOptions::new(format!("slot_{name}"));
+        let mut sinks: Vec<Box<dyn sheaf_cdc::sink::Sink>> = vec![Box::new(sink)];
+        let mut lake = None;
+        if has_lake {
+            // Nobody beats here, and a token that was waited for covers the log's end.
+            options.idle_confirm_every = std::time::Duration::from_secs(1);
+            let written = LakeOptions::in_folder(dir.path().join("lake"));
+            let read = ReaderOptions::of(&written, options.slot.clone());
+            sinks.push(Box::new(LakeSink::new(&pool, written)?));
+            let app = Pool::new(&database.config("sheaf_app"), 4, &Tls::none());
+            let reader = LakeReader::new(&app, Arc::new(settings), read)?;
+            tokio::spawn(reader.clone().watch());
+            lake = Some(reader);
+        }
+        let (stream, status) = ChangeStream::new(pool, config, Tls::none(), options, sinks);
+        let (stop, stopped) = watch::channel(false);
+        let feed = ChangeFeed {
+            journal,
+            sink: "journal",
+            status,
+            stop: stopped.clone(),
+        };
+        tokio::spawn(stream.run(stopped));
+        let follows = async || feed.journal.kept().is_some() && feed.status.borrow().is_following;
+        wait_until(
+            "changes are followed",
+            std::time::Duration::from_secs(120),
+            follows,
+        )
+        .await;
+        Ok(Following {
+            feed,
+            lake,
+            stop,
+            _dir: dir,
+        })
+    }
 }
 
 impl Drop for TestServer {
@@ -50,7 +120,8 @@ impl TestServer {
         let database = Arc::new(TestDatabase::create().await?);
         let admission = Admission::new(rates, body_bytes_max);
         let limits = Limits::DEFAULT;
-        TestServer::start_within(database, Bounds::default(), limits, admission, None).await
+        let parts = (admission, None, None);
+        TestServer::start_within(database, Bounds::default(), limits, parts).await
     }
 
     /// One that stages.
@@ -58,8 +129,38 @@ impl TestServer {
         let database = Arc::new(TestDatabase::create().await?);
         let limits = Limits::DEFAULT;
         let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
-        let (bounds, options) = (Bounds::default(), Some(options));
-        TestServer::start_within(database, bounds, limits, admission, options).await
+        let parts = (admission, Some(options), None);
+        TestServer::start_within(database, Bounds::default(), limits, parts).await
+    }
+
+    /// One that follows changes, of which it keeps so many.
+    pub(crate) async fn start_following(
+        bounds: Bounds,
+        limits: Limits,
+        kept: journal::Bounds,
+    ) -> Result<TestServer> {
+        let database = Arc::new(TestDatabase::create().await?);
+        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
+        let following = Some(Following::start(&database, kept, false).await?);
+        let parts = (admission, None, following);
+        TestServer::start_within(database, bounds, limits, parts).await
+    }
+
+    /// One with a lake that is fed.
+    pub(crate) async fn start_asking() -> Result<TestServer> {
+        let database = Arc::new(TestDatabase::create().await?);
+        let limits = Limits::DEFAULT;
+        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
+        let following = Following::start(&database, journal::Bounds::of(1 << 20), true).await?;
+        let parts = (admission, None, Some(following));
+        TestServer::start_within(database, Bounds::default(), limits, parts).await
+    }
+
+    /// Changes are not followed any more, and who follows them here is told that the server stops.
+    pub(crate) fn stop_following(&mut self) {
+        if let Some(following) = &self.following {
+            following.stop.send_replace(true);
+        }
     }
 
     /// A further server on a database, as another process would be one.
@@ -69,15 +170,14 @@ impl TestServer {
         limits: Limits,
     ) -> Result<TestServer> {
         let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
-        TestServer::start_within(database, bounds, limits, admission, None).await
+        TestServer::start_within(database, bounds, limits, (admission, None, None)).await
     }
 
     async fn start_within(
         database: Arc<TestDatabase>,
         bounds: Bounds,
         limits: Limits,
-        admission: Admission,
-        staging: Option<StagingOptions>,
+        (admission, staging, following): (Admission, Option<StagingOptions>, Option<Following>),
     ) -> Result<TestServer> {
         let pool = |role: &str| Pool::new(&database.config(role), 4, &Tls::none());
         let app = pool("sheaf_app");
@@ -112,6 +212,10 @@ impl TestServer {
             admission,
             writer,
             reader,
+            lake: following
+                .as_ref()
+                .and_then(|following| following.lake.clone()),
+            changes: following.as_ref().map(|following| following.feed.clone()),
             wake_upkeep: Arc::clone(&wake_upkeep),
             metrics: metrics(),
             readiness: vec![always_ready()],
@@ -137,6 +241,7 @@ impl TestServer {
             authority,
             wake_upkeep,
             stop: Some(stop),
+            following,
             _flushing: flushing,
         })
     }

@@ -114,18 +114,6 @@ pub async fn find_sink(cdc: &Pool, slot: &str, sink: &str) -> Result<Option<Stor
 fn stored_sink(row: &Row, step: &'static str) -> Result<StoredSink, PgError> {
     let times = |column: &str| row.get::<_, Vec<PgTime>>(column);
     let (lowers, uppers) = (times("range_lowers"), times("range_uppers"));
-    let step_name: &str = row.get("step");
-    let known = SnapshotStep::ALL
-        .into_iter()
-        .find(|known| known.as_str() == step_name);
-    let position = match lsn_in(row, "commit_lsn", step)? {
-        Some(commit_lsn) => Some(ChangePosition {
-            timeline: timeline_in(row, "timeline", step)?,
-            commit_lsn,
-            ordinal: row.get::<_, i64>("ordinal").cast_unsigned(),
-        }),
-        None => None,
-    };
     Ok(StoredSink {
         snapshot: row.get("snapshot"),
         taken_at: row.get::<_, PgTime>("snapshot_taken_at").0,
@@ -140,7 +128,7 @@ fn stored_sink(row: &Row, step: &'static str) -> Result<StoredSink, PgError> {
             .map(|(lower, upper)| (lower.0, upper.0))
             .collect(),
         place: SnapshotPlace {
-            step: known.ok_or_else(|| PgError::unreadable(step, step_name))?,
+            step: step_in(row, step)?,
             range: usize::try_from(row.get::<_, i32>("step_range"))
                 .map_err(|_| PgError::unreadable(step, "step_range"))?,
             tenant: row.get("after_tenant"),
@@ -151,8 +139,32 @@ fn stored_sink(row: &Row, step: &'static str) -> Result<StoredSink, PgError> {
             seq: row.get("after_seq"),
             ordinal: row.get::<_, i64>("snapshot_ordinal").cast_unsigned(),
         },
-        position,
+        position: stream_position_in(row, step)?,
     })
+}
+
+/// The table in the column `step`.
+pub(super) fn step_in(row: &Row, step: &'static str) -> Result<SnapshotStep, PgError> {
+    let name: &str = row.get("step");
+    let known = SnapshotStep::ALL
+        .into_iter()
+        .find(|known| known.as_str() == name);
+    known.ok_or_else(|| PgError::unreadable(step, name))
+}
+
+/// The position in the columns `timeline`, `commit_lsn` and `ordinal`.
+pub(super) fn stream_position_in(
+    row: &Row,
+    step: &'static str,
+) -> Result<Option<ChangePosition>, PgError> {
+    let Some(commit_lsn) = lsn_in(row, "commit_lsn", step)? else {
+        return Ok(None);
+    };
+    Ok(Some(ChangePosition {
+        timeline: timeline_in(row, "timeline", step)?,
+        commit_lsn,
+        ordinal: row.get::<_, i64>("ordinal").cast_unsigned(),
+    }))
 }
 
 /// The number that the next transaction gets, and the oldest that is running: who waits until the second has passed what the
@@ -202,6 +214,31 @@ pub async fn begin_snapshot(
     let client = cdc.get().await?;
     let rows = sheaf_pg::run(&client, Access::Write, Some(&patience), &statements).await?;
     Ok(!rows[1].is_empty())
+}
+
+/// Begins a sink that needs no snapshot, at what the slot shows for certain. False as in [`begin_snapshot`].
+pub async fn begin_without_snapshot(
+    cdc: &Pool,
+    reader: &SlotReader,
+    sink: &str,
+    timeline: u32,
+    now: Timestamp,
+) -> Result<bool, PgError> {
+    let (timeline, now) = (i64::from(timeline), PgTime(now));
+    let sql = include_str!("../../sql/changes/begin_without_snapshot.sql");
+    let statement = Statement::new(
+        "beginning a sink without a snapshot",
+        sql,
+        vec![
+            (&reader.slot, Type::TEXT),
+            (&sink, Type::TEXT),
+            (&reader.reader, Type::INT8),
+            (&timeline, Type::INT8),
+            (&now, Type::TIMESTAMPTZ),
+        ],
+    );
+    let rows = write(cdc, &[statement]).await?;
+    Ok(!rows[0].is_empty())
 }
 
 /// Forgets how far the sinks are that are not among these, and gives back their names: what comes meanwhile is not held for

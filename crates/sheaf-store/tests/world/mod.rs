@@ -187,6 +187,16 @@ impl World {
             tags: Tags::None,
         };
         self.stage(&scope, None, &[(entity, event)]).await?;
+        let correction = format!(
+            "INSERT INTO sheaf.lake_corrections
+             SELECT {}, {entity}, now(), 1, 'sheaf', 'c', gen_random_uuid(), now(), '{{}}', now()",
+            scope.tenant()
+        );
+        self.database
+            .superuser()
+            .await?
+            .batch_execute(&correction)
+            .await?;
         let key = ApiKey::generate();
         insert_key(
             &self.app,

@@ -160,16 +160,23 @@ fn family_cpu_seconds(postmaster: u32) -> Result<f64> {
 
 /// Memory of a process that is in RAM.
 pub(super) fn resident_bytes(pid: u32) -> Result<f64> {
+    memory_bytes(pid, "VmRSS:")
+}
+
+/// The most memory of a process that was in RAM at any time.
+pub(super) fn resident_bytes_max(pid: u32) -> Result<f64> {
+    memory_bytes(pid, "VmHWM:")
+}
+
+fn memory_bytes(pid: u32, name: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text =
         std::fs::read_to_string(Path::new(&path)).with_context(|| format!("reading {path}"))?;
-    parse_resident(&text).with_context(|| format!("{path} is not as expected"))
+    parse_memory(&text, name).with_context(|| format!("{path} is not as expected"))
 }
 
-fn parse_resident(status: &str) -> Option<f64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn parse_memory(status: &str, name: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024.0)
 }
@@ -191,11 +198,10 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(
-            parse_resident("Name:\tx\nVmRSS:\t    2 kB\nThreads: 3\n"),
-            Some(2048.0)
-        );
-        assert_eq!(parse_resident("Name:\tx\n"), None);
+        let status = "Name:\tx\nVmHWM:\t    3 kB\nVmRSS:\t    2 kB\nThreads: 3\n";
+        assert_eq!(parse_memory(status, "VmRSS:"), Some(2048.0));
+        assert_eq!(parse_memory(status, "VmHWM:"), Some(3072.0));
+        assert_eq!(parse_memory("Name:\tx\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! Writing: events over HTTP with everything that sheaf does for them, against what PostgreSQL does with the same events.
 
-mod bodies;
+pub(super) mod bodies;
 mod by_hand;
 mod edits;
 mod fairness;
-mod generators;
+pub(super) mod generators;
 mod growth;
-mod load;
+pub(super) mod load;
 mod memory;
 mod original;
 mod staged;
 mod staging;
 mod throughput;
-mod turns;
+pub(super) mod turns;
 
 use std::path::Path;
 

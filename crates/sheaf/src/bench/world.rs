@@ -89,7 +89,8 @@ impl World {
         std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         let authority = free_authority()?;
         let mut command = command()?;
-        command.args(["dev", "--listen", &authority, "--data-dir"]);
+        // What following costs is another question.
+        command.args(["dev", "--no-changes", "--listen", &authority, "--data-dir"]);
         let server = spawn(command.arg(&dir), authority, &dir.join("server.log"))?;
         let (key_file, admin_file) = (dir.join("demo.key"), dir.join("admin.key"));
         if let Err(error) = wait_ready(&server.authority, &dir.join("server.log")).await {
@@ -191,6 +192,17 @@ impl World {
             Some(server) => server.stop().await,
             None => Ok(()),
         }
+    }
+
+    /// A place of its own beside everything else of this world.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The process of the second server.
+    pub(super) fn second_pid(&self) -> Result<u32> {
+        let pid = self.second().as_ref().map(|server| server.pid);
+        pid.context("there is no second server")
     }
 
     /// The process of the first server.

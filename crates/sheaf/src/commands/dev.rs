@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sheaf_config::{Changes, Roles};
+use sheaf_config::{Lake, Roles};
 use sheaf_model::{Name, Timestamp};
 use sheaf_pg::cluster::{Binaries, Cluster, ClusterOptions, SUPERUSER, StopMode};
 use sheaf_pg::{Pool, Tls};
@@ -24,6 +24,10 @@ use crate::{logging, private_file};
 
 /// The tenant that is there from the start.
 const TENANT: &str = "demo";
+/// Where changes are kept for those who follow them, beside the rest.
+const JOURNAL_DIR: &str = "changes-journal";
+/// Where the lake's files are, beside the rest.
+const LAKE_DIR: &str = "lake";
 /// A server that dies again at once is not restarted faster than this.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -66,7 +70,11 @@ async fn run_on(
         prepare_database(cluster).await?;
         let config = |role: &str| cluster.connect_config(private::DATABASE, role);
         let mut settings = private::settings();
-        settings.changes = args.changes_file.clone().map(Changes::to);
+        settings.changes.file = args.changes_file.clone();
+        let journal = args.data_dir.join(JOURNAL_DIR);
+        settings.changes.journal.dir = (!args.no_changes).then_some(journal);
+        let lake = Lake::in_folder(args.data_dir.join(LAKE_DIR));
+        settings.lake = (!args.no_changes).then_some(lake);
         let access = Access::private(config, &settings);
         access.require_sound().await?;
         let pools = access.pools();

@@ -1,5 +1,8 @@
 //! `sheaf doctor`: what a server would find wrong with its database, each thing by itself.
 
+mod changes;
+mod dead_letters;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +39,25 @@ const OF_THE_WHOLE_HISTORY: &str = "events_are_in_the_ledger";
 /// One thing that was looked at.
 struct Check {
     name: Cow<'static, str>,
-    outcome: Result<String>,
+    outcome: Result<Finding>,
+}
+
+/// What was found where nothing is broken.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// It is as it should be.
+    Ok(String),
+    /// Somebody should look, before it is not.
+    Warn(String),
+}
+
+impl Check {
+    fn new(name: impl Into<Cow<'static, str>>, outcome: Result<String>) -> Check {
+        Check {
+            name: name.into(),
+            outcome: outcome.map(Finding::Ok),
+        }
+    }
 }
 
 pub(super) async fn run(args: DoctorArgs) -> Result<()> {
@@ -48,43 +69,30 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
         (WRITER, &access.configs.writer),
     ] {
         let outcome = check_bound(&access, config, name).await;
-        checks.push(Check {
-            name: name.into(),
-            outcome,
-        });
+        checks.push(Check::new(name, outcome));
     }
     let outcome = check_upkeep(&access).await;
-    checks.push(Check {
-        name: UPKEEP.into(),
-        outcome,
-    });
+    checks.push(Check::new(UPKEEP, outcome));
     let outcome = check_schema(&access).await;
     let has_schema = outcome.is_ok();
-    checks.push(Check {
-        name: "schema".into(),
-        outcome,
-    });
+    checks.push(Check::new("schema", outcome));
     let outcome = check_replicated_acks(&access).await;
-    checks.push(Check {
-        name: "replicated acknowledgements".into(),
-        outcome,
-    });
+    checks.push(Check::new("replicated acknowledgements", outcome));
     let outcome = check_holds(&access).await;
-    checks.push(Check {
-        name: "xmin".into(),
-        outcome,
-    });
+    checks.push(Check::new("xmin", outcome));
     if has_schema {
         if args.target.data_dir.is_none() {
             let (settings, _) = settings::load(&args.target.config)?;
             checks.extend(check_replicas(&access, &settings).await?);
             checks.extend(check_redis(&access, &settings).await);
+            checks.extend(changes::check(&access, Some(&settings)).await?);
+        } else {
+            checks.extend(changes::check(&access, None).await?);
         }
+        checks.push(dead_letters::check(&access).await?);
         let upkeep = access.pools().upkeep;
-        checks.push(Check {
-            name: "partitions".into(),
-            outcome: partition::check(&upkeep, Timestamp::now()).await,
-        });
+        let partitions = partition::check(&upkeep, Timestamp::now()).await;
+        checks.push(Check::new("partitions", partitions));
         let has_whole_history = list_detached(&upkeep).await?.is_empty();
         checks.extend(check_invariants(&access, args.full, has_whole_history).await?);
     }
@@ -160,10 +168,7 @@ async fn check_redis(access: &Access, settings: &sheaf_config::Settings) -> Opti
         caching::remote(redis)?.reach(database.system_id).await?;
         Ok("answers, and takes values".to_owned())
     };
-    Some(Check {
-        name: "redis".into(),
-        outcome: outcome.await,
-    })
+    Some(Check::new("redis", outcome.await))
 }
 
 /// Whether each replica of the settings could answer reads.
@@ -191,10 +196,7 @@ async fn check_replicas(access: &Access, settings: &sheaf_config::Settings) -> R
             None if status.is_up => Ok(status.detail),
             None => Err(anyhow::Error::msg(status.detail)),
         };
-        Check {
-            name: status.source.to_string().into(),
-            outcome,
-        }
+        Check::new(status.source.to_string(), outcome)
     });
     Ok(checks.collect())
 }
@@ -216,10 +218,8 @@ async fn check_invariants(
             continue;
         }
         let violations = invariant.check(&client).await?;
-        checks.push(Check {
-            name: invariant.name.into(),
-            outcome: outcome_of(&violations, invariant.claim.to_owned()),
-        });
+        let outcome = outcome_of(&violations, invariant.claim.to_owned());
+        checks.push(Check::new(invariant.name, outcome));
     }
     if !has_whole_history {
         checks.push(not_compared(invariants::DOCUMENTS_ARE_THE_FOLD));
@@ -231,19 +231,14 @@ async fn check_invariants(
         "{} documents are the fold of {} rows of history",
         done.documents, done.rows
     );
-    checks.push(Check {
-        name: invariants::DOCUMENTS_ARE_THE_FOLD.into(),
-        outcome: outcome_of(&done.violations, claim),
-    });
+    let outcome = outcome_of(&done.violations, claim);
+    checks.push(Check::new(invariants::DOCUMENTS_ARE_THE_FOLD, outcome));
     Ok(checks)
 }
 
 fn not_compared(name: &'static str) -> Check {
     let text = "not compared, since partitions were detached from the history";
-    Check {
-        name: name.into(),
-        outcome: Ok(text.to_owned()),
-    }
+    Check::new(name, Ok(text.to_owned()))
 }
 
 fn outcome_of(violations: &[Violation], claim: String) -> Result<String> {
@@ -255,7 +250,8 @@ fn outcome_of(violations: &[Violation], claim: String) -> Result<String> {
 
 fn print(checks: &[Check], as_json: bool) -> Result<()> {
     let described = |check: &Check| match &check.outcome {
-        Ok(detail) => ("ok", detail.clone()),
+        Ok(Finding::Ok(detail)) => ("ok", detail.clone()),
+        Ok(Finding::Warn(detail)) => ("warn", detail.clone()),
         Err(error) => ("fail", format!("{error:#}")),
     };
     if as_json {

@@ -14,7 +14,7 @@ use crate::bench::world::{Tenant, World};
 
 /// How events are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::bench) enum Form {
     Ndjson,
     LineProtocol,
 }
@@ -36,7 +36,7 @@ impl Form {
 }
 
 /// A request with the events of a range.
-pub(super) fn request(workload: &Workload, form: Form, from: u64, to: u64) -> Request {
+pub(in crate::bench) fn request(workload: &Workload, form: Form, from: u64, to: u64) -> Request {
     let mut out = Vec::new();
     let mut event = Event::default();
     let mut values = 0;
@@ -57,7 +57,7 @@ pub(super) fn request(workload: &Workload, form: Form, from: u64, to: u64) -> Re
 }
 
 /// Requests of `batch` events each.
-pub(super) fn requests(
+pub(in crate::bench) fn requests(
     workload: &Workload,
     form: Form,
     range: std::ops::Range<u64>,

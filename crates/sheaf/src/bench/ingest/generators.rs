@@ -31,7 +31,7 @@ pub(super) enum Fields {
 
 /// A kind of load.
 #[derive(Debug, Clone)]
-pub(super) struct Workload {
+pub(in crate::bench) struct Workload {
     /// The entities' type.
     pub(super) kind: &'static str,
     pub(super) seed: u64,
@@ -60,7 +60,7 @@ pub(super) struct Event {
 
 impl Workload {
     /// Devices of ten sensors that all report each time.
-    pub(super) fn devices(kind: &'static str, entities: u64) -> Workload {
+    pub(in crate::bench) fn devices(kind: &'static str, entities: u64) -> Workload {
         Workload {
             kind,
             seed: 1,
@@ -89,7 +89,7 @@ impl Workload {
     }
 
     /// How many events it takes until every entity has had its turn (of the hot few: until most have).
-    pub(super) fn events_of_all(&self) -> u64 {
+    pub(in crate::bench) fn events_of_all(&self) -> u64 {
         match self.order {
             Order::Turns | Order::HotFew { .. } => self.entities,
             Order::Blocks { instants, .. } => self.entities * instants,

@@ -18,7 +18,7 @@ use crate::bench::report::percentile;
 
 /// One request of many events.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(in crate::bench) struct Request {
     pub(super) path: Cow<'static, str>,
     pub(super) kind: &'static str,
     pub(super) body: Bytes,
@@ -26,14 +26,14 @@ pub(super) struct Request {
 }
 
 /// Something that acts again and again.
-pub(super) trait Client: Send + 'static {
+pub(in crate::bench) trait Client: Send + 'static {
     /// Acts once and gives back what the act counts for in the throughput; `None` if there is nothing left to do.
     fn act(&mut self, ticket: u64) -> impl Future<Output = Result<Option<f64>>> + Send;
 }
 
 /// What clients have done.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Done {
+pub(in crate::bench) struct Done {
     pub(super) seconds: f64,
     pub(super) samples: Vec<Sample>,
 }
@@ -43,11 +43,11 @@ impl Done {
         self.samples.iter().map(|sample| sample.weight).sum()
     }
 
-    pub(super) fn rate(&self) -> f64 {
+    pub(in crate::bench) fn rate(&self) -> f64 {
         self.weight() / self.seconds
     }
 
-    pub(super) fn percentile(&self, percent: usize) -> f64 {
+    pub(in crate::bench) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted: Vec<f64> = self
             .samples
             .iter()
@@ -74,13 +74,13 @@ pub(super) fn joined<'a>(rounds: impl IntoIterator<Item = &'a Done>) -> Vec<Samp
 }
 
 /// A client that sends what is given to it, and takes only a complete success for an answer.
-pub(super) struct Sender<F> {
+pub(in crate::bench) struct Sender<F> {
     connection: Connection,
     make: Arc<F>,
 }
 
 impl<F: Fn(u64) -> Option<Request> + Send + Sync + 'static> Sender<F> {
-    pub(super) fn all(connections: Vec<Connection>, make: F) -> Vec<Sender<F>> {
+    pub(in crate::bench) fn all(connections: Vec<Connection>, make: F) -> Vec<Sender<F>> {
         let make = Arc::new(make);
         let sender = |connection| Sender {
             connection,
@@ -112,7 +112,10 @@ impl<F: Fn(u64) -> Option<Request> + Send + Sync + 'static> Client for Sender<F>
 }
 
 /// Sends requests, each once, and gives back when the last was answered.
-pub(super) async fn send(connections: Vec<Connection>, requests: Vec<Request>) -> Result<Done> {
+pub(in crate::bench) async fn send(
+    connections: Vec<Connection>,
+    requests: Vec<Request>,
+) -> Result<Done> {
     let make = move |ticket: u64| requests.get(usize::try_from(ticket).ok()?).cloned();
     closed_loop(Sender::all(connections, make), None).await
 }
@@ -144,7 +147,7 @@ pub(super) async fn closed_loop<C: Client>(
 }
 
 /// Acts fall due at a steady pace, whatever the answers do; each is timed from when it fell due.
-pub(super) async fn open_loop<C: Client>(
+pub(in crate::bench) async fn open_loop<C: Client>(
     clients: Vec<C>,
     per_second: u32,
     during: Duration,

@@ -15,8 +15,8 @@ type Figure = fn(&Cost) -> f64;
 
 /// One round of one side.
 #[derive(Debug)]
-pub(super) struct Side {
-    pub(super) done: Done,
+pub(in crate::bench) struct Side {
+    pub(in crate::bench) done: Done,
     pub(super) cost: Cost,
 }
 
@@ -29,13 +29,13 @@ impl Side {
 
 /// All rounds of both sides; weights are values.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    pub(super) case: Vec<Side>,
-    pub(super) baseline: Vec<Side>,
+pub(in crate::bench) struct Turns {
+    pub(in crate::bench) case: Vec<Side>,
+    pub(in crate::bench) baseline: Vec<Side>,
 }
 
 /// Does something, and sees what it cost.
-pub(super) async fn metered(
+pub(in crate::bench) async fn metered(
     world: &World,
     work: impl Future<Output = Result<Done>>,
 ) -> Result<Side> {
@@ -63,7 +63,7 @@ pub(super) async fn timed(weight: f64, work: impl Future<Output = Result<()>>) -
 
 /// Runs both sides once a round, from round 1. They take turns in going first, so that neither always meets the
 /// other's checkpoint.
-pub(super) async fn take_turns(
+pub(in crate::bench) async fn take_turns(
     rounds: usize,
     mut case: impl AsyncFnMut(u64) -> Result<Side>,
     mut baseline: impl AsyncFnMut(u64) -> Result<Side>,

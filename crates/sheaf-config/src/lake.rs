@@ -1,0 +1,119 @@
+//! The settings of the lake: where its files are.
+
+use std::path::PathBuf;
+
+use crate::error::{ConfigError, ValueFault};
+use crate::reader::Reader;
+use crate::settings::{Password, filled, read_password};
+
+const S3: &str = "s3://";
+/// What services with the interface of S3 that have no regions take.
+const REGION: &str = "us-east-1";
+
+/// The lake. It is fed from the change stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lake {
+    /// Where its files are.
+    pub location: LakeLocation,
+    /// Of a bucket: the region.
+    pub region: String,
+    /// Of a bucket: where it is asked for, where that is not the region's own place.
+    pub endpoint: Option<String>,
+    /// Of a bucket: the number of the key. Without one it is opened as the machine is known there.
+    pub access_key_id: Option<String>,
+    /// Of a bucket: the key's secret, or where it is.
+    pub secret_access_key: Option<Password>,
+}
+
+/// Where the lake's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LakeLocation {
+    /// A folder.
+    Folder(PathBuf),
+    /// A bucket of S3 or of something with its interface.
+    Bucket {
+        /// Its name.
+        name: String,
+        /// What the names of all files begin with; may be empty.
+        prefix: String,
+    },
+}
+
+impl Lake {
+    /// A lake in a folder.
+    pub fn in_folder(folder: PathBuf) -> Lake {
+        Lake {
+            location: LakeLocation::Folder(folder),
+            region: REGION.to_owned(),
+            endpoint: None,
+            access_key_id: None,
+            secret_access_key: None,
+        }
+    }
+
+    /// Absent where there is no location.
+    pub(crate) fn read(reader: &mut Reader) -> Result<Option<Lake>, ConfigError> {
+        let text = reader.optional("lake.location", location_text)?;
+        let region = reader.value("lake.region", REGION.to_owned(), filled)?;
+        let endpoint = reader.optional("lake.endpoint", filled)?;
+        let access_key_id = reader.optional("lake.access_key_id", filled)?;
+        let secret_access_key = read_password(reader, "lake.secret_access_key")?;
+        Ok(text.map(|text| Lake {
+            location: location(&text),
+            region,
+            endpoint,
+            access_key_id,
+            secret_access_key,
+        }))
+    }
+}
+
+fn location_text(text: &str) -> Result<String, ValueFault> {
+    let text = filled(text)?;
+    match text.strip_prefix(S3) {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => Err(ValueFault::Location),
+        Some(_) => Ok(text),
+        None if text.contains("://") => Err(ValueFault::Location),
+        None => Ok(text),
+    }
+}
+
+fn location(text: &str) -> LakeLocation {
+    let Some(rest) = text.strip_prefix(S3) else {
+        return LakeLocation::Folder(PathBuf::from(text));
+    };
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    LakeLocation::Bucket {
+        name: name.to_owned(),
+        prefix: prefix.trim_end_matches('/').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_is_a_folder_or_a_bucket_with_a_prefix() {
+        let bucket = |name: &str, prefix: &str| LakeLocation::Bucket {
+            name: name.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        for (text, expected) in [
+            (
+                "/var/lake",
+                LakeLocation::Folder(PathBuf::from("/var/lake")),
+            ),
+            ("lake", LakeLocation::Folder(PathBuf::from("lake"))),
+            ("s3://b", bucket("b", "")),
+            ("s3://b/", bucket("b", "")),
+            ("s3://b/a/c/", bucket("b", "a/c")),
+        ] {
+            let text = location_text(text).expect(text);
+            assert_eq!(location(&text), expected, "{text}");
+        }
+        for text in ["", "s3://", "s3:///a", "gs://b", "file:///var/lake"] {
+            assert!(location_text(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Why a question is not answered.
+
+use datafusion::common::DataFusionError;
+use sheaf_pg::PgError;
+
+use crate::error::{Cause, LakeError};
+
+/// A sentence about a fault of the query may quote the query: at most so much of it.
+const DETAIL_BYTES_MAX: usize = 400;
+
+/// Why a question is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// It is not a single SELECT, names what is not there, or cannot be read as typed.
+    #[error("{detail}")]
+    Refused {
+        /// Why, in a safe sentence.
+        detail: String,
+    },
+    /// A parameter does not fit.
+    #[error("parameter ${number}: {detail}")]
+    Parameter {
+        /// Which, from 1.
+        number: usize,
+        /// Why, in a safe sentence.
+        detail: String,
+    },
+    /// It needs more than it may have.
+    #[error("the query needs more {what} than it may have")]
+    Limit {
+        /// Of what.
+        what: Bound,
+    },
+    /// It was computed with values that the computation is not defined for, such as a division by zero.
+    #[error("{detail}")]
+    Computation {
+        /// What went wrong, in a safe sentence.
+        detail: String,
+    },
+    /// The lake was never begun.
+    #[error("the lake holds nothing yet")]
+    Empty,
+    /// The lake could not be read.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// PostgreSQL could not be asked.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// Our fault.
+    #[error("{step}")]
+    Internal {
+        /// What was being attempted.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// What a question may have so much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Memory.
+    Memory,
+    /// Rows that are read.
+    Rows,
+    /// Time.
+    Time,
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Bound::Memory => "memory",
+            Bound::Rows => "rows",
+            Bound::Time => "time",
+        })
+    }
+}
+
+impl QueryError {
+    pub(crate) fn refused(detail: impl Into<String>) -> QueryError {
+        QueryError::Refused {
+            detail: shortened(detail.into()),
+        }
+    }
+
+    pub(crate) fn limit(what: Bound) -> QueryError {
+        QueryError::Limit { what }
+    }
+
+    /// What went wrong while the question was planned: mostly it, not we.
+    pub(crate) fn of_planning(error: DataFusionError) -> QueryError {
+        QueryError::of(error, Stage::Planning)
+    }
+
+    /// What went wrong while it was answered.
+    pub(crate) fn of_running(error: DataFusionError) -> QueryError {
+        QueryError::of(error, Stage::Running)
+    }
+
+    fn of(error: DataFusionError, stage: Stage) -> QueryError {
+        let text = match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => return QueryError::limit(Bound::Memory),
+            DataFusionError::External(cause) => {
+                if let Some(bound) = cause.downcast_ref::<Exceeded>() {
+                    return QueryError::limit(bound.0);
+                }
+                None
+            }
+            DataFusionError::SQL(fault, _) => Some(fault.to_string()),
+            DataFusionError::SchemaError(fault, _) => Some(fault.to_string()),
+            DataFusionError::Plan(text)
+            | DataFusionError::NotImplemented(text)
+            | DataFusionError::Configuration(text) => Some(text.clone()),
+            DataFusionError::ArrowError(fault, _) => Some(fault.to_string()),
+            DataFusionError::Execution(text) => Some(text.clone()),
+            DataFusionError::Diagnostic(_, inner) => Some(inner.to_string()),
+            _ => None,
+        };
+        match (text, stage) {
+            (Some(text), Stage::Planning) => QueryError::refused(text),
+            (Some(text), Stage::Running) => QueryError::Computation {
+                detail: shortened(text),
+            },
+            (None, _) => QueryError::Internal {
+                step: match stage {
+                    Stage::Planning => "planning a query",
+                    Stage::Running => "answering a query",
+                },
+                source: Box::new(error),
+            },
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Planning,
+    Running,
+}
+
+/// A bound that was passed, as it goes through the engine.
+#[derive(Debug, thiserror::Error)]
+#[error("more {0} than a query may have")]
+pub(crate) struct Exceeded(pub(crate) Bound);
+
+impl From<Exceeded> for DataFusionError {
+    fn from(exceeded: Exceeded) -> DataFusionError {
+        DataFusionError::External(Box::new(exceeded))
+    }
+}
+
+/// The first line, and of that the beginning.
+fn shortened(mut text: String) -> String {
+    let end = text.find('\n').unwrap_or(text.len());
+    let end = text.floor_char_boundary(end.min(DETAIL_BYTES_MAX));
+    text.truncate(end);
+    text
+}

@@ -1,0 +1,113 @@
+//! Data files as the Parquet crate reads them: parts of them, and what is at their end once for all questions.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::files::KnownFile;
+use crate::warehouse::Warehouse;
+
+/// Ends of files that are remembered, in bytes of memory.
+const ENDS_BYTES_MAX: u64 = 64 << 20;
+/// What is read of the end of a file at first: most ends are no longer.
+const END_BYTES: u64 = 64 * 1024;
+
+#[derive(Debug, Clone)]
+struct ByBytes;
+
+impl Weighter<String, Arc<ParquetMetaData>> for ByBytes {
+    fn weight(&self, _: &String, end: &Arc<ParquetMetaData>) -> u64 {
+        u64::try_from(end.memory_size()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The ends of files, which say where in a file what is.
+#[derive(Debug)]
+pub(crate) struct FileEnds(Cache<String, Arc<ParquetMetaData>, ByBytes>);
+
+impl FileEnds {
+    pub(crate) fn new() -> FileEnds {
+        FileEnds(Cache::with_weighter(4_096, ENDS_BYTES_MAX, ByBytes))
+    }
+}
+
+/// A data file that is being read.
+pub(crate) struct FileReader {
+    pub(crate) warehouse: Warehouse,
+    pub(crate) ends: Arc<FileEnds>,
+    pub(crate) file: Arc<KnownFile>,
+}
+
+impl FileReader {
+    /// What its end says, and its columns: texts as views of the pages that they are in.
+    pub(crate) async fn open(&mut self) -> Result<ArrowReaderMetadata> {
+        let end = self.end().await?;
+        let plain = ArrowReaderMetadata::try_new(Arc::clone(&end), ArrowReaderOptions::new())?;
+        let viewed = super::columns::viewed(plain.schema());
+        ArrowReaderMetadata::try_new(end, ArrowReaderOptions::new().with_schema(viewed))
+    }
+
+    async fn end(&mut self) -> Result<Arc<ParquetMetaData>> {
+        if let Some(end) = self.ends.0.get(&self.file.location) {
+            return Ok(end);
+        }
+        let mut reader = ParquetMetaDataReader::new();
+        let bytes = self.file.bytes;
+        let mut first = bytes.saturating_sub(END_BYTES);
+        loop {
+            let part = self.get_bytes(first..bytes).await?;
+            match reader.try_parse_sized(&part, bytes) {
+                Ok(()) => break,
+                Err(ParquetError::NeedMoreData(needed)) => {
+                    let needed = u64::try_from(needed).unwrap_or(u64::MAX);
+                    let earlier = bytes.saturating_sub(needed);
+                    if earlier >= first {
+                        return Err(ParquetError::General("the file's end is broken".to_owned()));
+                    }
+                    first = earlier;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let end = Arc::new(reader.finish()?);
+        self.ends
+            .0
+            .insert(self.file.location.clone(), Arc::clone(&end));
+        Ok(end)
+    }
+}
+
+impl AsyncFileReader for FileReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        let ranges = self.get_byte_ranges(vec![range]);
+        let gone = || ParquetError::General("nothing was read".to_owned());
+        ranges.map(move |read| read?.pop().ok_or_else(gone)).boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        async move {
+            let read = self
+                .warehouse
+                .read_ranges(&self.file.location, ranges)
+                .await;
+            read.map_err(|error| ParquetError::External(Box::new(error)))
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+        self.end().boxed()
+    }
+}

@@ -1,0 +1,316 @@
+//! Files that are written anew beside the stream, for the next commit to put in place of those that they were made of.
+//!
+//! What is made here is files that nobody knows. Commits in between add files and take none away, so that it stays true.
+
+use arrow_array::cast::AsArray;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_select::filter::filter_record_batch;
+use iceberg::spec::{DataFile, Datum, Literal, PrimitiveLiteral};
+use sheaf_store::lake::{CorrectionKey, LakeCorrection};
+
+use crate::compaction::{FileSize, JoinLimits, choose};
+use crate::corrections::{At, Corrections, FactOf, Ranges, fact_of};
+use crate::data_file::FileWriter;
+use crate::error::{Cause, LakeError};
+use crate::facts::{NamedFacts, day_of};
+use crate::files::{Files, encoding};
+use crate::join::join;
+use crate::schema::LakeTable;
+use crate::stored_file::keys_of;
+use crate::table::{TableChange, TableState, Written};
+
+/// What reading the files that become one may take beside them.
+const READING_BYTES_MAX: u64 = 64 << 20;
+
+/// What the next commit puts in place.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    pub(crate) changes: Vec<(LakeTable, TableChange)>,
+    /// Events that waited and are in the changed tables.
+    pub(crate) applied: Vec<CorrectionKey>,
+    /// Events that wait from now on.
+    pub(crate) noted: Vec<LakeCorrection>,
+}
+
+impl Prepared {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.applied.is_empty() && self.noted.is_empty()
+    }
+
+    /// The locations of what was written.
+    pub(crate) fn written(&self) -> Written {
+        let changes = self.changes.iter();
+        let added = changes.flat_map(|(_, change)| &change.added);
+        Written(added.map(|file| file.file_path().to_owned()).collect())
+    }
+}
+
+/// Brings events of one day that waited into the tables: what they hide is taken out of the files that have it, and what is hidden
+/// of theirs is among the replaced facts at once. An event that is there already adds nothing.
+pub(crate) fn correct(
+    files: &Files,
+    facts: &TableState,
+    corrected: &TableState,
+    events: &NamedFacts,
+    applied: Vec<CorrectionKey>,
+) -> Result<Prepared, LakeError> {
+    let pending = &events.pending;
+    let mut corrections = Corrections::new(pending);
+    let day = pending.events.first();
+    let day = day.map(|event| day_of(event.observed_at));
+    // Everything that is there about the instants, before anything is decided.
+    look(files, corrected, day, &mut corrections)?;
+    let concerned = look(files, facts, day, &mut corrections)?;
+    let fact = |place: u32| {
+        let fact = pending
+            .facts
+            .get(usize::try_from(place).unwrap_or(usize::MAX));
+        fact.map(|fact| fact_of(pending, fact))
+    };
+    let is_new = |place| fact(place).filter(|fact| !corrections.is_present(*fact));
+    let stays = |place| is_new(place).is_some_and(|fact| !corrections.hide(fact));
+    let is_hidden = |place| is_new(place).is_some_and(|fact| corrections.hide(fact));
+    let mut kept = TableChange {
+        added: files.write_facts(facts, events, stays)?,
+        ..TableChange::default()
+    };
+    let mut replaced = TableChange {
+        added: files.write_facts(corrected, events, is_hidden)?,
+        ..TableChange::default()
+    };
+    for (file, found) in concerned {
+        if found.into_iter().any(|fact| corrections.hide(fact)) {
+            let (rest, hidden) = divide_file(files, facts, corrected, &file, &corrections)?;
+            kept.removed.insert(file.file_path().to_owned());
+            kept.added.extend(rest);
+            replaced.added.push(hidden);
+        }
+    }
+    let mut changes = vec![
+        (LakeTable::Facts, kept),
+        (LakeTable::FactsCorrected, replaced),
+    ];
+    changes.retain(|(_, change)| !change.is_empty());
+    Ok(Prepared {
+        changes,
+        applied,
+        noted: Vec::new(),
+    })
+}
+
+/// Takes in what a table has about the instants of some events, all of one day, and gives back the files that have it with that.
+fn look(
+    files: &Files,
+    state: &TableState,
+    day: Option<i32>,
+    corrections: &mut Corrections,
+) -> Result<Vec<(DataFile, Vec<FactOf>)>, LakeError> {
+    let mut concerned = Vec::new();
+    for manifest in &state.manifests {
+        let in_manifest = state.files_of(&files.warehouse, manifest);
+        for file in files.runtime.block_on(in_manifest)? {
+            let is_of_day = partition_of(&file).first() == Some(&day);
+            if !is_of_day || !corrections.may_be_in(&ranges_of(state.table, &file)) {
+                continue;
+            }
+            let stored = files.open(file.file_path())?;
+            let decoding = || LakeError::file("decoding file", file.file_path());
+            let rows = stored.facts(|ranges| corrections.may_be_in(ranges));
+            let mut found = Vec::new();
+            for batch in rows.map_err(decoding())? {
+                let batch = batch.map_err(Cause::from).map_err(decoding())?;
+                for (fact, hides_all) in facts_of(&batch).map_err(decoding())? {
+                    if corrections.see(fact, hides_all) {
+                        found.push(fact);
+                    }
+                }
+            }
+            if !found.is_empty() {
+                concerned.push((file, found));
+            }
+        }
+    }
+    Ok(concerned)
+}
+
+/// A file without the facts that are hidden, if any are left, and one of these.
+fn divide_file(
+    files: &Files,
+    facts: &TableState,
+    corrected: &TableState,
+    file: &DataFile,
+    corrections: &Corrections,
+) -> Result<(Option<DataFile>, DataFile), LakeError> {
+    let location = file.file_path();
+    let stored = files.open(location)?;
+    let decoding = || LakeError::file("decoding file", location);
+    let schema = facts.table.arrow_schema()?;
+    let mut rest = FileWriter::new(facts.table, &schema).map_err(encoding(facts))?;
+    let mut taken = FileWriter::new(corrected.table, &schema).map_err(encoding(corrected))?;
+    let mut divide = |batch: &RecordBatch| -> Result<(), Cause> {
+        let found = facts_of(batch)?;
+        let hidden = || found.iter().map(|(fact, _)| corrections.hide(*fact));
+        if hidden().any(|is_hidden| is_hidden) {
+            let is_hidden: BooleanArray = hidden().map(Some).collect();
+            taken.write(&filter_record_batch(batch, &is_hidden)?)?;
+        }
+        let stays: BooleanArray = hidden().map(|is_hidden| Some(!is_hidden)).collect();
+        Ok(rest.write(&filter_record_batch(batch, &stays)?)?)
+    };
+    for batch in stored.rows().map_err(decoding())? {
+        files.stop.check()?;
+        let batch = batch.map_err(Cause::from).map_err(decoding())?;
+        divide(&batch).map_err(decoding())?;
+    }
+    let partition = partition_of(file);
+    let rest = if rest.is_empty() {
+        None
+    } else {
+        let encoded = rest.finish().map_err(encoding(facts))?;
+        Some(files.keep(facts, &partition, encoded)?)
+    };
+    let encoded = taken.finish().map_err(encoding(corrected))?;
+    let taken = files.keep(corrected, &partition, encoded)?;
+    Ok((rest, taken))
+}
+
+/// The facts of rows, each with whether its event hides everything before it.
+fn facts_of(batch: &RecordBatch) -> Result<Vec<(FactOf, bool)>, Cause> {
+    let keys = keys_of(LakeTable::Facts, batch).ok_or("a column of the order is missing")?;
+    let ops = batch.column_by_name("op");
+    let ops = ops.and_then(|column| column.as_string_view_opt());
+    let ops = ops.ok_or("the column of the op is missing")?;
+    let fact = |([tenant, attribute, entity, observed_at, seq], op): (&[i64; 5], Option<&str>)| {
+        let fact = FactOf {
+            at: At {
+                tenant: *tenant,
+                entity: *entity,
+                observed_at: *observed_at,
+            },
+            seq: *seq,
+            attribute: Some(*attribute).filter(|number| *number != i64::MIN),
+        };
+        (fact, matches!(op, Some("replace" | "delete")))
+    };
+    Ok(keys.iter().zip(ops).map(fact).collect())
+}
+
+/// Joins small files, in those parts that have many of them. What the commits in between do to the tables of facts leaves these
+/// files alone; of the names of entities they may take one away, and then it was in vain.
+pub(crate) fn join_files(
+    files: &Files,
+    tables: &[TableState],
+    limits: &JoinLimits,
+) -> Result<Prepared, LakeError> {
+    let mut prepared = Prepared::default();
+    let mut limits = *limits;
+    for state in tables {
+        match state.table {
+            LakeTable::Facts | LakeTable::FactsCorrected | LakeTable::Entities => {}
+            // One file, as a rule.
+            LakeTable::Tenants | LakeTable::Attributes => continue,
+        }
+        let small = small_files(files, state, limits.full_bytes)?;
+        let mut change = TableChange::default();
+        for group in choose(&small, &limits) {
+            let group: Vec<&FileSize> = group.iter().map(|place| &small[*place]).collect();
+            let bytes: u64 = group.iter().map(|file| file.bytes).sum();
+            limits.step_bytes = limits.step_bytes.saturating_sub(bytes);
+            join_group(files, state, &group, &mut change)?;
+        }
+        if !change.is_empty() {
+            prepared.changes.push((state.table, change));
+        }
+    }
+    Ok(prepared)
+}
+
+/// The files of a table that are not full.
+fn small_files(
+    files: &Files,
+    state: &TableState,
+    full_bytes: u64,
+) -> Result<Vec<FileSize>, LakeError> {
+    let mut small = Vec::new();
+    // What a description says of a file is much more than this: those of one manifest at a time.
+    for manifest in &state.manifests {
+        let in_manifest = state.files_of(&files.warehouse, manifest);
+        for file in files.runtime.block_on(in_manifest)? {
+            if file.file_size_in_bytes() < full_bytes {
+                small.push(FileSize {
+                    part: partition_of(&file),
+                    location: file.file_path().to_owned(),
+                    bytes: file.file_size_in_bytes(),
+                });
+            }
+        }
+    }
+    Ok(small)
+}
+
+/// Makes one file of as many of these as can be read side by side.
+fn join_group(
+    files: &Files,
+    state: &TableState,
+    group: &[&FileSize],
+    change: &mut TableChange,
+) -> Result<(), LakeError> {
+    let mut inputs = Vec::new();
+    let mut joined = Vec::new();
+    let mut reading_bytes = 0;
+    for file in group {
+        let stored = files.open(&file.location)?;
+        reading_bytes += stored.reading_bytes();
+        if reading_bytes > READING_BYTES_MAX && joined.len() > 1 {
+            break;
+        }
+        let rows = stored.rows();
+        inputs.push(rows.map_err(LakeError::file("decoding file", &file.location))?);
+        joined.push(file);
+    }
+    let schema = state.table.arrow_schema()?;
+    let mut writer = FileWriter::new(state.table, &schema).map_err(encoding(state))?;
+    let each = |batch: &RecordBatch| -> Result<(), Cause> {
+        files.stop.check()?;
+        Ok(writer.write(batch)?)
+    };
+    join(state.table, inputs, each).map_err(encoding(state))?;
+    let encoded = writer.finish().map_err(encoding(state))?;
+    let Some(first) = joined.first() else {
+        return Ok(());
+    };
+    change.added.push(files.keep(state, &first.part, encoded)?);
+    let locations = joined.iter().map(|file| file.location.clone());
+    change.removed.extend(locations);
+    Ok(())
+}
+
+/// What the rows of a file have in common.
+pub(crate) fn partition_of(file: &DataFile) -> Vec<Option<i32>> {
+    let fields = file.partition().fields().iter();
+    let number = |field: &Option<Literal>| match field {
+        Some(Literal::Primitive(PrimitiveLiteral::Int(number))) => Some(*number),
+        _ => None,
+    };
+    fields.map(number).collect()
+}
+
+/// Where nothing is said of a column it may have everything.
+pub(crate) fn ranges_of(table: LakeTable, file: &DataFile) -> Ranges {
+    let long = |bound: Option<&Datum>| match bound.map(Datum::literal) {
+        Some(PrimitiveLiteral::Long(number)) => Some(*number),
+        _ => None,
+    };
+    let range = |name| {
+        let number = table.number(name).unwrap_or_default();
+        (
+            long(file.lower_bounds().get(&number)).unwrap_or(i64::MIN),
+            long(file.upper_bounds().get(&number)).unwrap_or(i64::MAX),
+        )
+    };
+    Ranges {
+        tenants: range("tenant_id"),
+        entities: range("entity_id"),
+        instants: range("observed_at"),
+    }
+}

@@ -1,0 +1,148 @@
+//! What the sink does beside the stream: begun here, on threads that may be kept busy, from the lake as of its last commit.
+
+use sheaf_cdc::change::EventRow;
+use sheaf_store::lake::{CorrectionKey, LakeCorrection, count_corrections, list_corrections};
+
+use super::{Filling, LakeSink, waiting_since};
+use crate::background::in_background;
+use crate::compaction::JoinLimits;
+use crate::error::LakeError;
+use crate::facts::day_of;
+use crate::files::Stop;
+use crate::orphans::sweep;
+use crate::pending::Pending;
+use crate::rewrite::{Prepared, correct, join_files};
+use crate::schema::LakeTable;
+use crate::upkeep::Work;
+
+/// Corrections that are applied in one step.
+const STEP_ROWS: i64 = 10_000;
+/// And how many bytes of them.
+const STEP_BYTES: i64 = 16 << 20;
+
+impl LakeSink {
+    /// Begins what is due, if anything is.
+    pub(super) async fn begin_work(&mut self, filling: &mut Filling) {
+        if let Some(work) = self.upkeep.due(self.is_following, filling.waiting)
+            && let Err(error) = self.begin_this(filling, work).await
+        {
+            self.upkeep.fail(work, &error);
+        }
+    }
+
+    async fn begin_this(&mut self, filling: &mut Filling, work: Work) -> Result<(), LakeError> {
+        match work {
+            Work::Correct => self.begin_correcting(filling).await,
+            Work::Join => {
+                let stop = Stop::default();
+                let files = self.lake.files(stop.clone());
+                let tables = filling.lake.tables.clone();
+                let joining = move || join_files(&files, &tables, &JoinLimits::DEFAULT);
+                let going = tokio::spawn(in_background(joining));
+                self.upkeep.begin(work, CorrectionKey::FIRST, stop, going);
+                Ok(())
+            }
+            Work::Sweep => {
+                let lake = self.lake.clone();
+                let going = tokio::spawn(async move {
+                    let swept = sweep(&lake.cdc, &lake.name, &lake.warehouse).await?;
+                    tracing::debug!(
+                        removed = swept.removed,
+                        young = swept.young,
+                        "removed files that no table needs"
+                    );
+                    Ok(Prepared::default())
+                });
+                let stop = Stop::default();
+                self.upkeep.begin(work, CorrectionKey::FIRST, stop, going);
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to apply the next of the corrections that wait: those of one day, so that few files are concerned.
+    async fn begin_correcting(&mut self, filling: &mut Filling) -> Result<(), LakeError> {
+        let (cdc, name) = (self.lake.cdc.clone(), self.lake.name.clone());
+        let after = self.upkeep.corrected_until();
+        let mut waiting = list_corrections(&cdc, &name, after, STEP_ROWS, STEP_BYTES).await?;
+        let day = |correction: &LakeCorrection| day_of(correction.key.observed_at.as_micros());
+        let first = waiting.first().map(day);
+        waiting.retain(|correction| Some(day(correction)) == first);
+        let Some(until) = waiting.last().map(|correction| correction.key) else {
+            self.upkeep.end_round();
+            let (count, oldest_at) = count_corrections(&cdc, &name).await?;
+            filling.waiting = oldest_at.map(|at| waiting_since(count, at));
+            return Ok(());
+        };
+        let begun = self.begin_day(filling, waiting, until).await;
+        if begun.is_err() {
+            self.upkeep.pass_over(until);
+        }
+        begun
+    }
+
+    /// Begins to apply corrections of one day, the last of which is this.
+    async fn begin_day(
+        &mut self,
+        filling: &Filling,
+        waiting: Vec<LakeCorrection>,
+        until: CorrectionKey,
+    ) -> Result<(), LakeError> {
+        let mut pending = Pending::default();
+        let mut applied = Vec::with_capacity(waiting.len());
+        for correction in waiting {
+            applied.push(correction.key);
+            let event = EventRow {
+                tenant: correction.key.tenant,
+                entity: correction.key.entity,
+                observed_at: correction.key.observed_at,
+                seq: correction.key.seq,
+                op: correction.op,
+                batch: correction.batch,
+                ingested_at: correction.ingested_at,
+                attrs: correction.attrs,
+            };
+            let position = filling.held.stream.unwrap_or(filling.held.base);
+            let put = self.put_event(&mut pending, &event).await?;
+            put.map_err(|source| LakeError::Event { position, source })?;
+        }
+        let events = self.lake.name(pending, &mut self.names).await?;
+        let stop = Stop::default();
+        let files = self.lake.files(stop.clone());
+        let table = |wanted: LakeTable| {
+            let mut tables = filling.lake.tables.iter();
+            let found = tables.find(|state| state.table == wanted);
+            found.cloned().ok_or(LakeError::NotAsked)
+        };
+        let (facts, corrected) = (table(LakeTable::Facts)?, table(LakeTable::FactsCorrected)?);
+        let correcting = move || correct(&files, &facts, &corrected, &events, applied);
+        let going = tokio::spawn(in_background(correcting));
+        self.upkeep.begin(Work::Correct, until, stop, going);
+        Ok(())
+    }
+
+    /// Applies every correction that waits and joins every file that can be, and commits that: what else is done beside the
+    /// stream, as it is due. The snapshot has to have come to its end.
+    ///
+    /// # Errors
+    /// The lake was not asked what it holds, or a commit failed. What it holds has to be asked again then.
+    pub async fn tidy(&mut self) -> Result<(), LakeError> {
+        let mut filling = self.open.take().ok_or(LakeError::NotAsked)?;
+        for work in [Work::Correct, Work::Join] {
+            loop {
+                self.upkeep.wait().await;
+                if let Some(prepared) = self.upkeep.take().await {
+                    filling = self.commit_with(filling, prepared).await?;
+                }
+                self.begin_this(&mut filling, work).await?;
+                self.upkeep.wait().await;
+                match self.upkeep.take().await {
+                    Some(prepared) => filling = self.commit_with(filling, prepared).await?,
+                    None => break,
+                }
+            }
+        }
+        self.open = Some(filling);
+        Ok(())
+    }
+}

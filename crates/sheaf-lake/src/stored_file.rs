@@ -1,0 +1,134 @@
+//! Data files that are there, on their way into others: read a part after the other, in the order that they are in.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, Schema};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+use std::sync::Arc;
+
+use crate::corrections::Ranges;
+use crate::error::Cause;
+use crate::schema::LakeTable;
+
+/// Rows that are read at once.
+const BATCH_ROWS: usize = 1024;
+/// A page of a column is in memory whole, and is no longer than this.
+const PAGE_BYTES_MAX: i64 = 32 << 20;
+
+/// The values of the columns by which a table is ordered: as they are compared, absent ones first, and 0 where there are fewer.
+pub(crate) type Key = [i64; 5];
+
+/// A file in memory, as it is stored.
+pub(crate) struct StoredFile {
+    bytes: Bytes,
+    metadata: ArrowReaderMetadata,
+}
+
+impl StoredFile {
+    pub(crate) fn open(bytes: Bytes) -> Result<StoredFile, Cause> {
+        let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
+        // Texts stay in the pages that they were read from: a value that a thousand rows have is in memory once.
+        let fields = plain.schema().fields().iter().map(|field| {
+            let field = field.as_ref().clone();
+            match field.data_type() {
+                DataType::Utf8 => field.with_data_type(DataType::Utf8View),
+                _ => field,
+            }
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let options = ArrowReaderOptions::new().with_schema(schema);
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options)?;
+        Ok(StoredFile { bytes, metadata })
+    }
+
+    /// About how many bytes reading it takes beside it: a page of each column.
+    pub(crate) fn reading_bytes(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let pages = groups.map(|group| {
+            let columns = group.columns().iter();
+            let sizes = columns.map(|column| column.uncompressed_size().clamp(0, PAGE_BYTES_MAX));
+            sizes.sum::<i64>()
+        });
+        pages.max().unwrap_or_default().cast_unsigned()
+    }
+
+    /// All its rows.
+    pub(crate) fn rows(&self) -> Result<ParquetRecordBatchReader, Cause> {
+        Ok(self.builder().build()?)
+    }
+
+    /// What facts are about, without their values: of those groups that may have what is looked for.
+    pub(crate) fn facts(
+        &self,
+        is_wanted: impl Fn(&Ranges) -> bool,
+    ) -> Result<ParquetRecordBatchReader, Cause> {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let groups = groups.enumerate().filter(|(_, group)| {
+            let range = |name| range_of(group, name);
+            is_wanted(&Ranges {
+                tenants: range("tenant_id"),
+                entities: range("entity_id"),
+                instants: range("observed_at"),
+            })
+        });
+        let groups = groups.map(|(place, _)| place).collect();
+        let columns = LakeTable::Facts.order().iter().copied().chain(["op"]);
+        let columns = ProjectionMask::columns(self.metadata.parquet_schema(), columns);
+        let builder = self.builder().with_row_groups(groups);
+        Ok(builder.with_projection(columns).build()?)
+    }
+
+    fn builder(&self) -> ParquetRecordBatchReaderBuilder<Bytes> {
+        let (bytes, metadata) = (self.bytes.clone(), self.metadata.clone());
+        ParquetRecordBatchReaderBuilder::new_with_metadata(bytes, metadata)
+            .with_batch_size(BATCH_ROWS)
+    }
+}
+
+/// Where nothing is said of a column it may have everything.
+fn range_of(group: &RowGroupMetaData, name: &str) -> (i64, i64) {
+    let columns = group.columns().iter();
+    let column = columns
+        .into_iter()
+        .find(|c| c.column_path().string() == name);
+    match column.and_then(|column| column.statistics()) {
+        Some(Statistics::Int64(range)) => (
+            range.min_opt().copied().unwrap_or(i64::MIN),
+            range.max_opt().copied().unwrap_or(i64::MAX),
+        ),
+        _ => (i64::MIN, i64::MAX),
+    }
+}
+
+/// The keys of rows. None where a column is missing or of another kind.
+pub(crate) fn keys_of(table: LakeTable, batch: &RecordBatch) -> Option<Vec<Key>> {
+    let mut keys = vec![Key::default(); batch.num_rows()];
+    for (place, name) in table.order().iter().enumerate() {
+        let column = batch.column_by_name(name)?;
+        let value: &dyn Fn(usize) -> i64 = match column.data_type() {
+            DataType::Int64 => &|row| column.as_primitive::<Int64Type>().value(row),
+            DataType::Int32 => &|row| i64::from(column.as_primitive::<Int32Type>().value(row)),
+            DataType::Timestamp(..) => {
+                let values = column.as_primitive_opt::<TimestampMicrosecondType>()?;
+                &|row| values.value(row)
+            }
+            _ => return None,
+        };
+        for (row, key) in keys.iter_mut().enumerate() {
+            key[place] = if column.is_null(row) {
+                i64::MIN
+            } else {
+                value(row)
+            };
+        }
+    }
+    Some(keys)
+}

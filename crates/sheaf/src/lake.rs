@@ -1,0 +1,71 @@
+//! The lake of a server: from settings to what writes it and what answers questions over it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use sheaf_config::{Lake, LakeLocation, Password};
+use sheaf_lake::analytics::{LakeReader, QueryBounds, ReaderOptions};
+use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location};
+use sheaf_pg::Pool;
+use sheaf_store as store;
+use sheaf_store::lake::LakeFeed;
+
+use crate::private_file;
+
+/// The name of its sink.
+pub(crate) const NAME: &str = LakeOptions::SINK;
+
+/// What writes it, told of changes by the change stream.
+pub(crate) fn sink(lake: &Lake, cdc: &Pool) -> Result<LakeSink> {
+    LakeSink::new(cdc, options(lake)?).context("opening the lake")
+}
+
+/// What answers questions over it, which are as old as what comes by the slot.
+pub(crate) fn reader(
+    lake: &Lake,
+    slot: &str,
+    app: &Pool,
+    database: &Arc<store::settings::Settings>,
+) -> Result<LakeReader> {
+    let options = options(lake)?;
+    let options = ReaderOptions {
+        name: options.name,
+        location: options.location,
+        feed: LakeFeed {
+            slot: slot.to_owned(),
+            sink: options.sink,
+        },
+        bounds: QueryBounds::default(),
+        threads: None,
+    };
+    LakeReader::new(app, Arc::clone(database), options).context("opening the lake")
+}
+
+fn options(lake: &Lake) -> Result<LakeOptions> {
+    Ok(LakeOptions::at(location(lake)?))
+}
+
+fn location(lake: &Lake) -> Result<Location> {
+    let (name, prefix) = match &lake.location {
+        LakeLocation::Folder(folder) => return Ok(Location::Folder(folder.clone())),
+        LakeLocation::Bucket { name, prefix } => (name.clone(), prefix.clone()),
+    };
+    let secret = match &lake.secret_access_key {
+        Some(Password::Text(secret)) => Some(secret.reveal().to_owned()),
+        Some(Password::File(path)) => Some(private_file::read(path)?.trim_end().to_owned()),
+        None => None,
+    };
+    let keys = match (&lake.access_key_id, secret) {
+        (Some(id), Some(secret)) => Some((id.clone(), secret)),
+        (None, None) => None,
+        (Some(_), None) => anyhow::bail!("lake.access_key_id has no lake.secret_access_key"),
+        (None, Some(_)) => anyhow::bail!("lake.secret_access_key has no lake.access_key_id"),
+    };
+    Ok(Location::Bucket(Bucket {
+        name,
+        prefix,
+        region: lake.region.clone(),
+        endpoint: lake.endpoint.clone(),
+        keys,
+    }))
+}
