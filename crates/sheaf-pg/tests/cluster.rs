@@ -176,6 +176,36 @@ async fn a_killed_postmaster_is_recovered_though_a_backend_lives_on() -> Result<
 }
 
 #[tokio::test]
+async fn a_crash_after_a_truncation_that_was_rolled_back_is_recovered_at_the_second_attempt()
+-> Result<()> {
+    let scratch = Scratch::new("truncated");
+    let cluster = scratch.start().await?;
+    let client = superuser(&cluster).await?;
+    client
+        .batch_execute(
+            "CREATE UNLOGGED TABLE staged (n bigint); CREATE TABLE kept (n bigint); CHECKPOINT",
+        )
+        .await?;
+    client.batch_execute("BEGIN; TRUNCATE staged").await?;
+    // Its commit brings the log of the truncation to disk; that it was rolled back never comes there.
+    let other = superuser(&cluster).await?;
+    other.batch_execute("INSERT INTO kept VALUES (1)").await?;
+    client.batch_execute("ROLLBACK").await?;
+    cluster.stop(StopMode::Immediate).await?;
+    drop(cluster);
+    let cluster = scratch.start().await?;
+    let log = std::fs::read_to_string(scratch.0.join("data/postgres.log"))?;
+    ensure!(
+        log.contains("File exists"),
+        "the first attempt has met the file that was left"
+    );
+    let client = superuser(&cluster).await?;
+    let row = client.query_one("SELECT count(*) FROM kept", &[]).await?;
+    ensure!(row.get::<_, i64>(0) == 1, "what was committed is there");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_second_start_on_the_same_directory_is_refused() -> Result<()> {
     let scratch = Scratch::new("second");
     let cluster = scratch.start().await?;

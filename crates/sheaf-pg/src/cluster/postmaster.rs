@@ -10,9 +10,8 @@ use super::error::{Attempt, ClusterError};
 use super::home::Home;
 use super::leftover;
 
-/// Between our choice of a free port and the server's use of it somebody else may take it; five times in a row is
-/// not bad luck any more.
-const PORT_ATTEMPTS_MAX: u32 = 5;
+/// What passes by itself, once; five times in a row is not bad luck any more.
+const ATTEMPTS_MAX: u32 = 5;
 const POLL: Duration = Duration::from_millis(20);
 
 /// A server process that was ready once.
@@ -21,6 +20,16 @@ pub(super) struct Postmaster {
     pub(super) pid: u32,
     pub(super) port: u16,
     exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+/// Whether another start may do what this one, whose log ends so, did not.
+fn may_start_again(tail: &str) -> bool {
+    // Between our choice of a free port and the server's use of it somebody else may have taken it.
+    let is_port_taken = tail.contains("could not create any TCP/IP sockets");
+    // Rolled back, a TRUNCATE of an unlogged table leaves a file until the next checkpoint. After a crash before that, recovery
+    // makes the table again from its log, and stops at that file. The next one removes the file first.
+    let is_file_left = tail.contains("could not create file") && tail.contains("File exists");
+    is_port_taken || is_file_left
 }
 
 impl Postmaster {
@@ -39,8 +48,7 @@ impl Postmaster {
             let (postmaster, log_start) = Self::spawn(home, port)?;
             match postmaster.ready(home, log_start).await {
                 Err(ClusterError::Start { tail, .. })
-                    if attempt < PORT_ATTEMPTS_MAX
-                        && tail.contains("could not create any TCP/IP sockets") => {}
+                    if attempt < ATTEMPTS_MAX && may_start_again(&tail) => {}
                 Err(error) => {
                     // Without effect if it ended by itself.
                     postmaster.signal("KILL").await?;
