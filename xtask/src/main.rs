@@ -1,6 +1,6 @@
-//! All automation of the project: `cargo xtask check` is the gate, `cargo xtask e2e` the steps that need
-//! the optimised executable, `cargo xtask edges` the rules on dependencies and sources alone, `cargo xtask faults`
-//! random faults under load, from a seed that repeats them.
+//! All automation of the project: `cargo xtask check` is the gate, `cargo xtask e2e` the steps that test the executable
+//! from outside, `cargo xtask edges` the rules on dependencies and sources alone, `cargo xtask faults` random faults under
+//! load on the optimised executable, from a seed that repeats them.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
