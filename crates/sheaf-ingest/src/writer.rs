@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sheaf_model::{Limits, Lineage, Position, TenantId};
-use sheaf_pg::{Fence, PgError, Pool};
+use sheaf_pg::{Fence, Pool, first_row};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::{Settings, read_position};
@@ -258,9 +258,7 @@ impl Inner {
         let rows = scope
             .run_one(&self.app, sheaf_pg::Access::Write, read_position())
             .await?;
-        let row = rows
-            .first()
-            .ok_or_else(|| PgError::unreadable("reading the position of a request", "no row"))?;
+        let row = first_row(&rows, "reading the position of a request")?;
         Ok(self.settings.position(row)?.0)
     }
 }

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::PgError;
 use crate::pool::Pool;
-use crate::transaction::{Access, Statement, run};
+use crate::transaction::{Access, Statement, first_row, run};
 
 /// Waiters that have not been taken up by a fence. More than this arrive only while a fence hangs.
 const WAITERS_MAX: usize = 4096;
@@ -168,9 +168,7 @@ async fn look(pool: &Pool) -> Result<bool, PgError> {
     let sql = format!("SELECT {STANDBY_NAMES} <> ''");
     let statement = Statement::new(STEP, &sql, vec![]);
     let rows = run(&client, Access::Read, None, &[statement]).await?;
-    let row = rows[0]
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows[0], STEP)?;
     Ok(row.get(0))
 }
 

@@ -277,6 +277,17 @@ fn limit_patience(config: &mut Config) {
         .tcp_user_timeout(UNACKNOWLEDGED_MAX);
 }
 
+/// How a client encrypts that trusts these authorities, and no others.
+pub fn trusting(roots: rustls::RootCertStore) -> rustls::ClientConfig {
+    // The provider is named, because two may be linked and neither is then the default.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring serves the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
 /// How connections are encrypted, where the server asks for it or the configuration demands it.
 #[derive(Clone)]
 pub struct Tls(MakeRustlsConnect);
@@ -299,23 +310,13 @@ impl Tls {
                 .add(certificate)
                 .map_err(|source| fault(Box::new(source)))?;
         }
-        Ok(Tls::trusting(roots))
+        Ok(Tls(MakeRustlsConnect::new(trusting(roots))))
     }
 
     /// Trusts nobody: for sockets, and for servers without TLS.
     pub fn none() -> Tls {
-        Tls::trusting(rustls::RootCertStore::empty())
-    }
-
-    fn trusting(roots: rustls::RootCertStore) -> Tls {
-        // The provider is named, because two may be linked and neither is then the default.
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring serves the default protocol versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Tls(MakeRustlsConnect::new(config))
+        let roots = rustls::RootCertStore::empty();
+        Tls(MakeRustlsConnect::new(trusting(roots)))
     }
 
     /// Connects once, outside any pool; the task that drives the connection ends with it.

@@ -69,6 +69,12 @@ pub async fn run_alone(client: &Client, statement: &Statement<'_>) -> Result<Vec
         .map_err(PgError::statement(statement.step))
 }
 
+/// The row of a statement that gives one.
+pub fn first_row<'a>(rows: &'a [Row], step: &'static str) -> Result<&'a Row, PgError> {
+    rows.first()
+        .ok_or_else(|| PgError::unreadable(step, "no row"))
+}
+
 /// Runs the statements in one transaction and gives back the rows of each. If one fails, nothing was done.
 pub async fn run(
     client: &Client,

@@ -4,7 +4,7 @@
 //! the catalogue in the search's own snapshot has to be the one that it was compiled with.
 
 use sheaf_model::{Name, TenantId};
-use sheaf_pg::{PgError, Statement};
+use sheaf_pg::{Statement, first_row};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::{Catalogue, search_version, version_of};
 use sheaf_store::documents::{StoredDocument, document_of};
@@ -302,9 +302,7 @@ async fn counted(
     rows: &[Row],
 ) -> Result<Count, ReadError> {
     const STEP: &str = "counting entities";
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(rows, STEP)?;
     let counted: i64 = row.get("matches");
     let kind = match mode {
         CountMode::Exact => CountKind::Exact,

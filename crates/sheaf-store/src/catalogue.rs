@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use sheaf_model::{AttributeId, Lineage, TenantId};
-use sheaf_pg::{PgError, Statement};
+use sheaf_pg::{PgError, Statement, first_row};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
@@ -249,9 +249,7 @@ const SEARCH_VERSION: &str = "reading a catalogue's version in a search";
 
 /// The version in the rows of [`search_version`]; none where there is no such tenant.
 pub fn version_of(rows: &[Row]) -> Result<Option<i64>, PgError> {
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(SEARCH_VERSION, "no row"))?;
+    let row = first_row(rows, SEARCH_VERSION)?;
     Ok(row.get("catalogue_version"))
 }
 
@@ -266,9 +264,7 @@ pub async fn read_versions(
         .query_typed(sql, &[(tenants, Type::INT8_ARRAY)])
         .await
         .map_err(PgError::statement(STEP))?;
-    let first = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let first = first_row(&rows, STEP)?;
     let lineage = lineage_of(first)?;
     let version = |row: &Row| {
         let tenant: Option<i64> = row.get("tenant_id");

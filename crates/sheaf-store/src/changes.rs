@@ -5,7 +5,7 @@ mod looks;
 mod sinks;
 
 use sheaf_model::{Lineage, Lsn, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -15,6 +15,7 @@ pub use looks::{
     ListedSink, ListedSlot, PublicationLook, list_sinks, list_slots, look_at_publication,
     read_visible,
 };
+pub(crate) use sinks::stream_position_in;
 pub use sinks::{
     SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, begin_without_snapshot, find_sink,
     forget_other_sinks, forget_sink, list_ranges, read_running, read_snapshot_rows, store_position,
@@ -100,9 +101,7 @@ pub async fn look_at_slot(cdc: &Pool, slot: &str) -> Result<SlotLook, PgError> {
     let statement = Statement::new(STEP, sql, vec![(&slot, Type::TEXT)]);
     let client = cdc.get().await?;
     let rows = sheaf_pg::run_alone(&client, &statement).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows, STEP)?;
     let timeline = match row.get::<_, Option<&str>>("timeline") {
         Some(text) => {
             Some(u32::from_str_radix(text, 16).map_err(|_| PgError::unreadable(STEP, "timeline"))?)
@@ -150,9 +149,7 @@ pub async fn create_slot(cdc: &Pool, slot: &str) -> Result<Lsn, PgError> {
     let statement = Statement::new(STEP, sql, vec![(&slot, Type::TEXT)]);
     let client = cdc.get().await?;
     let rows = sheaf_pg::run_alone(&client, &statement).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows, STEP)?;
     require_lsn(row, "lsn", STEP)
 }
 
@@ -249,7 +246,7 @@ fn require_lsn(row: &Row, column: &str, step: &'static str) -> Result<Lsn, PgErr
     lsn_in(row, column, step)?.ok_or_else(|| PgError::unreadable(step, column))
 }
 
-pub(crate) fn timeline_in(row: &Row, column: &str, step: &'static str) -> Result<u32, PgError> {
+fn timeline_in(row: &Row, column: &str, step: &'static str) -> Result<u32, PgError> {
     let timeline: i64 = row.get(column);
     u32::try_from(timeline).map_err(|_| PgError::unreadable(step, column))
 }

@@ -4,13 +4,12 @@
 mod shown;
 
 use sheaf_model::{ChangePosition, LetterId, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
-use crate::changes::{SlotReader, timeline_in};
-use crate::heartbeat::lsn_in;
+use crate::changes::{SlotReader, stream_position_in};
 
 pub use shown::{
     FoundLetter, LetterAction, LetterFilter, LetterLook, ListedLetter, ask_for_letters,
@@ -63,9 +62,7 @@ pub async fn count_waiting_letters(
     let params: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&slot, Type::TEXT), (&sink, Type::TEXT)];
     let statement = Statement::new(STEP, sql, params);
     let rows = sheaf_pg::run_alone(&client, &statement).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows, STEP)?;
     let number = |column| row.get::<_, i64>(column).cast_unsigned();
     Ok(WaitingLetters {
         waiting: number("waiting"),
@@ -329,10 +326,5 @@ async fn write(cdc: &Pool, statement: Statement<'_>) -> Result<Vec<Row>, PgError
 }
 
 fn position_in(row: &Row, step: &'static str) -> Result<ChangePosition, PgError> {
-    let commit_lsn = lsn_in(row, "commit_lsn", step)?;
-    Ok(ChangePosition {
-        timeline: timeline_in(row, "timeline", step)?,
-        commit_lsn: commit_lsn.ok_or_else(|| PgError::unreadable(step, "commit_lsn"))?,
-        ordinal: row.get::<_, i64>("ordinal").cast_unsigned(),
-    })
+    stream_position_in(row, step)?.ok_or_else(|| PgError::unreadable(step, "commit_lsn"))
 }

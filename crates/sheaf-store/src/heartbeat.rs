@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sheaf_model::{Lsn, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, run};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row, run};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
@@ -71,9 +71,7 @@ pub async fn look(client: &Client) -> Result<Look, PgError> {
         .query_typed(include_str!("../sql/heartbeat/look.sql"), &[])
         .await
         .map_err(PgError::statement(LOOKING))?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(LOOKING, "no row"))?;
+    let row = first_row(&rows, LOOKING)?;
     let lsn = lsn_of(row, LOOKING)?;
     let part = if row.get("in_recovery") {
         Part::Standby { replayed: lsn }

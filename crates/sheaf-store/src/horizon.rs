@@ -1,7 +1,7 @@
 //! What the ledger forgets: requests whose retries are not waited for any more. As `sheaf_upkeep`.
 
 use sheaf_model::Timestamp;
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::types::Type;
 
 /// Forgets requests that arrived before the horizon, at most so many. Gives back how many.
@@ -37,8 +37,6 @@ async fn forget(
         vec![(&horizon, Type::TIMESTAMPTZ), (&rows_max, Type::INT8)];
     let statement = Statement::new(step, sql, params);
     let rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
-    let row = rows[0]
-        .first()
-        .ok_or_else(|| PgError::unreadable(step, "no row"))?;
+    let row = first_row(&rows[0], step)?;
     Ok(row.get("forgotten"))
 }

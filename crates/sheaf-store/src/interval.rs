@@ -1,7 +1,7 @@
 //! The interval of new partitions: what it can be, what was decided last, and another decision.
 
 use sheaf_model::Timestamp;
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::types::Type;
 
 const HOUR_MICROS: i64 = 3_600_000_000;
@@ -112,9 +112,7 @@ pub async fn read_interval(upkeep: &Pool) -> Result<IntervalDecision, PgError> {
     let client = upkeep.get().await?;
     let statement = Statement::new(STEP, sql, vec![]);
     let rows = sheaf_pg::run(&client, Access::Read, None, &[statement]).await?;
-    let row = rows[0]
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows[0], STEP)?;
     let interval = |column: &str| {
         let name: &str = row.get(column);
         PartitionInterval::parse(name).ok_or_else(|| PgError::unreadable(STEP, name))

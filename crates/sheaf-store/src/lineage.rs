@@ -1,7 +1,7 @@
 //! Which lineage a transaction reads and writes: what numbers that are remembered must have been learned on.
 
 use sheaf_model::Lineage;
-use sheaf_pg::{Access, PgError, Pool, Setting, Statement, Unfinished, run, run_if};
+use sheaf_pg::{Access, PgError, Pool, Setting, Statement, Unfinished, first_row, run, run_if};
 use tokio_postgres::{Client, Row};
 
 const STEP: &str = "reading the lineage of a transaction";
@@ -34,9 +34,7 @@ pub async fn fetch_lineage(client: &Client) -> Result<Option<Lineage>, PgError> 
         .query_typed(statement.sql, &statement.params)
         .await
         .map_err(PgError::statement(STEP))?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows, STEP)?;
     lineage_of(row)
 }
 
@@ -68,9 +66,7 @@ pub(crate) async fn write_current(
 }
 
 fn require_current(pool: &Pool, read: &[Row]) -> Result<(), PgError> {
-    let row = read
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(read, STEP)?;
     let lineage = lineage_of(row)?.ok_or(PgError::NotPrimary {
         step: STEP,
         why: "a standby",

@@ -1,7 +1,7 @@
 //! The partitions of the history: which there are, and the one that an instant needs.
 
 use sheaf_model::Timestamp;
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -68,8 +68,6 @@ pub async fn ensure_partition(writer: &Pool, time: Timestamp) -> Result<Partitio
     let sql = include_str!("../sql/partitions/ensure_partition.sql");
     let statement = Statement::new(STEP, sql, vec![(&time, Type::TIMESTAMPTZ)]);
     let rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
-    let row = rows[0]
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows[0], STEP)?;
     Partition::from_row(row)
 }

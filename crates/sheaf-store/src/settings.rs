@@ -1,7 +1,7 @@
 //! What every server on one database agrees on, and where the write history stands.
 
 use sheaf_model::{EntityId, Lsn, Position, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
 use tokio_postgres::Row;
 
 /// The database's constants, read once at start.
@@ -36,9 +36,7 @@ impl Settings {
             vec![],
         );
         let rows = sheaf_pg::run(&client, Access::Read, None, &[statement]).await?;
-        let row = rows[0]
-            .first()
-            .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+        let row = first_row(&rows[0], STEP)?;
         let key: &[u8] = row.get("signing_key");
         Ok(Settings {
             bucket_count: row.get("bucket_count"),

@@ -1,7 +1,7 @@
 //! What the snapshot of a reader's transaction is, and how long its statements may run.
 
 use sheaf_model::{Lsn, Position, Timestamp};
-use sheaf_pg::{PgError, PgTime, Statement};
+use sheaf_pg::{PgError, PgTime, Statement, first_row};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -32,9 +32,7 @@ pub fn read_snapshot<'a>() -> Statement<'a> {
 /// [`PgError::NotPrimary`] where the server is a standby.
 pub fn snapshot_of(rows: &[Row], settings: &Settings) -> Result<Snapshot, PgError> {
     const STEP: &str = "reading the snapshot of a transaction";
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(rows, STEP)?;
     if row.get::<_, Option<&str>>("timeline").is_none() {
         return Err(PgError::NotPrimary {
             step: STEP,
@@ -71,9 +69,7 @@ const REPLAYED: &str = "reading how far a standby has replayed";
 
 /// What is in the rows of [`read_replayed`].
 pub fn replayed_of(rows: &[Row]) -> Result<Replayed, PgError> {
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(REPLAYED, "no row"))?;
+    let row = first_row(rows, REPLAYED)?;
     Ok(Replayed {
         lsn: lsn_of(row, REPLAYED)?,
         started_at: row.get::<_, PgTime>("started_at").0,
@@ -108,9 +104,7 @@ const STANDING: &str = "reading the snapshot of a standby";
 
 /// What is in the rows of [`read_standing`].
 pub fn standing_of(rows: &[Row]) -> Result<Standing, PgError> {
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STANDING, "no row"))?;
+    let row = first_row(rows, STANDING)?;
     let is_behind = row.get::<_, Option<bool>>("is_behind").unwrap_or(false);
     let replayed = lsn_of(row, STANDING)?;
     Ok(Standing {

@@ -10,7 +10,7 @@ mod status;
 
 use futures::join;
 use sheaf_model::{BatchId, TenantId, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, Unfinished};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, Unfinished, first_row};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 use uuid::Uuid;
@@ -147,12 +147,12 @@ async fn stage_on(
     locked?;
     let registered = registered.map_err(PgError::statement(REGISTERING))?;
     let in_ledger = in_ledger.map_err(PgError::statement("looking for a key in the ledger"))?;
-    let row = one(&registered, REGISTERING)?;
+    let row = first_row(&registered, REGISTERING)?;
     let Some(epoch) = row.get::<_, Option<i64>>("epoch") else {
         return Ok(StageOutcome::LossUnnoticed);
     };
     let is_taken = row.get::<_, Option<Uuid>>("batch_id").is_none()
-        || one(&in_ledger, REGISTERING)?.get::<_, bool>("is_taken");
+        || first_row(&in_ledger, REGISTERING)?.get::<_, bool>("is_taken");
     if is_taken {
         return Ok(StageOutcome::AlreadyThere);
     }
@@ -167,11 +167,6 @@ async fn stage_on(
 fn array(numbers: &[i32]) -> String {
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("{{{}}}", numbers.join(","))
-}
-
-fn one<'a>(rows: &'a [Row], step: &'static str) -> Result<&'a Row, PgError> {
-    rows.first()
-        .ok_or_else(|| PgError::unreadable(step, "no row"))
 }
 
 /// What a flush did.
@@ -207,7 +202,7 @@ pub async fn flush(writer: &Pool, events_max: i32) -> Result<Flushed, PgError> {
     );
     let rows = begun.and(rows).map_err(PgError::statement(STEP))?;
     committed.map_err(PgError::statement("committing a flush"))?;
-    let row = one(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok(Flushed {
         batches: row.get("batches"),
         events: row.get("events"),
@@ -235,7 +230,7 @@ pub async fn read_backlog(writer: &Pool) -> Result<Backlog, PgError> {
     const STEP: &str = "measuring what is staged";
     let sql = include_str!("../sql/staging/measure_backlog.sql");
     let rows = run_one(writer, Access::Read, Statement::new(STEP, sql, vec![])).await?;
-    let row = one(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok(Backlog {
         batches: row.get("batches"),
         events: row.get("events"),
@@ -250,7 +245,7 @@ pub async fn detect_loss(writer: &Pool) -> Result<StagingEpoch, PgError> {
     const STEP: &str = "looking for a loss of what was staged";
     let sql = include_str!("../sql/staging/detect_loss.sql");
     let rows = run_one(writer, Access::Write, Statement::new(STEP, sql, vec![])).await?;
-    let row = one(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok(StagingEpoch {
         epoch: row.get("epoch"),
         batches_lost: row.get("batches_lost"),
@@ -278,7 +273,7 @@ pub async fn confirm(writer: &Pool) -> Result<Confirmation, PgError> {
     );
     let rows = begun.and(rows).map_err(PgError::statement(STEP))?;
     committed.map_err(PgError::statement(STEP))?;
-    let row = one(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok(Confirmation {
         seen_at: row.get::<_, Option<PgTime>>("seen_at").map(|time| time.0),
         confirmed_at: row.get::<_, PgTime>("confirmed_at").0,

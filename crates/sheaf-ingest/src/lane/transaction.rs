@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use futures::{join, try_join};
 use sheaf_model::{Position, Timestamp, WrittenEntity};
-use sheaf_pg::PgError;
+use sheaf_pg::{PgError, first_row};
 use sheaf_store::events::{EventColumns, EventCopy};
 use sheaf_store::ledger::{
     LedgerEntry, LedgerPart, insert_parts, open_requests, set_bucket_writers,
@@ -277,9 +277,7 @@ impl Lane {
         let position = read_position();
         let rows = client.query_typed(position.sql, &position.params).await;
         let rows = rows.map_err(PgError::statement(STEP))?;
-        let row = rows
-            .first()
-            .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+        let row = first_row(&rows, STEP)?;
         Ok(self.settings.position(row)?.0)
     }
 }

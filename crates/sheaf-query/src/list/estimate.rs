@@ -5,7 +5,7 @@
 //! condition on a document holds. With 1 match in 100 the share is within a fifth two times in three and within a half
 //! always but for one time in a thousand; rarer ones, in a tenant of more than a million entities, are told less well.
 
-use sheaf_pg::PgError;
+use sheaf_pg::{PgError, first_row};
 use tokio_postgres::Row;
 
 use super::sql::{Composed, Matching};
@@ -31,9 +31,7 @@ pub(super) async fn estimate(
     let statements = vec![total.statement(), sample.statement()];
     let rows = source.search(statements).await?;
     let total = rows_of_plan(&rows[0])?;
-    let row = rows[1]
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows[1], STEP)?;
     Ok(extrapolate(
         total,
         row.get("sampled"),

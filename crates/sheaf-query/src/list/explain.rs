@@ -1,6 +1,6 @@
 //! What answers each part of a list's filter, for administrators: figures of the planner tell of other tenants as well.
 
-use sheaf_pg::PgError;
+use sheaf_pg::first_row;
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::snapshot::plan_page;
@@ -127,9 +127,7 @@ async fn rows_of(source: &Source, alone: &Matching<'_>) -> Result<i64, ReadError
     let count = alone.count_to(ESTIMATE_EXACT_MAX + 1);
     let statements = vec![plan_page(&STATEMENT_TIME_MAX), count.statement()];
     let rows = source.search(statements).await?;
-    let row = rows[1]
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows[1], STEP)?;
     match row.get("matches") {
         few if few <= ESTIMATE_EXACT_MAX => Ok(few),
         many => estimate(source, alone, many).await,

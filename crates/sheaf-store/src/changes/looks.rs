@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Position};
-use sheaf_pg::{PgError, Pool, Statement};
+use sheaf_pg::{PgError, Pool, Statement, first_row};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -24,7 +24,7 @@ pub async fn look_at_publication(pool: &Pool) -> Result<PublicationLook, PgError
     const STEP: &str = "looking at the publication of changes";
     let sql = include_str!("../../sql/changes/look_at_publication.sql");
     let rows = ask(pool, &Statement::new(STEP, sql, vec![])).await?;
-    let row = require_row(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok(PublicationLook {
         is_there: row.get("is_there"),
         faults: row.get("faults"),
@@ -102,16 +102,11 @@ pub async fn read_visible(pool: &Pool, settings: &Settings) -> Result<(String, P
     const STEP: &str = "reading which transactions are visible";
     let sql = include_str!("../../sql/changes/read_visible.sql");
     let rows = ask(pool, &Statement::new(STEP, sql, vec![])).await?;
-    let row = require_row(&rows, STEP)?;
+    let row = first_row(&rows, STEP)?;
     Ok((row.get("visible"), settings.position(row)?.0))
 }
 
 async fn ask(pool: &Pool, statement: &Statement<'_>) -> Result<Vec<Row>, PgError> {
     let client = pool.get().await?;
     sheaf_pg::run_alone(&client, statement).await
-}
-
-fn require_row<'a>(rows: &'a [Row], step: &'static str) -> Result<&'a Row, PgError> {
-    rows.first()
-        .ok_or_else(|| PgError::unreadable(step, "no row"))
 }

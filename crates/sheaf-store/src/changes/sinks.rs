@@ -1,7 +1,7 @@
 //! How far sinks are, and what their snapshots read.
 
 use sheaf_model::{ChangePosition, Lsn, Timestamp};
-use sheaf_pg::{Access, PgError, PgTime, Pool, Setting, Statement};
+use sheaf_pg::{Access, PgError, PgTime, Pool, Setting, Statement, first_row};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -153,7 +153,7 @@ pub(super) fn step_in(row: &Row, step: &'static str) -> Result<SnapshotStep, PgE
 }
 
 /// The position in the columns `timeline`, `commit_lsn` and `ordinal`.
-pub(super) fn stream_position_in(
+pub(crate) fn stream_position_in(
     row: &Row,
     step: &'static str,
 ) -> Result<Option<ChangePosition>, PgError> {
@@ -174,9 +174,7 @@ pub async fn read_running(cdc: &Pool) -> Result<(i64, i64), PgError> {
     let sql = include_str!("../../sql/changes/read_running.sql");
     let client = cdc.get().await?;
     let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, vec![])).await?;
-    let row = rows
-        .first()
-        .ok_or_else(|| PgError::unreadable(STEP, "no row"))?;
+    let row = first_row(&rows, STEP)?;
     Ok((row.get("next_number"), row.get("oldest_number")))
 }
 
