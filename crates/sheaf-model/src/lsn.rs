@@ -61,6 +61,17 @@ pub struct Lineage {
     pub timeline: u32,
 }
 
+impl Lineage {
+    /// A position of it.
+    pub fn at(self, lsn: Lsn) -> Position {
+        Position {
+            system_id: self.system_id,
+            timeline: self.timeline,
+            lsn,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

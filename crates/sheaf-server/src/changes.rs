@@ -11,12 +11,11 @@ use futures::stream::try_unfold;
 use sheaf_cdc::journal::{Journal, Kept};
 use sheaf_cdc::status::StreamStatus;
 use sheaf_model::{Lineage, Lsn, Position, Timestamp};
-use sheaf_query::filter::{parse_json, parse_text};
-use sheaf_query::{ConsistencyLevel, Lag, ReadError, token};
+use sheaf_query::{ConsistencyLevel, Lag, ReadError};
 use tokio::sync::watch;
 
 use crate::auth::Caller;
-use crate::freshness::{current_position, token_header};
+use crate::freshness::{current_position, position_of, put, token_header};
 use crate::params::Params;
 use crate::problem::{Code, Problem};
 use crate::state::{AppState, Shared};
@@ -101,21 +100,10 @@ pub(crate) async fn follow(
         None => since,
         Some(id) => Some(id.to_str().unwrap_or_default().to_owned()),
     };
-    let since = since.map(|text| token::decode(&text, scope.tenant(), &state.settings.signing_key));
-    let since = since
-        .transpose()
-        .map_err(|fault| Problem::new(Code::of_name(fault.code()), fault.to_string()))?;
+    let since = since.map(|text| position_of(&text, scope.tenant(), state));
+    let since = since.transpose()?;
     let entity_type = params.take("type")?;
-    let is_json = params.take_as("filter-lang", "cql2-text or cql2-json", |text| match text {
-        "cql2-text" => Some(false),
-        "cql2-json" => Some(true),
-        _ => None,
-    })?;
-    let filter = match params.take("filter")? {
-        None => None,
-        Some(text) if is_json.unwrap_or(false) => Some(parse_json(&text)?),
-        Some(text) => Some(parse_text(&text)?),
-    };
+    let filter = params.take_filter()?;
     params.finish()?;
     let filter = state
         .reader
@@ -223,12 +211,8 @@ fn answer_headers(
             Lag::Measured(std::time::Duration::from_micros(micros))
         }
     };
-    let mut headers = token_header(position_of(from, lineage), tenant, state);
-    let mut put = |name: &'static str, value: String| {
-        let value =
-            HeaderValue::try_from(value).expect("names, numbers and times are header values");
-        headers.insert(HeaderName::from_static(name), value);
-    };
+    let mut headers = token_header(lineage.at(from), tenant, state);
+    let mut put = |name, value| put(&mut headers, name, value);
     put("x-data-source", "journal".to_owned());
     put("x-data-lag-seconds", lag.to_string());
     if let Some(until) = complete_until {
@@ -238,14 +222,6 @@ fn answer_headers(
     put("x-consistency-level", level.to_owned());
     put("x-cache-hit", false.to_string());
     headers
-}
-
-fn position_of(lsn: Lsn, lineage: Lineage) -> Position {
-    Position {
-        system_id: lineage.system_id,
-        timeline: lineage.timeline,
-        lsn,
-    }
 }
 
 #[cfg(test)]

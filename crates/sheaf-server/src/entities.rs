@@ -182,16 +182,7 @@ pub(crate) async fn list(
         Some(text) => facets_of_text(&text)?,
     };
     let explains = params.take_bool("explain")?;
-    let is_json = params.take_as("filter-lang", "cql2-text or cql2-json", |text| match text {
-        "cql2-text" => Some(false),
-        "cql2-json" => Some(true),
-        _ => None,
-    })?;
-    let filter = match params.take("filter")? {
-        None => None,
-        Some(text) if is_json.unwrap_or(false) => Some(parse_json(&text)?),
-        Some(text) => Some(parse_text(&text)?),
-    };
+    let filter = params.take_filter()?;
     let sort = match params.take("sort")? {
         None => Vec::new(),
         Some(text) => sort_keys(&text).map_err(|detail| Problem::invalid("sort", detail))?,

@@ -57,20 +57,29 @@ pub(crate) fn token_of(
             "the consistency token is not one of ours",
         )
     })?;
+    position_of(text, tenant, state).map(Some)
+}
+
+/// The position that a tenant's token names.
+pub(crate) fn position_of(
+    text: &str,
+    tenant: TenantId,
+    state: &AppState,
+) -> Result<Position, Problem> {
     let decoded = token::decode(text, tenant, &state.settings.signing_key);
-    let position =
-        decoded.map_err(|fault| Problem::new(Code::of_name(fault.code()), fault.to_string()))?;
-    Ok(Some(position))
+    decoded.map_err(|fault| Problem::new(Code::of_name(fault.code()), fault.to_string()))
+}
+
+/// Adds a header whose value is a name, a number or a time.
+pub(crate) fn put(headers: &mut HeaderMap, name: &'static str, value: String) {
+    let value = HeaderValue::try_from(value).expect("names, numbers and times are header values");
+    headers.insert(HeaderName::from_static(name), value);
 }
 
 /// The headers of every read.
 pub(crate) fn read_headers(freshness: &Freshness, tenant: TenantId, state: &AppState) -> HeaderMap {
     let mut headers = token_header(freshness.position, tenant, state);
-    let mut put = |name: &'static str, value: String| {
-        let value =
-            HeaderValue::try_from(value).expect("names, numbers and times are header values");
-        headers.insert(HeaderName::from_static(name), value);
-    };
+    let mut put = |name, value| put(&mut headers, name, value);
     put("x-data-source", freshness.source.to_string());
     put("x-data-lag-seconds", freshness.lag.to_string());
     put("x-data-timestamp", freshness.data_timestamp.to_string());

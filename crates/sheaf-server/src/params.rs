@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use sheaf_model::Timestamp;
+use sheaf_query::filter::{Expr, parse_json, parse_text};
 
 use crate::problem::{Code, Problem};
 
@@ -31,6 +32,20 @@ impl Params {
                 Ok((decoded(name)?, decoded(value)?))
             });
         pairs.collect::<Result<Vec<_>, Problem>>().map(Params)
+    }
+
+    /// Takes `filter`, in the language that `filter-lang` names.
+    pub(crate) fn take_filter(&mut self) -> Result<Option<Expr>, Problem> {
+        let is_json = self.take_as("filter-lang", "cql2-text or cql2-json", |text| match text {
+            "cql2-text" => Some(false),
+            "cql2-json" => Some(true),
+            _ => None,
+        })?;
+        Ok(match self.take("filter")? {
+            None => None,
+            Some(text) if is_json.unwrap_or(false) => Some(parse_json(&text)?),
+            Some(text) => Some(parse_text(&text)?),
+        })
     }
 
     /// Takes a parameter. Twice is an error: which one counts is not for us to guess.

@@ -14,16 +14,17 @@ use sheaf_cdc::journal::{JournalEvent, JournalFault, JournalReader, Piece};
 use sheaf_model::{Lineage, Lsn};
 use sheaf_query::{
     ChangeFilter, ChangedEvent, KnownNames, LeftOut, NamedChange, NamingError, SeriesEntry,
-    Unnamed, token,
+    Unnamed,
 };
 use sheaf_store::TenantScope;
 use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
+use super::ChangeFeed;
 use super::places::Place;
-use super::{ChangeFeed, position_of};
 use crate::auth::{TENANT, is_still_admitted};
+use crate::freshness::token_text;
 use crate::history::SeriesItemBody;
 use crate::problem::chain;
 use crate::state::Shared;
@@ -396,8 +397,11 @@ impl Subscription {
     }
 
     fn token(&self, next: Lsn) -> String {
-        let key = &self.shared.state.settings.signing_key;
-        token::encode(position_of(next, self.lineage), self.scope.tenant(), key)
+        token_text(
+            self.lineage.at(next),
+            self.scope.tenant(),
+            &self.shared.state,
+        )
     }
 
     fn comment(&self) -> Bytes {
