@@ -140,16 +140,10 @@ fn config_of(database: &Database, role: &str, password: &Option<Password>) -> Re
         Some(_) => SslMode::Require,
         None => SslMode::Disable,
     });
-    match password {
-        Some(Password::Text(secret)) => {
-            config.password(secret.reveal());
-        }
-        Some(Password::File(path)) => {
-            let text = private_file::read(path)
-                .with_context(|| format!("reading the password of {role}"))?;
-            config.password(text);
-        }
-        None => {}
+    if let Some(password) = password {
+        let text = private_file::reveal(password)
+            .with_context(|| format!("reading the password of {role}"))?;
+        config.password(text);
     }
     Ok(config)
 }

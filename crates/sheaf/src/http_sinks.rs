@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use sheaf_cdc::http::{Headers, HttpOptions, HttpSink, SystemResolver, Target, Trust};
 use sheaf_cdc::sink::Sink;
-use sheaf_config::{ChangesHttp, Password};
+use sheaf_config::ChangesHttp;
 
 use crate::private_file;
 
@@ -23,8 +23,7 @@ pub(crate) fn sink(of_settings: &str, settings: &ChangesHttp) -> Result<Box<dyn 
 
 fn options(settings: &ChangesHttp) -> Result<HttpOptions> {
     let headers = match &settings.headers {
-        Some(Password::Text(secret)) => Headers::parse(secret.reveal()),
-        Some(Password::File(path)) => Headers::parse(&private_file::read(path)?),
+        Some(secret) => Headers::parse(&private_file::reveal(secret)?),
         None => Ok(Headers::default()),
     };
     let trust = match &settings.ca_file {

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sheaf_config::{Lake, LakeLocation, Password};
-use sheaf_lake::analytics::{LakeReader, QueryBounds, ReaderOptions};
+use sheaf_lake::analytics::{LakeReader, ReaderOptions};
 use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location};
 use sheaf_pg::Pool;
 use sheaf_store as store;
-use sheaf_store::lake::LakeFeed;
 
 use crate::private_file;
 
@@ -27,17 +26,7 @@ pub(crate) fn reader(
     app: &Pool,
     database: &Arc<store::settings::Settings>,
 ) -> Result<LakeReader> {
-    let options = options(lake)?;
-    let options = ReaderOptions {
-        name: options.name,
-        location: options.location,
-        feed: LakeFeed {
-            slot: slot.to_owned(),
-            sink: options.sink,
-        },
-        bounds: QueryBounds::default(),
-        threads: None,
-    };
+    let options = ReaderOptions::of(&options(lake)?, slot.to_owned());
     LakeReader::new(app, Arc::clone(database), options).context("opening the lake")
 }
 

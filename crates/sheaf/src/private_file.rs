@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use sheaf_config::Password;
 
 /// Passwords and keys are one line, and headers a few; a file of more is something else, given by mistake.
 const BYTES_MAX: u64 = 4096;
@@ -18,6 +19,14 @@ pub(crate) fn read(path: &Path) -> Result<String> {
         .and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text))
         .with_context(|| format!("reading {}", path.display()))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A secret of the settings, from its file if it is in one.
+pub(crate) fn reveal(secret: &Password) -> Result<String> {
+    match secret {
+        Password::Text(text) => Ok(text.reveal().to_owned()),
+        Password::File(path) => read(path),
+    }
 }
 
 /// Writes a file of one line, replacing one that is there.

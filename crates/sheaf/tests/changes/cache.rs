@@ -6,7 +6,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use sheaf_testkit::{HttpClient, Injected, ScratchDir, TestCluster, free_port, wait_until};
 
-use crate::support::{Configured, FOLLOWING, JSON, WITHIN, database_in};
+use crate::support::{Configured, FOLLOWING, WITHIN, database_in, write_one};
+
+/// Returns once the cache was told of the first write and of what it names.
+async fn wait_told(configured: &Configured) {
+    wait_until("the stream has told of the write", WITHIN, async || {
+        configured
+            .given("cache")
+            .await
+            .is_some_and(|count| count >= 3.0)
+    })
+    .await;
+}
 
 /// A redis-server of the test's own. It keeps nothing on the disk.
 struct Redis {
@@ -118,19 +129,9 @@ async fn what_was_written_and_announced_by_nobody_is_remembered_by_nobody() -> R
         let key = answer["key"].as_str().context("a key")?;
         at_other.with_key(key)
     };
-    let body = br#"{"attributes":{"n":"one"}}"#;
-    let written = at_follower
-        .request("PATCH", "/v1/entities/thing/1", &JSON, body)
-        .await?;
-    assert_eq!(written.status, 201, "{}", written.text());
+    write_one(&at_follower).await?;
     // The stream's own announcement of that write comes after its answer, and is no part of what is tested.
-    wait_until("the stream has told of the write", WITHIN, async || {
-        follower
-            .given("cache")
-            .await
-            .is_some_and(|count| count >= 3.0)
-    })
-    .await;
+    wait_told(&follower).await;
     let superuser = database.superuser().await?;
     let by_hand = Injected::new("write that nobody announces");
     for client in [&at_follower, &at_other] {
@@ -173,18 +174,8 @@ async fn a_write_is_announced_once_it_is_seen_and_not_when_it_is_in_the_stream()
     let (_following, client) = configured.serve().await?;
     configured.wait_for_metric(FOLLOWING).await;
     let client = configured.key(&client)?;
-    let body = br#"{"attributes":{"n":"one"}}"#;
-    let written = client
-        .request("PATCH", "/v1/entities/thing/1", &JSON, body)
-        .await?;
-    assert_eq!(written.status, 201, "{}", written.text());
-    wait_until("the stream has told of the write", WITHIN, async || {
-        configured
-            .given("cache")
-            .await
-            .is_some_and(|count| count >= 3.0)
-    })
-    .await;
+    write_one(&client).await?;
+    wait_told(&configured).await;
     wait_remembered(&client, "1", Some("one")).await;
     let unseen = Injected::new("commit that is in the log and seen by nobody");
     cluster.set("synchronous_standby_names", "absent").await?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use sheaf_testkit::{TestCluster, wait_until};
 
-use crate::support::{Configured, JSON, WITHIN, database_in};
+use crate::support::{Configured, WITHIN, database_in, write_one};
 
 /// Takes every body, with the value of one of its headers.
 async fn receiver() -> Result<(u16, Arc<Mutex<Vec<(String, String)>>>)> {
@@ -49,11 +49,7 @@ async fn changes_are_posted_where_the_settings_say_and_nowhere_else() -> Result<
     std::fs::write(&headers, format!("X-From: {SECRET}\n"))?;
     let (process, client) = configured.serve().await?;
     let client = configured.key(&client)?;
-    let body = br#"{"attributes":{"n":"one"}}"#;
-    let written = client
-        .request("PATCH", "/v1/entities/thing/1", &JSON, body)
-        .await?;
-    assert_eq!(written.status, 201, "{}", written.text());
+    write_one(&client).await?;
     wait_until("the event was posted", WITHIN, async || {
         let came = came.lock().expect("not poisoned");
         came.iter().any(|(_, body)| body.contains("one"))

@@ -13,7 +13,7 @@ use sheaf_testkit::{
 
 pub(crate) const SHEAF: &str = env!("CARGO_BIN_EXE_sheaf");
 pub(crate) const WITHIN: Duration = Duration::from_secs(60);
-pub(crate) const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 pub(crate) const FOLLOWING: &str = "sheaf_cdc_following{slot=\"sheaf_changes\"} 1";
 
 /// A server's configuration, over a database whose owner may publish its tables.
@@ -133,4 +133,14 @@ pub(crate) async fn database_in(cluster: &Arc<TestCluster>) -> Result<TestDataba
     );
     database.superuser().await?.batch_execute(&grant).await?;
     Ok(database)
+}
+
+/// Writes a first value, which nothing was there before.
+pub(crate) async fn write_one(client: &HttpClient) -> Result<()> {
+    let body = br#"{"attributes":{"n":"one"}}"#;
+    let written = client
+        .request("PATCH", "/v1/entities/thing/1", &JSON, body)
+        .await?;
+    assert_eq!(written.status, 201, "{}", written.text());
+    Ok(())
 }

@@ -80,17 +80,16 @@ pub(super) async fn check(access: &Access, settings: Option<&Settings>) -> Resul
         let name = format!("change sink {}", sink.name);
         add(name, Ok(of_sink(sink, is_followed)));
     }
-    let fed = settings.map_or(Vec::new(), |settings| {
+    // Those of other settings than these are fed by somebody with others.
+    if let Some(settings) = settings
+        && is_followed
+        && follower == Follower::Servers
+    {
         let has_cache = settings.cache.bytes_max > 0;
-        changes::sink_names(&settings.changes, settings.lake.as_ref(), has_cache)
-    });
-    for name in fed {
-        // Those of other settings than these are fed by somebody with others.
-        if is_followed
-            && follower == Follower::Servers
-            && sinks.iter().all(|sink| sink.name != name)
-        {
-            add(format!("change sink {name}"), Ok(of_absent_sink()));
+        for name in changes::sink_names(&settings.changes, settings.lake.as_ref(), has_cache) {
+            if sinks.iter().all(|sink| sink.name != name) {
+                add(format!("change sink {name}"), Ok(of_absent_sink()));
+            }
         }
     }
     add("change slots".to_owned(), Ok(of_other_slots(slot, &slots)));
@@ -157,9 +156,7 @@ fn of_slot(name: &str, look: &SlotLook, follower: Follower) -> Result<Finding> {
 
 fn of_log(slot: &str, retention: Retention) -> Result<Finding> {
     let bytes_max = retention.bytes_max(RETAINED_BYTES_MAX);
-    let held = retention
-        .retained_bytes
-        .map_or("an unknown amount".to_owned(), megabytes);
+    let held = amount(retention.retained_bytes);
     let told = format!(
         "{slot} holds back {held} of log, of {} at most",
         megabytes(bytes_max)
@@ -216,9 +213,7 @@ fn of_other_slots(followed: &str, slots: &[ListedSlot]) -> Finding {
         .filter(|slot| slot.name != followed && !slot.is_active);
     let told: Vec<String> = unread
         .map(|slot| {
-            let held = slot
-                .retained_bytes
-                .map_or("an unknown amount".to_owned(), megabytes);
+            let held = amount(slot.retained_bytes);
             let origin = if slot.is_ours {
                 "was made for changes"
             } else {
@@ -235,6 +230,10 @@ fn of_other_slots(followed: &str, slots: &[ListedSlot]) -> Finding {
         return Finding::Ok("no other slot waits for a reader".to_owned());
     }
     Finding::Warn(told.join("; "))
+}
+
+fn amount(bytes: Option<i64>) -> String {
+    bytes.map_or("an unknown amount".to_owned(), megabytes)
 }
 
 fn megabytes(bytes: i64) -> String {
