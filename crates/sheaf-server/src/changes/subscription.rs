@@ -13,8 +13,7 @@ use serde::Serialize;
 use sheaf_cdc::journal::{JournalEvent, JournalFault, JournalReader, Piece};
 use sheaf_model::{Lineage, Lsn};
 use sheaf_query::{
-    ChangeFilter, ChangedEvent, KnownNames, LeftOut, NamedChange, NamingError, SeriesEntry,
-    Unnamed,
+    ChangeFilter, ChangedEvent, KnownNames, LeftOut, NamedChange, NamingError, SeriesEntry, Unnamed,
 };
 use sheaf_store::TenantScope;
 use tokio::sync::watch;
