@@ -40,6 +40,9 @@ impl Change {
     }
 }
 
+/// The table of events.
+pub(crate) const EVENTS: &str = "entity_events";
+
 /// One row of `entity_events`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
@@ -59,6 +62,27 @@ pub struct EventRow {
     pub ingested_at: Timestamp,
     /// Its attributes in their stored form: attribute number to value, null for a removal.
     pub attrs: Box<str>,
+}
+
+impl EventRow {
+    /// Its columns, in the table's order.
+    pub(crate) fn columns(&self) -> Vec<(String, ColumnValue)> {
+        let op = u8::try_from(self.op.letter()).map(|letter| char::from(letter).to_string());
+        let columns = [
+            ("tenant_id", ColumnValue::Int(self.tenant.0)),
+            ("entity_id", ColumnValue::Int(self.entity.0)),
+            ("observed_at", ColumnValue::Time(self.observed_at)),
+            ("seq", ColumnValue::Int(self.seq.into())),
+            ("op", ColumnValue::Text(op.unwrap_or_default())),
+            ("batch_id", ColumnValue::Uuid(self.batch.0)),
+            ("ingested_at", ColumnValue::Time(self.ingested_at)),
+            ("attrs", ColumnValue::Json((*self.attrs).to_owned())),
+        ];
+        let columns = columns.into_iter();
+        columns
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
 }
 
 /// The tables that say what the numbers in events mean.
@@ -110,6 +134,14 @@ impl CatalogueRow {
     pub fn get(&self, column: &str) -> Option<&ColumnValue> {
         let place = self.columns.iter().position(|name| name == column)?;
         self.values.get(place)
+    }
+
+    /// The same of a column of whole numbers; absent too where the value is no number.
+    pub fn number(&self, column: &str) -> Option<i64> {
+        match self.get(column) {
+            Some(ColumnValue::Int(number)) => Some(*number),
+            _ => None,
+        }
     }
 
     fn size(&self) -> usize {

@@ -3,6 +3,8 @@
 //! One reading for rows of the stream and rows of a snapshot, so that both give the same row. A type that is not known here is
 //! kept as its bytes: a column that a later version adds must not stop this one.
 
+use std::fmt::Write;
+
 use sheaf_model::Timestamp;
 use uuid::Uuid;
 
@@ -109,6 +111,15 @@ pub fn read_binary(type_oid: u32, bytes: &[u8]) -> Result<ColumnValue, ColumnFau
             bytes: bytes.to_vec(),
         },
     })
+}
+
+/// Bytes as their digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string takes everything");
+    }
+    text
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], &'static str> {

@@ -70,6 +70,30 @@ pub fn change(timeline: u32, commit_lsn: u64, ordinal: u64) -> Change {
     }
 }
 
+/// A position on the first timeline.
+pub fn position(commit_lsn: u64, ordinal: u64) -> ChangePosition {
+    ChangePosition {
+        timeline: 1,
+        commit_lsn: Lsn(commit_lsn),
+        ordinal,
+    }
+}
+
+/// A whole transaction of the stream: these rows, at the places from 1 on.
+pub fn transaction(commit_lsn: u64, rows: Vec<ChangedRow>) -> Batch {
+    let changes = (1..).zip(rows).map(|(ordinal, row)| Change {
+        position: position(commit_lsn, ordinal),
+        xid: 7,
+        committed_at: Timestamp::MIN,
+        row,
+    });
+    Batch {
+        origin: Origin::Stream,
+        changes: changes.collect(),
+        is_end: true,
+    }
+}
+
 /// A batch of one transaction, or of a part of it.
 fn batch(
     origin: Origin,
@@ -238,14 +262,6 @@ async fn begins_anew_without_what_was_before(
     }
     flush(&mut *sink).await?;
     require_found(place, CLAIM, &life(&*sink, later)).await
-}
-
-fn position(commit_lsn: u64, ordinal: u64) -> ChangePosition {
-    ChangePosition {
-        timeline: 1,
-        commit_lsn: Lsn(commit_lsn),
-        ordinal,
-    }
 }
 
 /// What a sink holds at the end of a life.

@@ -4,27 +4,26 @@
 //! is also what a file remembers itself by; times are texts, as Debezium's `ZonedTimestamp`; `ts_ms` is when the transaction was
 //! committed, so that a change is the same line whenever it is written.
 
-use serde_json::{Map, Value, json};
-use sheaf_model::{ChangePosition, Timestamp};
+use serde_json::{Value, json};
+use sheaf_model::ChangePosition;
 
-use crate::change::{Catalogue, Change, ChangedRow, EventRow, Origin, Progress};
-use crate::column::ColumnValue;
+use crate::change::{Catalogue, Change, ChangedRow, EVENTS, Origin, Progress};
+use crate::column::{ColumnValue, hex};
 
 /// What Debezium puts for a long value that was not sent because it did not change.
 const UNAVAILABLE: &str = "__debezium_unavailable_value";
-/// The table of events.
-const EVENTS: &str = "entity_events";
 
 /// One line, without its end. `progress` is what is held with this change.
 pub fn line(change: &Change, origin: Origin, progress: &Progress) -> String {
     let (table, is_new, after) = match &change.row {
-        ChangedRow::Event(event) => (EVENTS, true, event_columns(event)),
+        ChangedRow::Event(event) => (EVENTS, true, event.columns()),
         ChangedRow::Catalogue(row) => {
-            let columns = row.columns.iter().zip(&row.values);
-            let columns = columns.map(|(name, value)| (name.clone(), column(value)));
+            let columns = row.columns.iter().cloned().zip(row.values.iter().cloned());
             (row.catalogue.table(), row.is_new, columns.collect())
         }
     };
+    let after = after.into_iter();
+    let after = after.map(|(name, value)| (name, column(value))).collect();
     let op = match (origin, is_new) {
         (Origin::Snapshot, _) => "r",
         (Origin::Stream, true) => "c",
@@ -92,42 +91,17 @@ pub fn progress_of(line: &str) -> Option<Progress> {
     })
 }
 
-fn event_columns(event: &EventRow) -> Map<String, Value> {
-    let op = u8::try_from(event.op.letter()).map(|letter| char::from(letter).to_string());
-    let columns = [
-        ("tenant_id", json!(event.tenant.0)),
-        ("entity_id", json!(event.entity.0)),
-        ("observed_at", time(event.observed_at)),
-        ("seq", json!(event.seq)),
-        ("op", json!(op.unwrap_or_default())),
-        ("batch_id", json!(event.batch.0.to_string())),
-        ("ingested_at", time(event.ingested_at)),
-        // `jsonb` is a text in JSON, as numbers of any size are kept by no JSON number of every reader.
-        ("attrs", json!(&*event.attrs)),
-    ];
-    columns
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
-}
-
-fn column(value: &ColumnValue) -> Value {
+fn column(value: ColumnValue) -> Value {
     match value {
         ColumnValue::Null => Value::Null,
         ColumnValue::Unchanged => json!(UNAVAILABLE),
         ColumnValue::Bool(value) => json!(value),
         ColumnValue::Int(value) => json!(value),
         ColumnValue::Float(value) => json!(value),
+        // `jsonb` is a text in JSON, as numbers of any size are kept by no JSON number of every reader.
         ColumnValue::Text(text) | ColumnValue::Json(text) => json!(text),
-        ColumnValue::Time(value) => time(*value),
+        ColumnValue::Time(value) => json!(value.to_string()),
         ColumnValue::Uuid(value) => json!(value.to_string()),
-        ColumnValue::Other { bytes, .. } => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!(hex)
-        }
+        ColumnValue::Other { bytes, .. } => json!(hex(&bytes)),
     }
-}
-
-fn time(value: Timestamp) -> Value {
-    json!(value.to_string())
 }

@@ -122,9 +122,7 @@ impl FileSink {
             text.push('\n');
         }
         if !text.is_empty() {
-            file.seek(SeekFrom::End(0))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_data()?;
+            append(&mut file, &text)?;
         }
         self.open = Some((file, progress));
         Ok(progress)
@@ -178,9 +176,7 @@ impl FileSink {
             text.push_str(&line(&letter.change, letter.origin, &progress));
             text.push('\n');
         }
-        file.seek(SeekFrom::End(0))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()?;
+        append(&mut file, &text)?;
         self.open = Some((file, progress));
         Ok(())
     }
@@ -189,6 +185,13 @@ impl FileSink {
         let asked = || io::Error::other("the file was not asked what it holds");
         self.open.take().ok_or_else(asked)
     }
+}
+
+/// Adds whole lines, which are on disk then.
+fn append(file: &mut File, lines: &str) -> io::Result<()> {
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(lines.as_bytes())?;
+    file.sync_data()
 }
 
 fn locked(search: &Mutex<Search>) -> std::sync::MutexGuard<'_, Search> {

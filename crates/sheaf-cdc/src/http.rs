@@ -19,12 +19,12 @@ use sha2::{Digest, Sha256};
 use sheaf_model::{ChangePosition, Network};
 
 use crate::change::{Batch, Progress};
+use crate::column::hex;
 use crate::envelope::{begin_lines, line};
 use crate::letter::{Letter, LetterReason, Refusal};
 use crate::sink::{Held, Sink, SinkError, SinkFuture};
-pub use address::{AddressRefusal, judge};
-use client::Client;
-pub use client::{Addresses, CertificatesFault, HttpFault, Resolve, SystemResolver, Trust};
+pub use client::{Addresses, CertificatesFault, Resolve, SystemResolver, Trust};
+use client::{Client, HttpFault};
 pub use target::{Headers, HeadersFault, Target, TargetFault};
 
 /// The header that tells a repeated request: the same for the same body.
@@ -103,8 +103,7 @@ impl HttpSink {
     }
 
     async fn post(&mut self, lines: String, last: ChangePosition) -> Result<(), HttpFault> {
-        let digest = Sha256::digest(lines.as_bytes());
-        let key: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(&Sha256::digest(lines.as_bytes()));
         let header = |text: &str| {
             HeaderValue::from_str(text).expect("invariant: keys and positions are plain text")
         };
@@ -118,7 +117,8 @@ impl HttpSink {
     /// Posts a batch in bodies of bounded size. What one of them was answered by is kept whatever comes of the next. A body that is
     /// refused for what is in it is posted in halves, and what is refused alone is refused.
     async fn post_batch(&mut self, batch: &Batch) -> Result<Progress, SinkError> {
-        let mut progress = self.require_progress()?;
+        let mut held = self.require_progress()?;
+        let mut progress = held;
         let (mut bodies, mut body, mut bytes) = (VecDeque::new(), Vec::new(), 0);
         for change in &batch.changes {
             if progress.holds(batch.origin, change.position) {
@@ -154,14 +154,14 @@ impl HttpSink {
                 Err(fault) => self.refused.push(refusal(position, &fault)),
             }
             if self.refused.is_empty() {
-                self.progress = Some(with_it);
+                held = with_it;
+                self.progress = Some(held);
             }
         }
         if !self.refused.is_empty() {
             self.after_refused = Some(progress);
         }
-        self.progress
-            .ok_or_else(|| self.fault("the sink was not told where it goes on".into()))
+        Ok(held)
     }
 }
 

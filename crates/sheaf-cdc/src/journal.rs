@@ -175,19 +175,9 @@ impl JournalSink {
 
     async fn look(&mut self) -> Result<Held, SinkError> {
         self.state = None;
-        let before = self
-            .view
-            .borrow()
-            .as_ref()
-            .map(|view| (view.generation, view.base));
-        let found = self.with_files("opening the journal", move |files| {
+        let found = self.with_files("opening the journal", |files| {
             let found = files.open()?;
-            let generation = match (before, found) {
-                (Some((generation, base)), Some(found)) if found.base == base => generation,
-                (Some((generation, _)), _) => generation + 1,
-                (None, _) => 0,
-            };
-            Ok((files.opened, files.view(generation), found))
+            Ok((files.opened, files.view(), found))
         });
         let (opened, view, found) = found.await?;
         let Some(progress) = found else {
@@ -200,11 +190,9 @@ impl JournalSink {
 
     async fn begin_anew(&mut self, base: ChangePosition) -> Result<(), SinkError> {
         self.state = None;
-        let before = self.view.borrow().as_ref().map(|view| view.generation);
         let begun = self.with_files("emptying the journal", move |files| {
             files.empty(base)?;
-            let generation = before.map_or(0, |generation| generation + 1);
-            Ok((files.opened, files.view(generation)))
+            Ok((files.opened, files.view()))
         });
         let (opened, view) = begun.await?;
         self.view.send_replace(view);
@@ -240,14 +228,14 @@ impl JournalSink {
             .written
             .stream
             .filter(|_| state.written.stream > before);
-        let (opened, generation) = (state.opened, self.generation());
+        let opened = state.opened;
         let is_due = state.synced_at.elapsed() >= SYNC_EVERY;
         if let Some(last) = last {
             write_mark(last, batch.is_end, &mut bytes);
             let written = self.with_files("writing the journal", move |files| {
                 require_opened(files, opened)?;
                 files.append(&bytes, last)?;
-                Ok(files.view(generation))
+                Ok(files.view())
             });
             let view = written.await?;
             self.view.send_replace(view);
@@ -281,11 +269,6 @@ impl JournalSink {
             Ok(())
         });
         left.await
-    }
-
-    fn generation(&self) -> u64 {
-        let view = self.view.borrow();
-        view.as_ref().map_or(0, |view| view.generation)
     }
 }
 

@@ -88,9 +88,7 @@ impl LaneReport {
         letters: LetterCounts::NONE,
         holes: None,
     };
-}
 
-impl LaneReport {
     /// Whether it knows what the numbers in events mean, and so takes what comes.
     pub(crate) fn knows_names(&self) -> bool {
         match self.step {

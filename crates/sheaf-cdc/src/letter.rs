@@ -10,7 +10,7 @@ use sheaf_model::{ChangePosition, LetterId, TenantId, Timestamp};
 use crate::change::{Change, Origin};
 use crate::table::RowFault;
 
-pub use payload::{PAYLOAD_BYTES_MAX, Payload, PayloadFault};
+pub use payload::{PAYLOAD_BYTES_MAX, Payload};
 pub(crate) use payload::{payload_of, payload_of_message, payload_of_row, read_payload, tenant_of};
 
 /// Why a change could not be taken, as a code.

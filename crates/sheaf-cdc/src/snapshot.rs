@@ -13,7 +13,7 @@ use sheaf_store::changes::{
 };
 use tokio_postgres::Row as PgRow;
 
-use crate::change::{Batch, Change, Origin, Part};
+use crate::change::{Batch, Change, EVENTS, Origin, Part};
 use crate::letter::{LetterReason, Unreadable, payload_of_row};
 use crate::pgoutput::{Tuple, Value};
 use crate::table::{Row, RowFault, Table};
@@ -228,7 +228,7 @@ fn table_of(step: SnapshotStep, row: &PgRow) -> Result<Table, RowFault> {
         SnapshotStep::Tenants => "tenants",
         SnapshotStep::Attributes => "attributes",
         SnapshotStep::Entities => "entities",
-        SnapshotStep::Events | SnapshotStep::Done => "entity_events",
+        SnapshotStep::Events | SnapshotStep::Done => EVENTS,
     };
     let columns = row.columns().iter();
     let columns = columns.map(|column| (column.name().to_owned(), column.type_().oid()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 
-use crate::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
+use crate::change::{Catalogue, CatalogueRow, ChangedRow, EVENTS, EventRow};
 use crate::column::{ColumnFault, ColumnValue, read_binary};
 use crate::pgoutput::{Relation, Tuple, Value};
 
@@ -130,7 +130,7 @@ impl Table {
             })
         };
         let is_for = match name.as_str() {
-            "entity_events" => {
+            EVENTS => {
                 let mut places = [0; 8];
                 for (found, column) in places.iter_mut().zip(EVENT_COLUMNS) {
                     *found = place(column)?;

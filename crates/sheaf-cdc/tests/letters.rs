@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 use sheaf_cdc::change::{Batch, Change, ChangedRow, Progress};
 use sheaf_cdc::letter::{Letter, LetterReason, Refusal, Unreadable};
 use sheaf_cdc::sink::{Held, Missed, Sink, SinkFuture};
-use sheaf_cdc::status::SinkState;
 use sheaf_cdc::stream::StreamOptions;
 use sheaf_model::{ChangePosition, KeyId, LetterId, Timestamp};
 use sheaf_store::dead_letters::{
@@ -187,25 +186,6 @@ fn poison(id: usize, minute: usize) -> String {
 const UNREADABLE: &str = "INSERT INTO sheaf.entity_events SELECT t.tenant_id, 900001, '2024-02-05Z', 0, 'p', gen_random_uuid(),
     'infinity', '{}' FROM sheaf.tenants t";
 
-async fn streaming(
-    world: &World,
-    options: StreamOptions,
-    sinks: Vec<Box<dyn Sink>>,
-) -> world::Running {
-    let count = sinks.len();
-    let mut running = world.stream(options, sinks);
-    running
-        .wait_for("it streams", |status| {
-            let sinks = status.sinks.iter();
-            sinks
-                .filter(|sink| sink.state == SinkState::Streaming)
-                .count()
-                == count
-        })
-        .await;
-    running
-}
-
 /// Events in a file: none of them twice.
 fn events_in(world: &World, file: &str) -> Result<usize> {
     let lines = world.lines(file)?;
@@ -268,7 +248,7 @@ async fn a_row_that_nobody_can_read_is_a_letter_of_each_sink_and_what_follows_co
     world.execute(UNREADABLE).await?;
     injected.count();
     let sinks = vec![world.file_sink("one"), world.file_sink("two")];
-    let mut running = streaming(&world, world.options(), sinks).await;
+    let mut running = world.streaming(world.options(), sinks).await;
     world.ingest(&[event(3, 2, 1)]).await?;
     let later = UNREADABLE.replace("900001", "900002");
     world.execute(&later).await?;
@@ -352,7 +332,7 @@ async fn a_sink_that_lacks_nothing_by_what_cannot_be_read_is_told_of_it_and_has_
         ..Shelf::default()
     });
     let sinks = vec![Picky::over(&shelf), world.file_sink("file")];
-    let running = streaming(&world, world.options(), sinks).await;
+    let running = world.streaming(world.options(), sinks).await;
     world
         .execute(&UNREADABLE.replace("900001", "900002"))
         .await?;
@@ -384,7 +364,7 @@ async fn a_sink_lacks_what_it_refused_and_gets_it_once_when_asked_for() -> Resul
     injected.count();
     let shelf = Arc::<Shelf>::default();
     let sinks = vec![Picky::over(&shelf), world.file_sink("file")];
-    let mut running = streaming(&world, world.options(), sinks).await;
+    let mut running = world.streaming(world.options(), sinks).await;
     let rows = shelf.count();
     world.ingest(&[event(3, 2, 1)]).await?;
     // The last of its batch, so that nothing that follows takes its place.
@@ -435,7 +415,9 @@ async fn a_lane_that_dies_before_its_letter_is_kept_loses_and_doubles_none() -> 
     let world = World::create().await?;
     world.ingest(&[event(1, 2, 1)]).await?;
     let shelf = Arc::<Shelf>::default();
-    let running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     let rows = shelf.count();
     let mut running = Some(running);
     for round in 0..3usize {
@@ -463,7 +445,11 @@ async fn a_lane_that_dies_before_its_letter_is_kept_loses_and_doubles_none() -> 
             world.text(end).await?;
         }
         holder.batch_execute("ROLLBACK").await?;
-        running = Some(streaming(&world, world.options(), vec![Picky::over(&shelf)]).await);
+        running = Some(
+            world
+                .streaming(world.options(), vec![Picky::over(&shelf)])
+                .await,
+        );
         let wanted = rows + 2 * (round + 1);
         wait_until("what it takes is there", WITHIN, async || {
             shelf.count() == wanted
@@ -483,7 +469,9 @@ async fn nothing_behind_a_row_that_cannot_be_read_is_held_before_its_letter() ->
     let killed = Injected::new("kill before the letter of an unreadable row");
     let world = World::create().await?;
     world.ingest(&[event(1, 2, 1)]).await?;
-    let running = streaming(&world, world.options(), vec![world.file_sink("file")]).await;
+    let running = world
+        .streaming(world.options(), vec![world.file_sink("file")])
+        .await;
     wait_events(&world, "file", 1).await;
     let holder = world.database.superuser().await?;
     holder
@@ -509,7 +497,9 @@ async fn nothing_behind_a_row_that_cannot_be_read_is_held_before_its_letter() ->
     world.text(end).await?;
     holder.batch_execute("ROLLBACK").await?;
     assert_eq!(events_in(&world, "file")?, 1);
-    let running = streaming(&world, world.options(), vec![world.file_sink("file")]).await;
+    let running = world
+        .streaming(world.options(), vec![world.file_sink("file")])
+        .await;
     wait_events(&world, "file", 3).await;
     wait_letters(&world, "file stream unreadable open").await;
     running.stop().await?;
@@ -524,7 +514,7 @@ async fn a_letter_that_cannot_be_kept_stops_its_sink_and_nothing_is_dropped() ->
     world.ingest(&[event(1, 2, 1)]).await?;
     let shelf = Arc::<Shelf>::default();
     let sinks = vec![Picky::over(&shelf), world.file_sink("file")];
-    let mut running = streaming(&world, world.options(), sinks).await;
+    let mut running = world.streaming(world.options(), sinks).await;
     let rows = shelf.count();
     let fill = "INSERT INTO sheaf.dead_letters SELECT gen_random_uuid(), (SELECT slot_name FROM sheaf.change_slots), 'picky', 'stream', 1, '0/1', n, 0, now(), NULL, 'unreadable', '', '{}', 2,
         true, now(), 'open' FROM generate_series(1, 10000) n";
@@ -575,7 +565,9 @@ async fn a_row_that_was_too_long_comes_once_when_longer_ones_are_taken() -> Resu
         row_bytes_max: 2_000,
         ..world.options()
     };
-    let running = streaming(&world, options, vec![world.file_sink("file")]).await;
+    let running = world
+        .streaming(options, vec![world.file_sink("file")])
+        .await;
     let long = event(2, 2, 1).replace("\"x2\"", &format!("\"{}\"", "y".repeat(5_000)));
     world.ingest(&[event(1, 2, 1)]).await?;
     world.ingest(&[long]).await?;
@@ -589,7 +581,9 @@ async fn a_row_that_was_too_long_comes_once_when_longer_ones_are_taken() -> Resu
     running.stop().await?;
     // Somebody asks while nobody is there, and again.
     ask_for_letters(&world.app, &ids, &key(), Timestamp::now()).await?;
-    let running = streaming(&world, world.options(), vec![world.file_sink("file")]).await;
+    let running = world
+        .streaming(world.options(), vec![world.file_sink("file")])
+        .await;
     assert_eq!(wait_answered(&world, &ids).await?, ["replayed"]);
     wait_events(&world, "file", 3).await;
     // As after a crash between the file and the letter.
@@ -615,7 +609,9 @@ async fn the_letters_of_a_sink_that_begins_anew_are_no_holes_in_it() -> Result<(
     let world = World::create().await?;
     world.ingest(&[event(1, 2, 1)]).await?;
     let shelf = Arc::<Shelf>::default();
-    let running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     world.ingest(&[poison(2, 2)]).await?;
     wait_letters(&world, "picky stream invalid_value open").await;
     running.stop().await?;
@@ -627,7 +623,9 @@ async fn the_letters_of_a_sink_that_begins_anew_are_no_holes_in_it() -> Result<(
     world
         .execute(&format!("SELECT pg_drop_replication_slot('{slot}')"))
         .await?;
-    let mut running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let mut running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     running
         .wait_for("its own holes are told", |status| {
             status.sinks[0].holes == Some(1)
@@ -663,7 +661,9 @@ async fn a_sink_with_all_the_letters_that_are_kept_goes_on_once_some_are_offered
     let world = World::create().await?;
     world.ingest(&[event(1, 2, 1)]).await?;
     let shelf = Arc::<Shelf>::default();
-    let mut running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let mut running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     world.ingest(&[poison(1, 5)]).await?;
     wait_letters(&world, "picky stream invalid_value open").await;
     // Which it takes now.
@@ -708,7 +708,9 @@ async fn the_rows_of_settled_letters_are_forgotten_after_days_and_what_was_done_
 -> Result<()> {
     let world = World::create().await?;
     let shelf = Arc::<Shelf>::default();
-    let running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     for minute in 0..3 {
         world.ingest(&[poison(1, 2 + 3 * minute)]).await?;
     }
@@ -725,7 +727,9 @@ async fn the_rows_of_settled_letters_are_forgotten_after_days_and_what_was_done_
              UPDATE sheaf.dead_letter_actions SET acted_at = acted_at - interval '8 days' WHERE letter_id <> '{just_now}'"
         ))
         .await?;
-    let running = streaming(&world, world.options(), vec![Picky::over(&shelf)]).await;
+    let running = world
+        .streaming(world.options(), vec![Picky::over(&shelf)])
+        .await;
     let emptied =
         "SELECT string_agg(letter_id::text, ' ') FROM sheaf.dead_letters WHERE payload = '{}'";
     wait_until("the row of one is forgotten", WITHIN, async || {

@@ -8,21 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use sheaf_cdc::status::SinkState;
 use sheaf_model::{AttributeType, ChangePosition, Timestamp};
 use sheaf_store::catalogue::{Description, NewAttribute, Temperature, declare_attribute};
 use sheaf_testkit::{Injected, wait_until};
-use world::{Running, WITHIN, World, event, table};
-
-async fn streaming(world: &World) -> Running {
-    let mut running = world.stream(world.options(), vec![world.file_sink("file")]);
-    running
-        .wait_for("it streams", |status| {
-            status.sinks[0].state == SinkState::Streaming
-        })
-        .await;
-    running
-}
+use world::{WITHIN, World, event, table};
 
 /// What a line is about and where it is, in a few words.
 fn word(line: &Value) -> Option<(ChangePosition, String)> {
@@ -41,7 +30,8 @@ async fn an_attribute_that_is_declared_or_described_anew_comes_between_the_event
 -> Result<()> {
     let changed = Injected::new("attribute changed between two events");
     let world = World::create().await?;
-    let running = streaming(&world).await;
+    let sinks = vec![world.file_sink("file")];
+    let running = world.streaming(world.options(), sinks).await;
     let write = |id: &str, attribute: &str, value: i64| {
         [format!(
             r#"{{"type":"device","id":"{id}","observed_at":"2024-02-05T00:00:00Z","attributes":{{"{attribute}":{value}}}}}"#
@@ -106,7 +96,8 @@ async fn columns_that_are_added_to_events_and_attributes_under_load_need_no_rest
     let altered = Injected::new("table altered under load");
     let world = Arc::new(World::create().await?);
     world.ingest(&[event(1, 1, 1)]).await?;
-    let running = streaming(&world).await;
+    let sinks = vec![world.file_sink("file")];
+    let running = world.streaming(world.options(), sinks).await;
     let stop = Arc::<AtomicBool>::default();
     let load = {
         let (world, stop) = (Arc::clone(&world), Arc::clone(&stop));

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use sheaf_cache::Cache;
 use sheaf_cdc::change::{Batch, Catalogue, Change, ChangedRow, Origin, Progress};
-use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::letter::Unreadable;
 use sheaf_cdc::sink::{Held, Missed, Sink, SinkError, SinkFuture};
 use sheaf_cdc::snapshot::Seen;
@@ -140,17 +139,11 @@ fn written(change: &Change) -> Option<Waiting> {
             is_first: false,
         },
         ChangedRow::Catalogue(row) => match row.catalogue {
-            Catalogue::Entities => {
-                let number = |column| match row.get(column) {
-                    Some(ColumnValue::Int(number)) => Some(*number),
-                    Some(_) | None => None,
-                };
-                WrittenEntity {
-                    tenant: TenantId(number("tenant_id")?),
-                    entity: EntityId(number("entity_id")?),
-                    is_first: true,
-                }
-            }
+            Catalogue::Entities => WrittenEntity {
+                tenant: TenantId(row.number("tenant_id")?),
+                entity: EntityId(row.number("entity_id")?),
+                is_first: true,
+            },
             Catalogue::Tenants | Catalogue::Attributes => return None,
         },
     };

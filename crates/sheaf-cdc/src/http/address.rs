@@ -10,7 +10,7 @@ use sheaf_model::Network;
 
 /// Why an address is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AddressRefusal {
+pub(crate) enum AddressRefusal {
     /// It is no address of the public network.
     #[error("{address} is {kind}, which is called only where the settings allow it")]
     Special {
@@ -74,7 +74,7 @@ const OTHER_V6: [(Network, &str); 5] = [
 ];
 
 /// Decides about one address. Gives back the one to connect to, which is the same one.
-pub fn judge(
+pub(crate) fn judge(
     address: IpAddr,
     is_encrypted: bool,
     allowed: &[Network],

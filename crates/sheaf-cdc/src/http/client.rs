@@ -21,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use sheaf_pg::trusting;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -44,7 +45,7 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Why a request was not answered by a success.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpFault {
+pub(crate) enum HttpFault {
     /// The name leads nowhere.
     #[error("looking up {host}")]
     Unknown {
@@ -154,14 +155,7 @@ impl Trust {
     }
 
     fn of(roots: RootCertStore) -> Trust {
-        // The provider is named, because two may be linked and neither is then the default.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("invariant: ring serves the default protocol versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Trust(Arc::new(config))
+        Trust(Arc::new(trusting(roots)))
     }
 }
 

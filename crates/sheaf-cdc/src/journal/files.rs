@@ -28,6 +28,10 @@ pub(super) struct Files {
     system_id: u64,
     /// Counts how often it was opened or emptied: what was asked before that is refused.
     pub(super) opened: u64,
+    /// Another one after it was emptied, and where another base is found.
+    generation: u64,
+    /// The base that was found or begun last.
+    of: Option<ChangePosition>,
     open: Option<Open>,
     /// Held from when it was first opened until it is left: two processes would write over each other.
     lock: Option<Lock>,
@@ -62,14 +66,22 @@ struct Segment {
     bytes: u64,
 }
 
+impl Segment {
+    /// A segment with this header.
+    fn of(header: &Header, bytes: u64) -> Segment {
+        // Everything after what it follows is there.
+        let last = header.after.unwrap_or(header.base);
+        Segment {
+            number: header.number,
+            from: Lsn(last.commit_lsn.0 + 1),
+            bytes,
+        }
+    }
+}
+
 /// The name of a segment.
 pub(super) fn path_of(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:020}.{EXTENSION}"))
-}
-
-/// The log position from which on everything is there, after a change that is not.
-pub(super) fn from_after(last: ChangePosition) -> Lsn {
-    Lsn(last.commit_lsn.0 + 1)
 }
 
 impl Files {
@@ -79,6 +91,8 @@ impl Files {
             bounds,
             system_id,
             opened: 0,
+            generation: 0,
+            of: None,
             open: None,
             lock: None,
         }
@@ -144,11 +158,8 @@ impl Files {
         }
         let mut segments = VecDeque::new();
         for header in headers.iter().rev() {
-            segments.push_back(Segment {
-                number: header.number,
-                from: from_after(header.after.unwrap_or(header.base)),
-                bytes: fs::metadata(path_of(&self.dir, header.number))?.len(),
-            });
+            let bytes = fs::metadata(path_of(&self.dir, header.number))?.len();
+            segments.push_back(Segment::of(header, bytes));
         }
         let path = path_of(&self.dir, newest.number);
         let file = OpenOptions::new().append(true).open(&path)?;
@@ -166,6 +177,10 @@ impl Files {
             segment.bytes = whole;
         }
         file.sync_all()?;
+        if self.of.is_some_and(|of| of != newest.base) {
+            self.generation += 1;
+        }
+        self.of = Some(newest.base);
         self.open = Some(Open {
             base: newest.base,
             last,
@@ -195,6 +210,8 @@ impl Files {
         for number in before {
             fs::remove_file(path_of(&self.dir, number))?;
         }
+        self.generation += 1;
+        self.of = Some(base);
         self.open = Some(Open {
             base,
             last: None,
@@ -243,12 +260,12 @@ impl Files {
     }
 
     /// What can be read.
-    pub(super) fn view(&self, generation: u64) -> Option<View> {
+    pub(super) fn view(&self) -> Option<View> {
         let open = self.open.as_ref()?;
         let newest = open.segments.back()?;
         let segments = open.segments.iter();
         Some(View {
-            generation,
+            generation: self.generation,
             base: open.base,
             segments: segments
                 .map(|segment| (segment.number, segment.from))
@@ -297,12 +314,7 @@ impl Files {
         file.sync_all()?;
         fs::rename(&unnamed, &path)?;
         File::open(&self.dir)?.sync_all()?;
-        let segment = Segment {
-            number: header.number,
-            from: from_after(header.after.unwrap_or(header.base)),
-            bytes: HEADER_BYTES as u64,
-        };
-        Ok((segment, file))
+        Ok((Segment::of(&header, HEADER_BYTES as u64), file))
     }
 }
 

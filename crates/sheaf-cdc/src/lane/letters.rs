@@ -39,8 +39,8 @@ const OFFER_MAX: Duration = Duration::from_secs(10);
 /// A letter that is to be kept, and its reason.
 pub(super) type Kept = (LetterReason, NewLetter);
 
-/// A row that no sink can be given.
-fn of_unreadable(row: &Unreadable, origin: Origin) -> Kept {
+/// A row as a letter of its sink.
+fn kept(row: Unreadable, origin: Origin) -> Kept {
     let letter = NewLetter {
         is_of_snapshot: origin == Origin::Snapshot,
         position: row.position,
@@ -48,8 +48,8 @@ fn of_unreadable(row: &Unreadable, origin: Origin) -> Kept {
         committed_at: row.committed_at,
         tenant: row.tenant,
         reason: row.reason.as_str(),
-        detail: row.detail.clone(),
-        payload: row.payload.text.clone(),
+        detail: row.detail,
+        payload: row.payload.text,
         is_whole: row.payload.is_whole,
     };
     (row.reason, letter)
@@ -62,24 +62,21 @@ pub(super) fn of_refused(batch: &Batch, refusals: Vec<Refusal>) -> Vec<Kept> {
         .iter()
         .map(|change| (change.position, change))
         .collect();
-    let kept = refusals.into_iter().filter_map(|refusal| {
+    let letters = refusals.into_iter().filter_map(|refusal| {
         // One that it was not given is no letter.
         let change = changes.get(&refusal.position)?;
-        let payload = payload_of(change);
-        let letter = NewLetter {
-            is_of_snapshot: batch.origin == Origin::Snapshot,
+        let row = Unreadable {
             position: change.position,
             xid: change.xid,
             committed_at: change.committed_at,
             tenant: tenant_of(change),
-            reason: refusal.reason.as_str(),
+            reason: refusal.reason,
             detail: refusal.detail,
-            payload: payload.text,
-            is_whole: payload.is_whole,
+            payload: payload_of(change),
         };
-        Some((refusal.reason, letter))
+        Some(kept(row, batch.origin))
     });
-    kept.collect()
+    letters.collect()
 }
 
 impl Lane {
@@ -105,7 +102,7 @@ impl Lane {
         origin: Origin,
     ) -> Vec<Kept> {
         let are_letters = rows.filter(|row| self.sink.missed(row) == Missed::Letter);
-        are_letters.map(|row| of_unreadable(row, origin)).collect()
+        are_letters.map(|row| kept(row.clone(), origin)).collect()
     }
 
     /// Where letters are of what comes after this position.
@@ -204,18 +201,16 @@ impl Lane {
                 Err(letter) => refused.push(letter),
             }
         }
-        let ids: HashMap<ChangePosition, LetterId> = letters
+        let mut taken: HashMap<ChangePosition, LetterId> = letters
             .iter()
             .map(|letter| (letter.change.position, letter.id))
             .collect();
-        let mut taken = ids.clone();
         if !letters.is_empty() {
             let replayed = self.sink.replay(&letters);
             for refusal in within(self.options.sink_max, replayed).await? {
-                taken.remove(&refusal.position);
-                if let Some(id) = ids.get(&refusal.position) {
+                if let Some(id) = taken.remove(&refusal.position) {
                     refused.push(RefusedLetter {
-                        id: *id,
+                        id,
                         reason: refusal.reason.as_str(),
                         detail: refusal.detail,
                     });

@@ -3,15 +3,13 @@
 //! What could not be read is there as its bytes, and is read anew when the letter is offered again: by then it may be another release
 //! that reads.
 
-use std::fmt::Write;
-
 use serde_json::{Map, Value, json};
 use sheaf_model::{TenantId, Timestamp};
 use uuid::Uuid;
 
 use super::LetterReason;
-use crate::change::{Change, ChangedRow, EventRow};
-use crate::column::{ColumnFault, ColumnValue, read_binary};
+use crate::change::{Change, ChangedRow, EVENTS};
+use crate::column::{ColumnFault, ColumnValue, hex, read_binary};
 use crate::pgoutput;
 use crate::table::{RowFault, Table};
 
@@ -31,7 +29,7 @@ pub struct Payload {
 
 /// Why a letter cannot be made a change again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PayloadFault {
+pub(crate) enum PayloadFault {
     /// It was kept as it came, which is no row.
     #[error("what came was no row")]
     NoRow,
@@ -58,17 +56,14 @@ impl PayloadFault {
 pub(crate) fn tenant_of(change: &Change) -> Option<TenantId> {
     match &change.row {
         ChangedRow::Event(event) => Some(event.tenant),
-        ChangedRow::Catalogue(row) => match row.get("tenant_id") {
-            Some(ColumnValue::Int(number)) => Some(TenantId(*number)),
-            _ => None,
-        },
+        ChangedRow::Catalogue(row) => row.number("tenant_id").map(TenantId),
     }
 }
 
 /// A change as a letter keeps it.
 pub(crate) fn payload_of(change: &Change) -> Payload {
     match &change.row {
-        ChangedRow::Event(event) => write("entity_events", true, event_columns(event)),
+        ChangedRow::Event(event) => write(EVENTS, true, event.columns()),
         ChangedRow::Catalogue(row) => {
             let columns = row.columns.iter().cloned().zip(row.values.iter().cloned());
             write(row.catalogue.table(), row.is_new, columns.collect())
@@ -117,27 +112,6 @@ pub(crate) fn payload_of_message(message: &[u8]) -> Payload {
         text: json!({"message": hex(&message[..kept])}).to_string(),
         is_whole,
     }
-}
-
-fn event_columns(event: &EventRow) -> Vec<(String, ColumnValue)> {
-    let op = u8::try_from(event.op.letter()).map(char::from);
-    let columns = [
-        ("tenant_id", ColumnValue::Int(event.tenant.0)),
-        ("entity_id", ColumnValue::Int(event.entity.0)),
-        ("observed_at", ColumnValue::Time(event.observed_at)),
-        ("seq", ColumnValue::Int(event.seq.into())),
-        (
-            "op",
-            ColumnValue::Text(op.map(String::from).unwrap_or_default()),
-        ),
-        ("batch_id", ColumnValue::Uuid(event.batch.0)),
-        ("ingested_at", ColumnValue::Time(event.ingested_at)),
-        ("attrs", ColumnValue::Json((*event.attrs).to_owned())),
-    ];
-    columns
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
 }
 
 fn write(table: &str, is_new: bool, columns: Vec<(String, ColumnValue)>) -> Payload {
@@ -280,14 +254,6 @@ fn read_value(value: &Value) -> Option<ColumnValue> {
         "uuid" => ColumnValue::Uuid(Uuid::parse_str(value.as_str()?).ok()?),
         _ => return None,
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("a string takes everything");
-    }
-    text
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

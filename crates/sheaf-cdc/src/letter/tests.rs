@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use sheaf_model::{BatchId, EntityId, Lsn, Op};
 use uuid::Uuid;
 
+use super::payload::PayloadFault;
 use super::*;
 use crate::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
 use crate::column::ColumnValue;

@@ -16,7 +16,7 @@ use sheaf_cdc::change::{Batch, Progress};
 use sheaf_cdc::file::FileSink;
 use sheaf_cdc::letter::{Letter, Refusal};
 use sheaf_cdc::sink::{Held, Sink, SinkError, SinkFuture};
-use sheaf_cdc::status::StreamStatus;
+use sheaf_cdc::status::{SinkState, StreamStatus};
 use sheaf_cdc::stream::{ChangeStream, StreamError, StreamOptions};
 use sheaf_ingest::{Ack, BodyFormat, IngestAnswer, IngestRequest, OnError, Writer};
 use sheaf_model::{ChangePosition, Limits, Name, Timestamp};
@@ -117,6 +117,26 @@ impl World {
             stop,
             status,
         }
+    }
+
+    /// Starts a stream, and waits until all of its sinks have their snapshot.
+    pub(crate) async fn streaming(
+        &self,
+        options: StreamOptions,
+        sinks: Vec<Box<dyn Sink>>,
+    ) -> Running {
+        let count = sinks.len();
+        let mut running = self.stream(options, sinks);
+        running
+            .wait_for("it streams", |status| {
+                let sinks = status.sinks.iter();
+                sinks
+                    .filter(|sink| sink.state == SinkState::Streaming)
+                    .count()
+                    == count
+            })
+            .await;
+        running
     }
 
     pub(crate) async fn ingest(&self, lines: &[String]) -> Result<IngestAnswer> {

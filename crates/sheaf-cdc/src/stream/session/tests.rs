@@ -1,5 +1,6 @@
 //! What a session holds in memory, whatever a server sends.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -8,9 +9,10 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{ReplicationError, Tls};
 use sheaf_store::changes::claim_slot;
 use sheaf_testkit::TestDatabase;
+use tokio::task::JoinHandle;
 
 use super::*;
-use crate::change::Progress;
+use crate::change::{Batch, Origin, Progress};
 use crate::sink::{Held, SinkFuture};
 use crate::slot::prepare_slot;
 
@@ -114,6 +116,13 @@ impl Feed for Flood {
 /// Counts what it is given, and takes its time.
 struct Counting(Arc<AtomicU64>, Progress);
 
+impl Counting {
+    fn new(count: &Arc<AtomicU64>) -> Counting {
+        let begun = Progress::begun(ChangePosition::before(1, Lsn(0)));
+        Counting(Arc::clone(count), begun)
+    }
+}
+
 impl Sink for Counting {
     fn name(&self) -> &str {
         "counting"
@@ -206,10 +215,33 @@ impl Sink for Gated {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_that_stands_still_holds_up_no_other_and_asks_again_for_what_it_missed() -> Result<()>
-{
-    const ROWS: u64 = 100_000;
+/// What a session gives back.
+type Ended = (Vec<Box<dyn Sink>>, Result<SessionEnd, StreamError>);
+
+/// A session that runs.
+struct Running {
+    database: TestDatabase,
+    /// What could be confirmed before it.
+    promised: Lsn,
+    task: JoinHandle<Ended>,
+    stop: watch::Sender<bool>,
+    status: watch::Receiver<StreamStatus>,
+}
+
+/// Quick. The slot is named once there is a database.
+fn options() -> StreamOptions {
+    StreamOptions {
+        tick_every: Duration::from_millis(50),
+        ..StreamOptions::new(String::new())
+    }
+}
+
+/// Follows a feed with a new database's slot.
+async fn run<F: Feed + 'static>(
+    feed: F,
+    options: StreamOptions,
+    sinks: Vec<Box<dyn Sink>>,
+) -> Result<Running> {
     let database = TestDatabase::create().await?;
     let name = database.name();
     let admin = database.superuser().await?;
@@ -218,106 +250,75 @@ async fn a_sink_that_stands_still_holds_up_no_other_and_asks_again_for_what_it_m
         .await?;
     let cdc = Pool::new(&database.config("sheaf_cdc"), 6, &Tls::none());
     let options = StreamOptions {
-        tick_every: Duration::from_millis(50),
+        slot: format!("slot_{name}"),
+        ..options
+    };
+    let prepared = prepare_slot(&cdc, &options.slot, Timestamp::now()).await?;
+    let reader = claim_slot(&cdc, &options.slot).await?.context("a slot")?;
+    let names = sinks.iter().map(|sink| sink.name().to_owned());
+    let (status, seen) = watch::channel(StreamStatus::new(&options.slot, names));
+    let session = Session::new(feed, cdc, options, reader, &prepared, sinks, status);
+    let (stop, mut stopped) = watch::channel(false);
+    Ok(Running {
+        database,
+        promised: prepared.promised,
+        task: tokio::spawn(async move { session.run(&mut stopped).await }),
+        stop,
+        status: seen,
+    })
+}
+
+impl Running {
+    async fn comes_to(&mut self, within: u64, holds: impl Fn(&StreamStatus) -> bool) -> bool {
+        let told = self.status.wait_for(|status| holds(status));
+        let told = timeout(Duration::from_secs(within), told).await;
+        matches!(told, Ok(Ok(_)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_stands_still_holds_up_no_other_and_asks_again_for_what_it_missed() -> Result<()>
+{
+    const ROWS: u64 = 100_000;
+    let options = StreamOptions {
         store_every: Duration::from_millis(50),
         retry_after: Duration::from_millis(50),
         room_max: Duration::from_millis(200),
         sink_max: Duration::from_secs(600),
-        ..StreamOptions::new(format!("gated_{name}"))
+        ..options()
     };
-    let prepared = prepare_slot(&cdc, &options.slot, Timestamp::now()).await?;
-    let reader = claim_slot(&cdc, &options.slot).await?.context("a slot")?;
-    let begun = || Progress::begun(ChangePosition::before(1, Lsn(0)));
     let (quick, slow) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
     let (open, gate) = watch::channel(false);
     let sinks: Vec<Box<dyn Sink>> = vec![
-        Box::new(Gated(Counting(Arc::clone(&slow), begun()), gate)),
-        Box::new(Counting(Arc::clone(&quick), begun())),
+        Box::new(Gated(Counting::new(&slow), gate)),
+        Box::new(Counting::new(&quick)),
     ];
-    let names = ["gated", "counting"].map(str::to_owned).into_iter();
-    let (status, mut seen) = watch::channel(StreamStatus::new(&options.slot, names));
-    let feed = Flood::new(ROWS);
     let batches = u64::try_from(options.queue_batches + 1)?;
     let batch_rows = u64::try_from(options.batch_changes_max)?;
-    let session = Session::new(feed, cdc, options, reader, &prepared, sinks, status);
-    let (_stop, mut stopped) = watch::channel(false);
-    let task = tokio::spawn(async move { session.run(&mut stopped).await });
+    let mut running = run(Flood::new(ROWS), options, sinks).await?;
     let has_all = |status: &StreamStatus| {
         status.sinks[1]
             .position
             .is_some_and(|at| at.ordinal == ROWS)
     };
-    let told = async { seen.wait_for(has_all).await.is_ok() };
-    let told = tokio::time::timeout(Duration::from_secs(120), told).await;
-    assert_eq!(told, Ok(true), "the other is held up: {:?}", seen.borrow());
+    let told = running.comes_to(120, has_all).await;
+    let (seen, promised) = (running.status.clone(), running.promised);
+    assert!(told, "the other is held up: {:?}", seen.borrow());
     // What it lacks is held for it.
     assert_eq!(slow.load(Ordering::SeqCst), 0);
-    assert_eq!(seen.borrow().promised, Some(prepared.promised));
+    assert_eq!(seen.borrow().promised, Some(promised));
     open.send_replace(true);
-    let ended = tokio::time::timeout(Duration::from_secs(120), task).await;
+    let ended = timeout(Duration::from_secs(120), running.task).await;
     let (_, outcome) = ended.context("it asks for what it missed")??;
     assert_eq!(outcome?, SessionEnd::Again);
     // What it had room for, and no more: nothing comes behind a gap.
     assert_eq!(slow.load(Ordering::SeqCst), batches * batch_rows);
-    assert_eq!(seen.borrow().promised, Some(prepared.promised));
+    assert_eq!(seen.borrow().promised, Some(promised));
     Ok(())
-}
-
-#[test]
-fn a_sink_is_tried_again_only_where_the_others_get_more_of_the_time_than_that_costs() {
-    for (lasted, caught_up_in, wanted) in [
-        (0, Some(0), true),
-        (10, Some(10), false),
-        (29, Some(10), false),
-        (30, Some(10), true),
-        // They have not caught up yet.
-        (1_000, None, false),
-    ] {
-        let of = Duration::from_secs;
-        let found = is_worth_it(of(lasted), caught_up_in.map(of));
-        assert_eq!(found, wanted, "{lasted} {caught_up_in:?}");
-    }
-}
-
-#[test]
-fn the_lane_that_holds_back_the_most_is_found_and_none_where_nobody_holds_anything() {
-    let at = |ordinal| {
-        Some(ChangePosition {
-            ordinal,
-            ..ChangePosition::before(1, Lsn(9))
-        })
-    };
-    let table: [(&[Option<Option<ChangePosition>>], _, _); 6] = [
-        (&[Some(at(9)), Some(at(9))], at(9), None),
-        (&[Some(at(9)), Some(at(8))], at(9), Some(1)),
-        (&[Some(at(7)), Some(at(8))], at(9), Some(0)),
-        (&[Some(at(7)), Some(None)], at(9), Some(1)),
-        // Given up already.
-        (&[Some(at(9)), None], at(9), None),
-        (&[Some(None)], None, None),
-    ];
-    for (place, (lanes, last, wanted)) in table.into_iter().enumerate() {
-        let found = furthest_behind(lanes.iter().copied(), last);
-        assert_eq!(found, wanted, "line {place}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_is_cut_short_is_a_letter_and_the_others_are_given_on() -> Result<()> {
-    let database = TestDatabase::create().await?;
-    let name = database.name();
-    let admin = database.superuser().await?;
-    admin
-        .batch_execute(&format!("GRANT CREATE ON DATABASE {name} TO sheaf_owner"))
-        .await?;
-    let cdc = Pool::new(&database.config("sheaf_cdc"), 4, &Tls::none());
-    let options = StreamOptions {
-        tick_every: Duration::from_millis(50),
-        store_every: Duration::from_millis(50),
-        ..StreamOptions::new(format!("cut_{name}"))
-    };
-    let prepared = prepare_slot(&cdc, &options.slot, Timestamp::now()).await?;
-    let reader = claim_slot(&cdc, &options.slot).await?.context("a slot")?;
     let mut flood = Flood::new(2);
     let messages = std::iter::from_fn(|| match flood.next() {
         Some(Received::Message(message)) => Some(message),
@@ -328,23 +329,20 @@ async fn a_row_that_is_cut_short_is_a_letter_and_the_others_are_given_on() -> Re
     let cut = messages[2].slice(..messages[2].len() - 3);
     messages.insert(4, cut);
     let counted = Arc::<AtomicU64>::default();
-    let progress = Progress::begun(ChangePosition::before(1, Lsn(0)));
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Counting(Arc::clone(&counted), progress))];
-    let names = ["counting".to_owned()].into_iter();
-    let (status, mut seen) = watch::channel(StreamStatus::new(&options.slot, names));
-    let feed = Shown(messages);
-    let session = Session::new(feed, cdc, options, reader, &prepared, sinks, status);
-    let (stop, mut stopped) = watch::channel(false);
-    let task = tokio::spawn(async move { session.run(&mut stopped).await });
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Counting::new(&counted))];
+    let options = StreamOptions {
+        store_every: Duration::from_millis(50),
+        ..options()
+    };
+    let mut running = run(Shown(messages), options, sinks).await?;
     let is_told = |status: &StreamStatus| status.sinks[0].holes == Some(1);
-    let told = async { seen.wait_for(is_told).await.is_ok() };
-    let told = tokio::time::timeout(Duration::from_secs(120), told).await;
-    assert_eq!(told, Ok(true));
-    stop.send_replace(true);
-    let (_, outcome) = task.await?;
+    assert!(running.comes_to(120, is_told).await);
+    running.stop.send_replace(true);
+    let (_, outcome) = running.task.await?;
     assert_eq!(outcome?, SessionEnd::Stopped);
     assert_eq!(counted.load(Ordering::SeqCst), 2);
     let sql = "SELECT reason || ' ' || ordinal || ' ' || payload FROM sheaf.dead_letters";
+    let admin = running.database.superuser().await?;
     let kept: String = admin.query_one(sql, &[]).await?.get(0);
     assert!(kept.starts_with(r#"malformed 3 {"message":"49"#), "{kept}");
     Ok(())
@@ -353,51 +351,20 @@ async fn a_row_that_is_cut_short_is_a_letter_and_the_others_are_given_on() -> Re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_of_a_million_events_takes_a_few_batches_of_memory() -> Result<()> {
     const ROWS: u64 = 1_000_000;
-    let database = TestDatabase::create().await?;
-    let name = database.name();
-    database
-        .superuser()
-        .await?
-        .batch_execute(&format!("GRANT CREATE ON DATABASE {name} TO sheaf_owner"))
-        .await?;
-    let cdc = Pool::new(&database.config("sheaf_cdc"), 4, &Tls::none());
-    let options = StreamOptions {
-        tick_every: Duration::from_millis(50),
-        ..StreamOptions::new(format!("flood_{name}"))
-    };
-    let prepared = prepare_slot(&cdc, &options.slot, Timestamp::now()).await?;
-    let reader = claim_slot(&cdc, &options.slot).await?.context("a slot")?;
-    let counted = Arc::<AtomicU64>::default();
-    let sink = Counting(
-        Arc::clone(&counted),
-        Progress::begun(ChangePosition::before(1, Lsn(0))),
-    );
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(sink)];
-    let names = ["counting".to_owned()].into_iter();
-    let (status, mut seen) = watch::channel(StreamStatus::new(&options.slot, names));
-    let session = Session::new(
-        Flood::new(ROWS),
-        cdc,
-        options.clone(),
-        reader,
-        &prepared,
-        sinks,
-        status,
-    );
-    let (stop, mut stopped) = watch::channel(false);
-    let task = tokio::spawn(async move { session.run(&mut stopped).await });
-    let is_confirmed = |status: &StreamStatus| status.promised == Some(Lsn(COMMIT + 8));
-    let whole = async { seen.wait_for(is_confirmed).await.is_ok() };
-    let whole = tokio::time::timeout(Duration::from_secs(300), whole).await;
-    assert_eq!(whole, Ok(true), "{counted:?}");
-    stop.send_replace(true);
-    let (_, outcome) = task.await?;
-    assert_eq!(outcome?, SessionEnd::Stopped);
-    assert_eq!(counted.load(Ordering::SeqCst), ROWS);
-    let status = seen.borrow().clone();
-    assert_eq!((status.changes, status.buffered_changes), (ROWS, 0));
+    let options = options();
     // The one being filled, the one being given, those that wait, and the one being applied.
     let bound = (options.queue_batches + 3) * options.batch_changes_max;
+    let counted = Arc::<AtomicU64>::default();
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(Counting::new(&counted))];
+    let mut running = run(Flood::new(ROWS), options, sinks).await?;
+    let is_confirmed = |status: &StreamStatus| status.promised == Some(Lsn(COMMIT + 8));
+    assert!(running.comes_to(300, is_confirmed).await, "{counted:?}");
+    running.stop.send_replace(true);
+    let (_, outcome) = running.task.await?;
+    assert_eq!(outcome?, SessionEnd::Stopped);
+    assert_eq!(counted.load(Ordering::SeqCst), ROWS);
+    let status = running.status.borrow().clone();
+    assert_eq!((status.changes, status.buffered_changes), (ROWS, 0));
     #[expect(clippy::print_stdout, reason = "the test harness shows it")]
     {
         println!(
