@@ -12,11 +12,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
-use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, Change, ChangedRow, EventRow, Origin};
+use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::conformance::{position, transaction};
 use sheaf_cdc::sink::Sink;
 use sheaf_lake::{LakeOptions, LakeSink};
-use sheaf_model::{BatchId, ChangePosition, EntityId, Lsn, Op, TenantId, Timestamp};
+use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_testkit::{ScratchDir, TestDatabase};
 use uuid::Uuid;
@@ -100,28 +101,6 @@ fn columns(folder: &Path) -> Result<(i64, BTreeMap<String, i64>)> {
     Ok((rows, columns))
 }
 
-fn position(commit_lsn: u64, ordinal: u64) -> ChangePosition {
-    ChangePosition {
-        timeline: 1,
-        commit_lsn: Lsn(commit_lsn),
-        ordinal,
-    }
-}
-
-fn batch(commit_lsn: u64, rows: Vec<ChangedRow>) -> Batch {
-    let changes = (1..).zip(rows).map(|(ordinal, row)| Change {
-        position: position(commit_lsn, ordinal),
-        xid: 7,
-        committed_at: Timestamp::MIN,
-        row,
-    });
-    Batch {
-        origin: Origin::Stream,
-        changes: changes.collect(),
-        is_end: true,
-    }
-}
-
 fn row(catalogue: Catalogue, columns: Vec<(&str, ColumnValue)>) -> ChangedRow {
     ChangedRow::Catalogue(CatalogueRow {
         catalogue,
@@ -158,7 +137,7 @@ fn names(entities: i64) -> Batch {
             ],
         )
     });
-    batch(2, attributes.chain(entities).collect())
+    transaction(2, attributes.chain(entities).collect())
 }
 
 /// What a thousand requests bring, a round of all entities in each step.
@@ -205,7 +184,7 @@ fn requests(entities: i64, cents_below: i64, reports: Reports) -> Result<Vec<Bat
             }));
         }
         let lsn = u64::try_from(request).context("a small number")? + 10;
-        batches.push(batch(lsn, rows));
+        batches.push(transaction(lsn, rows));
     }
     Ok(batches)
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use iceberg::spec::DataFile;
 
-use crate::data_file::{decode, encode};
-use crate::error::LakeError;
+use crate::data_file::encode;
+use crate::error::{Cause, LakeError};
 use crate::files::{BATCH_ROWS, Files, encoding};
 use crate::lake::TenantBuckets;
 use crate::rewrite::{partition_of, ranges_of};
@@ -14,16 +14,13 @@ use crate::rows::{StoredRow, merge, read_rows, write_rows};
 use crate::schema::LakeTable;
 use crate::table::{TableChange, TableState};
 
-/// Writes changed rows of a catalogue.
+/// Writes changed rows of a catalogue, one at least.
 pub(crate) fn change_rows(
     files: &Files,
     state: &TableState,
     rows: &[StoredRow],
 ) -> Result<TableChange, LakeError> {
     let mut change = TableChange::default();
-    if rows.is_empty() {
-        return Ok(change);
-    }
     let table = state.table;
     let buckets = TenantBuckets::new(table)?;
     let known = Known::new(table, rows, &buckets)?;
@@ -130,14 +127,14 @@ fn read_file(
     table: LakeTable,
     file: &DataFile,
 ) -> Result<Vec<StoredRow>, LakeError> {
-    files.stop.check()?;
     let location = file.file_path();
-    let bytes = files.runtime.block_on(files.warehouse.read(location))?;
-    let batches = decode(bytes).map_err(LakeError::file("decoding file", location))?;
+    let stored = files.open(location)?;
+    let decoding = || LakeError::file("decoding file", location);
     let mut rows = Vec::new();
-    for batch in &batches {
-        let read = read_rows(table, batch).ok_or("a column is missing");
-        rows.extend(read.map_err(LakeError::file("decoding file", location))?);
+    for batch in stored.rows().map_err(decoding())? {
+        let batch = batch.map_err(Cause::from).map_err(decoding())?;
+        let read = read_rows(table, &batch).ok_or("a column is missing");
+        rows.extend(read.map_err(Cause::from).map_err(decoding())?);
     }
     Ok(rows)
 }

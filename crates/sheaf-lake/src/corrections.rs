@@ -27,7 +27,7 @@ impl At {
         At {
             tenant: event.tenant.0,
             entity: event.entity.0,
-            observed_at: event.observed_at,
+            observed_at: event.observed_at.as_micros(),
         }
     }
 }

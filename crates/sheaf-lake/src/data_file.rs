@@ -6,7 +6,6 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use iceberg::spec::{DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Struct};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
@@ -14,7 +13,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 
-use crate::error::{Cause, LakeError};
+use crate::error::LakeError;
 use crate::schema::{Kind, LakeTable};
 
 /// Rows of a group: what a reader passes over at once by its bounds. More would be smaller and read more in vain.
@@ -117,12 +116,6 @@ pub(crate) fn encode(
         writer.write(&batch?)?;
     }
     writer.finish()
-}
-
-/// All rows of a file. Takes processor time.
-pub(crate) fn decode(bytes: bytes::Bytes) -> Result<Vec<RecordBatch>, Cause> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-    Ok(reader.collect::<Result<_, _>>()?)
 }
 
 impl EncodedFile {

@@ -55,7 +55,7 @@ pub(crate) fn divide(
             }
         };
         let part = Part {
-            day: day_of(event.observed_at),
+            day: day_of(event.observed_at.as_micros()),
             bucket,
         };
         places.entry((part, tenant)).or_default().push(place);
@@ -125,7 +125,7 @@ impl NamedFacts {
     ) -> Result<RecordBatch, ArrowError> {
         let facts: Vec<&PendingFact> = places
             .iter()
-            .map(|place| &self.pending.facts[usize::try_from(*place).unwrap_or(usize::MAX)])
+            .map(|place| self.pending.fact(*place))
             .collect();
         let events: Vec<&PendingEvent> = facts
             .iter()
@@ -137,25 +137,35 @@ impl NamedFacts {
                 self.entities.get(place).and_then(Option::as_ref)
             })
         };
-        let attributes = || {
-            facts.iter().map(|fact| {
-                let tenant = self.pending.event_of(fact).tenant;
-                self.attributes.get(&(tenant, fact.attribute?))
+        let attributes: Vec<Option<&AttributeName>> = facts
+            .iter()
+            .zip(&events)
+            .map(|(fact, event)| {
+                let name = self.attributes.get(&(event.tenant, fact.attribute?));
+                name.map(Arc::as_ref)
             })
-        };
+            .collect();
         let columns: Vec<ArrayRef> = vec![
             longs(events.iter().map(|event| Some(event.tenant.0))),
             longs(events.iter().map(|event| Some(event.entity.0))),
             texts(entities().map(|name| Some(&*name?.entity_type))),
             texts(entities().map(|name| Some(&*name?.external_id))),
             longs(facts.iter().map(|fact| fact.attribute.map(NonZeroI64::get))),
-            texts(attributes().map(|name| Some(&*name?.name))),
-            texts(attributes().map(|name| Some(name?.kind.as_str()))),
-            times(events.iter().map(|event| Some(event.observed_at))),
+            texts(attributes.iter().map(|name| Some(&*(*name)?.name))),
+            texts(attributes.iter().map(|name| Some((*name)?.kind.as_str()))),
+            times(
+                events
+                    .iter()
+                    .map(|event| Some(event.observed_at.as_micros())),
+            ),
             ints(events.iter().map(|event| i32::from(event.seq))),
             texts(events.iter().map(|event| Some(op_name(event.op)))),
             uuids(events.iter().map(|event| event.batch.as_bytes()))?,
-            times(events.iter().map(|event| Some(event.ingested_at))),
+            times(
+                events
+                    .iter()
+                    .map(|event| Some(event.ingested_at.as_micros())),
+            ),
             some_of(&facts, AttributeType::Int, |facts| {
                 longs(facts.iter().map(|fact| match fact.cell {
                     Cell::Int(number) => Some(number),
@@ -168,10 +178,12 @@ impl NamedFacts {
                     _ => None,
                 }))
             }),
-            decimals(facts.iter().map(|fact| match &fact.cell {
-                Cell::Decimal(units) => Some(**units),
-                _ => None,
-            }))?,
+            some_of(&facts, AttributeType::Decimal, |facts| {
+                decimals(facts.iter().map(|fact| match &fact.cell {
+                    Cell::Decimal(units) => Some(**units),
+                    _ => None,
+                }))
+            }),
             some_of(&facts, AttributeType::Text, |facts| {
                 texts(facts.iter().map(|fact| match &fact.cell {
                     Cell::Text(text) | Cell::LongDecimal(text) => Some(&**text),
@@ -245,7 +257,7 @@ fn op_name(op: Op) -> &'static str {
     }
 }
 
-fn longs(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
+pub(crate) fn longs(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
     let mut column = Int64Builder::with_capacity(values.len());
     values.for_each(|value| column.append_option(value));
     Arc::new(column.finish())
@@ -263,19 +275,19 @@ fn floats(values: impl ExactSizeIterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(column.finish())
 }
 
-fn bools(values: impl ExactSizeIterator<Item = Option<bool>>) -> ArrayRef {
+pub(crate) fn bools(values: impl ExactSizeIterator<Item = Option<bool>>) -> ArrayRef {
     let mut column = BooleanBuilder::with_capacity(values.len());
     values.for_each(|value| column.append_option(value));
     Arc::new(column.finish())
 }
 
-fn times(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
+pub(crate) fn times(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {
     let mut column = TimestampMicrosecondBuilder::with_capacity(values.len()).with_timezone(UTC);
     values.for_each(|value| column.append_option(value));
     Arc::new(column.finish())
 }
 
-fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(crate) fn texts<'a>(values: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     let mut column = StringBuilder::new();
     values.for_each(|value| column.append_option(value));
     Arc::new(column.finish())
@@ -295,10 +307,10 @@ fn decimal_type() -> DataType {
     DataType::Decimal128(digits, places)
 }
 
-fn decimals(values: impl ExactSizeIterator<Item = Option<i128>>) -> Result<ArrayRef, ArrowError> {
+fn decimals(values: impl ExactSizeIterator<Item = Option<i128>>) -> ArrayRef {
     let mut column = Decimal128Builder::with_capacity(values.len());
     values.for_each(|value| column.append_option(value));
-    Ok(Arc::new(column.finish().with_data_type(decimal_type())))
+    Arc::new(column.finish().with_data_type(decimal_type()))
 }
 
 #[cfg(test)]

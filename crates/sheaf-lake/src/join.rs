@@ -26,6 +26,8 @@ struct Cursor {
     batch: usize,
     row: usize,
     keys: Vec<Key>,
+    /// How long the long texts of each row are.
+    long_bytes: Vec<usize>,
 }
 
 /// Gives on the rows of all these in the order of the table.
@@ -43,6 +45,7 @@ pub(crate) fn join(
             batch: 0,
             row: 0,
             keys: Vec::new(),
+            long_bytes: Vec::new(),
         };
         if let Some(key) = cursor.load(table, &mut held)? {
             order.push(Reverse((key, cursors.len())));
@@ -54,7 +57,7 @@ pub(crate) fn join(
     while let Some(Reverse((_, place))) = order.pop() {
         let cursor = &mut cursors[place];
         chunk.push((cursor.batch, cursor.row));
-        chunk_bytes += long_bytes(&held[cursor.batch], cursor.row);
+        chunk_bytes += cursor.long_bytes[cursor.row];
         cursor.row += 1;
         let next = match cursor.keys.get(cursor.row) {
             Some(key) => Some(*key),
@@ -88,6 +91,7 @@ impl Cursor {
             self.keys = keys_of(table, &batch).ok_or("a column of the order is missing")?;
             if let Some(key) = self.keys.first() {
                 self.batch = held.len();
+                self.long_bytes = long_bytes(&batch);
                 held.push(batch);
                 return Ok(Some(*key));
             }
@@ -108,14 +112,14 @@ fn forget(held: &mut Vec<RecordBatch>, cursors: &mut [Cursor]) {
     *held = kept;
 }
 
-/// How long the long texts of a row are.
-fn long_bytes(batch: &RecordBatch, row: usize) -> usize {
+/// How long the long texts of each row are.
+fn long_bytes(batch: &RecordBatch) -> Vec<usize> {
+    let mut bytes = vec![0; batch.num_rows()];
     let columns = LONG.iter().filter_map(|name| batch.column_by_name(name));
-    let texts = columns.filter_map(|column| column.as_string_view_opt());
-    let lengths = texts.map(|texts| {
-        let view = texts.views().get(row).copied().unwrap_or_default();
-        // The lower half of a view's lower half is its length.
-        usize::try_from(view & u128::from(u32::MAX)).unwrap_or_default()
-    });
-    lengths.sum()
+    for texts in columns.filter_map(|column| column.as_string_view_opt()) {
+        for (bytes, length) in bytes.iter_mut().zip(texts.lengths()) {
+            *bytes += usize::try_from(length).unwrap_or_default();
+        }
+    }
+    bytes
 }

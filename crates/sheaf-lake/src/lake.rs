@@ -124,14 +124,8 @@ impl Lake {
         }
         let mut tables = Vec::new();
         for table in LakeTable::ALL {
-            let known = standing
-                .tables
-                .iter()
-                .find(|(name, _)| name == table.name());
-            tables.push(match known {
-                Some((_, location)) => {
-                    TableState::load_own(table, &self.warehouse, location).await?
-                }
+            tables.push(match standing.location(table.name()) {
+                Some(location) => TableState::load_own(table, &self.warehouse, location).await?,
                 None => TableState::new(table, &self.warehouse)?,
             });
         }
@@ -191,9 +185,8 @@ impl Lake {
                 corrections.added.extend_from_slice(&prepared.noted);
                 corrections.held_until = first;
                 corrections.applied.clone_from(&prepared.applied);
-                let changes = self.change(open, pending, resolved, names, &mut written);
-                let mut changes = changes.await?;
-                put_in_place(&mut changes, prepared, &mut written);
+                let mut changes = self.change(open, pending, resolved, names).await?;
+                put_in_place(&mut changes, prepared);
                 changes
             }
         };
@@ -205,6 +198,7 @@ impl Lake {
                 tables.push(state.clone());
                 continue;
             }
+            written.add(&change);
             let advanced = state.advance(
                 &self.warehouse,
                 change,
@@ -233,18 +227,17 @@ impl Lake {
         mut pending: Pending,
         resolved: Resolved,
         names: &mut Names,
-        written: &mut Written,
     ) -> Result<Changes, LakeError> {
         let mut changes = Changes::new();
         for state in &open.tables {
-            if !state.table.has_facts() {
-                let (files, state) = (self.files(Stop::default()), state.clone());
-                let (table, rows) = (state.table, pending.take_rows(state.table));
-                let changed = in_background(move || change_rows(&files, &state, &rows));
-                let change = changed.await?;
-                written.add(&change);
-                changes.insert(table, change);
+            let rows = pending.take_rows(state.table);
+            if rows.is_empty() {
+                continue;
             }
+            let (table, state) = (state.table, state.clone());
+            let files = self.files(Stop::default());
+            let changed = in_background(move || change_rows(&files, &state, &rows));
+            changes.insert(table, changed.await?);
         }
         if pending.events.is_empty() {
             return Ok(changes);
@@ -253,25 +246,23 @@ impl Lake {
         let files = self.files(Stop::default());
         let tables = open.tables.clone();
         let added = in_background(move || {
-            let waits = |place: u32| {
-                let fact = facts
-                    .pending
-                    .facts
-                    .get(usize::try_from(place).unwrap_or(usize::MAX));
-                fact.is_some_and(|fact| resolved.waiting.contains(&fact.event))
+            let waits = |place| {
+                let fact = facts.pending.fact(place);
+                resolved.waiting.contains(&fact.event)
             };
             let is_hidden = |place: u32| resolved.hidden.contains(&place);
             let mut added = Vec::new();
             for state in tables.iter().filter(|state| state.table.has_facts()) {
                 let is_replaced = state.table == LakeTable::FactsCorrected;
+                if is_replaced && resolved.hidden.is_empty() {
+                    continue;
+                }
                 let is_wanted = |place| is_hidden(place) == is_replaced && !waits(place);
                 added.push((state.table, files.write_facts(state, &facts, is_wanted)?));
             }
             Ok(added)
         });
         for (table, added) in added.await? {
-            let locations = added.iter().map(|file| file.file_path().to_owned());
-            written.0.extend(locations);
             let change = TableChange {
                 added,
                 ..TableChange::default()
@@ -368,8 +359,7 @@ fn clear(open: &OpenLake) -> Changes {
 }
 
 /// Adds what was made beside the stream. Where the commit takes files away by itself, they may be those that were joined.
-fn put_in_place(changes: &mut Changes, prepared: Prepared, written: &mut Written) {
-    written.0.append(&mut prepared.written().0);
+fn put_in_place(changes: &mut Changes, prepared: Prepared) {
     for (table, change) in prepared.changes {
         let own = changes.entry(table).or_default();
         if own.removed.is_empty() {

@@ -59,7 +59,7 @@ async fn remove_from(
     // The files first: what is committed after that is found in use.
     let mut found = Vec::new();
     for table in LakeTable::ALL {
-        let folder = format!("{}/{}", warehouse.root(), table.name());
+        let folder = table.folder(warehouse.root());
         found.extend(warehouse.list(&folder).await?);
     }
     let Some(standing) = read_lake(cdc, name).await? else {
@@ -70,11 +70,7 @@ async fn remove_from(
     warehouse.require_owner(&owner).await?;
     let mut used = HashSet::new();
     for table in LakeTable::ALL {
-        let known = standing
-            .tables
-            .iter()
-            .find(|(name, _)| name == table.name());
-        if let Some((_, location)) = known {
+        if let Some(location) = standing.location(table.name()) {
             let state = TableState::load_own(table, warehouse, location).await?;
             add_used(&state, warehouse, &mut used).await?;
         }

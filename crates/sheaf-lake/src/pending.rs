@@ -17,13 +17,11 @@ use crate::schema::LakeTable;
 pub(crate) struct PendingEvent {
     pub(crate) tenant: TenantId,
     pub(crate) entity: EntityId,
-    /// In microseconds.
-    pub(crate) observed_at: i64,
+    pub(crate) observed_at: Timestamp,
     pub(crate) seq: i16,
     pub(crate) op: Op,
     pub(crate) batch: Uuid,
-    /// In microseconds.
-    pub(crate) ingested_at: i64,
+    pub(crate) ingested_at: Timestamp,
     /// The place of its first fact; the next event's is after its last.
     pub(crate) first: usize,
 }
@@ -116,11 +114,11 @@ impl Pending {
         self.events.push(PendingEvent {
             tenant: row.tenant,
             entity: row.entity,
-            observed_at: row.observed_at.as_micros(),
+            observed_at: row.observed_at,
             seq: row.seq,
             op: row.op,
             batch: row.batch.0,
-            ingested_at: row.ingested_at.as_micros(),
+            ingested_at: row.ingested_at,
             first,
         });
         Ok(())
@@ -132,6 +130,11 @@ impl Pending {
         let first = self.events.get(place).map_or(0, |event| event.first);
         let next = self.events.get(place + 1);
         first..next.map_or(self.facts.len(), |next| next.first)
+    }
+
+    /// The fact at a place.
+    pub(crate) fn fact(&self, place: u32) -> &PendingFact {
+        &self.facts[usize::try_from(place).unwrap_or(usize::MAX)]
     }
 
     pub(crate) fn event_of(&self, fact: &PendingFact) -> &PendingEvent {
@@ -148,17 +151,16 @@ impl Pending {
         let found = self.later.binary_search_by_key(&place, |(place, _)| *place);
         let (_, attrs) = self.later.get(found.ok()?)?;
         let event = self.event(place);
-        let time = |micros| Timestamp::from_micros(micros).expect("it was an instant");
         Some(LakeCorrection {
             key: CorrectionKey {
-                observed_at: time(event.observed_at),
+                observed_at: event.observed_at,
                 tenant: event.tenant,
                 entity: event.entity,
                 seq: event.seq,
             },
             op: event.op,
             batch: BatchId(event.batch),
-            ingested_at: time(event.ingested_at),
+            ingested_at: event.ingested_at,
             attrs: attrs.clone(),
         })
     }

@@ -17,7 +17,7 @@ use crate::files::{Files, encoding};
 use crate::join::join;
 use crate::schema::LakeTable;
 use crate::stored_file::keys_of;
-use crate::table::{TableChange, TableState, Written};
+use crate::table::{TableChange, TableState};
 
 /// What reading the files that become one may take beside them.
 const READING_BYTES_MAX: u64 = 64 << 20;
@@ -36,13 +36,6 @@ impl Prepared {
     pub(crate) fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.applied.is_empty() && self.noted.is_empty()
     }
-
-    /// The locations of what was written.
-    pub(crate) fn written(&self) -> Written {
-        let changes = self.changes.iter();
-        let added = changes.flat_map(|(_, change)| &change.added);
-        Written(added.map(|file| file.file_path().to_owned()).collect())
-    }
 }
 
 /// Brings events of one day that waited into the tables: what they hide is taken out of the files that have it, and what is hidden
@@ -57,17 +50,12 @@ pub(crate) fn correct(
     let pending = &events.pending;
     let mut corrections = Corrections::new(pending);
     let day = pending.events.first();
-    let day = day.map(|event| day_of(event.observed_at));
+    let day = day.map(|event| day_of(event.observed_at.as_micros()));
     // Everything that is there about the instants, before anything is decided.
     look(files, corrected, day, &mut corrections)?;
     let concerned = look(files, facts, day, &mut corrections)?;
-    let fact = |place: u32| {
-        let fact = pending
-            .facts
-            .get(usize::try_from(place).unwrap_or(usize::MAX));
-        fact.map(|fact| fact_of(pending, fact))
-    };
-    let is_new = |place| fact(place).filter(|fact| !corrections.is_present(*fact));
+    let fact = |place| fact_of(pending, pending.fact(place));
+    let is_new = |place| Some(fact(place)).filter(|fact| !corrections.is_present(*fact));
     let stays = |place| is_new(place).is_some_and(|fact| !corrections.hide(fact));
     let is_hidden = |place| is_new(place).is_some_and(|fact| corrections.hide(fact));
     let mut kept = TableChange {

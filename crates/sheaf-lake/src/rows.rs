@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{
-    BooleanBuilder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
-};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, RecordBatch};
@@ -14,6 +11,7 @@ use sheaf_cdc::change::CatalogueRow;
 use sheaf_cdc::column::ColumnValue;
 use sheaf_model::{ChangePosition, Lsn, Timestamp};
 
+use crate::facts::{bools, longs, texts, times};
 use crate::pending::numbers_of;
 use crate::schema::{Column, Kind, LakeTable};
 
@@ -65,10 +63,7 @@ impl StoredRow {
         }
         let mut key = [0; 2];
         for (place, name) in row.catalogue.key().iter().enumerate() {
-            match row.get(name) {
-                Some(ColumnValue::Int(number)) => key[place] = *number,
-                _ => return Err(RowFault::Key(name)),
-            }
+            key[place] = row.number(name).ok_or(RowFault::Key(name))?;
         }
         Ok(StoredRow {
             key: (key[0], key[1]),
@@ -145,93 +140,78 @@ pub(crate) fn write_rows(
         columns.push(write_column(column.kind, values));
     }
     for place in 0..CHANGED_COLUMNS {
-        let mut column = Int64Builder::with_capacity(rows.len());
-        for row in rows {
-            column.append_value(numbers_of(row.changed)[place]);
-        }
-        columns.push(Arc::new(column.finish()));
+        let numbers = rows.iter().map(|row| numbers_of(row.changed)[place]);
+        columns.push(longs(numbers.map(Some)));
     }
     RecordBatch::try_new(Arc::clone(schema), columns)
 }
 
-fn write_column<'a>(kind: Kind, values: impl Iterator<Item = &'a ColumnValue>) -> ArrayRef {
+fn write_column<'a>(
+    kind: Kind,
+    values: impl ExactSizeIterator<Item = &'a ColumnValue>,
+) -> ArrayRef {
     match kind {
-        Kind::Bool => {
-            let mut column = BooleanBuilder::new();
-            for value in values {
-                match value {
-                    ColumnValue::Bool(is_true) => column.append_value(*is_true),
-                    _ => column.append_null(),
-                }
-            }
-            Arc::new(column.finish())
-        }
-        Kind::Time => {
-            let mut column = TimestampMicrosecondBuilder::new().with_timezone(crate::facts::UTC);
-            for value in values {
-                match value {
-                    ColumnValue::Time(time) => column.append_value(time.as_micros()),
-                    _ => column.append_null(),
-                }
-            }
-            Arc::new(column.finish())
-        }
-        Kind::Text => {
-            let mut column = StringBuilder::new();
-            for value in values {
-                match value {
-                    ColumnValue::Text(text) => column.append_value(text),
-                    _ => column.append_null(),
-                }
-            }
-            Arc::new(column.finish())
-        }
+        Kind::Bool => bools(values.map(|value| match value {
+            ColumnValue::Bool(is_true) => Some(*is_true),
+            _ => None,
+        })),
+        Kind::Time => times(values.map(|value| match value {
+            ColumnValue::Time(time) => Some(time.as_micros()),
+            _ => None,
+        })),
+        Kind::Text => texts(values.map(|value| match value {
+            ColumnValue::Text(text) => Some(text.as_str()),
+            _ => None,
+        })),
         // Catalogues have no others.
         Kind::Long | Kind::Int | Kind::Double | Kind::Decimal | Kind::Uuid => {
-            let mut column = Int64Builder::new();
-            for value in values {
-                match value {
-                    ColumnValue::Int(number) => column.append_value(*number),
-                    _ => column.append_null(),
-                }
-            }
-            Arc::new(column.finish())
+            longs(values.map(|value| match value {
+                ColumnValue::Int(number) => Some(*number),
+                _ => None,
+            }))
         }
     }
 }
 
 /// Rows out of columns. None where a column that has to be there is not.
 pub(crate) fn read_rows(table: LakeTable, batch: &RecordBatch) -> Option<Vec<StoredRow>> {
-    let number = |name: &str, row: usize| {
+    let numbers = |name: &str| {
         let column = batch.column_by_name(name)?;
-        Some(column.as_primitive_opt::<Int64Type>()?.value(row))
+        column.as_primitive_opt::<Int64Type>()
     };
-    let key: &[&str] = table.order();
-    (0..batch.num_rows())
-        .map(|row| {
-            let values =
-                own_columns(table)
-                    .iter()
-                    .map(|column| match batch.column_by_name(column.name) {
-                        // Files that were written before the column was there have none.
-                        None => Some(ColumnValue::Null),
-                        Some(values) => read_value(column.kind, values, row),
-                    });
-            Some(StoredRow {
-                key: (
-                    number(key.first()?, row)?,
-                    key.get(1).map_or(Some(0), |name| number(name, row))?,
-                ),
-                changed: ChangePosition {
-                    timeline: u32::try_from(number("changed_timeline", row)?).ok()?,
-                    commit_lsn: Lsn(number("changed_lsn", row)?.cast_unsigned()),
-                    ordinal: number("changed_ordinal", row)?.cast_unsigned(),
-                },
-                is_new: false,
-                values: values.collect::<Option<_>>()?,
-            })
+    let key: Vec<_> = table
+        .order()
+        .iter()
+        .map(|name| numbers(name))
+        .collect::<Option<_>>()?;
+    let first = key.first()?;
+    let timeline = numbers("changed_timeline")?;
+    let lsn = numbers("changed_lsn")?;
+    let ordinal = numbers("changed_ordinal")?;
+    let columns = own_columns(table).iter();
+    // Files that were written before a column was there have none.
+    let columns = columns.map(|column| (column.kind, batch.column_by_name(column.name)));
+    let columns: Vec<_> = columns.collect();
+    let row = |row| {
+        let values = columns.iter().map(|(kind, values)| match values {
+            Some(values) => read_value(*kind, values, row),
+            None => Some(ColumnValue::Null),
+        });
+        Some(StoredRow {
+            key: (
+                first.value(row),
+                key.get(1).map_or(0, |numbers| numbers.value(row)),
+            ),
+            changed: ChangePosition {
+                timeline: u32::try_from(timeline.value(row)).ok()?,
+                commit_lsn: Lsn(lsn.value(row).cast_unsigned()),
+                ordinal: ordinal.value(row).cast_unsigned(),
+            },
+            is_new: false,
+            values: values.collect::<Option<_>>()?,
         })
-        .collect()
+    };
+    (0..batch.num_rows()).map(row).collect()
 }
 
 fn read_value(kind: Kind, values: &ArrayRef, row: usize) -> Option<ColumnValue> {
@@ -246,7 +226,7 @@ fn read_value(kind: Kind, values: &ArrayRef, row: usize) -> Option<ColumnValue> 
                 .value(row);
             ColumnValue::Time(Timestamp::from_micros(micros).ok()?)
         }
-        Kind::Text => ColumnValue::Text(values.as_string_opt::<i32>()?.value(row).to_owned()),
+        Kind::Text => ColumnValue::Text(values.as_string_view_opt()?.value(row).to_owned()),
         Kind::Long | Kind::Int | Kind::Double | Kind::Decimal | Kind::Uuid => {
             ColumnValue::Int(values.as_primitive_opt::<Int64Type>()?.value(row))
         }

@@ -266,6 +266,11 @@ impl LakeTable {
         }
     }
 
+    /// Where it is, below where the tables are.
+    pub(crate) fn folder(self, root: &str) -> String {
+        format!("{root}/{}", self.name())
+    }
+
     /// Its columns, which are numbered from 1 in this order.
     pub(crate) fn columns(self) -> &'static [Column] {
         match self {

@@ -371,9 +371,8 @@ impl LakeSink {
         let mut found = HashSet::new();
         if waiting.is_some() && !pending.later.is_empty() {
             let later = pending.later.iter().map(|(at, _)| pending.event(*at));
-            let instant = |micros| Timestamp::from_micros(micros).expect("it was an instant");
             let mut asked: Vec<_> = later
-                .map(|event| (event.tenant, event.entity, instant(event.observed_at)))
+                .map(|event| (event.tenant, event.entity, event.observed_at))
                 .collect();
             asked.sort_unstable();
             asked.dedup();

@@ -94,7 +94,7 @@ impl StoredFile {
 }
 
 /// Where nothing is said of a column it may have everything.
-fn range_of(group: &RowGroupMetaData, name: &str) -> (i64, i64) {
+pub(crate) fn range_of(group: &RowGroupMetaData, name: &str) -> (i64, i64) {
     let columns = group.columns().iter();
     let column = columns
         .into_iter()
@@ -114,8 +114,14 @@ pub(crate) fn keys_of(table: LakeTable, batch: &RecordBatch) -> Option<Vec<Key>>
     for (place, name) in table.order().iter().enumerate() {
         let column = batch.column_by_name(name)?;
         let value: &dyn Fn(usize) -> i64 = match column.data_type() {
-            DataType::Int64 => &|row| column.as_primitive::<Int64Type>().value(row),
-            DataType::Int32 => &|row| i64::from(column.as_primitive::<Int32Type>().value(row)),
+            DataType::Int64 => {
+                let values = column.as_primitive_opt::<Int64Type>()?;
+                &|row| values.value(row)
+            }
+            DataType::Int32 => {
+                let values = column.as_primitive_opt::<Int32Type>()?;
+                &|row| i64::from(values.value(row))
+            }
             DataType::Timestamp(..) => {
                 let values = column.as_primitive_opt::<TimestampMicrosecondType>()?;
                 &|row| values.value(row)

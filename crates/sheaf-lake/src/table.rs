@@ -77,7 +77,7 @@ impl Written {
 impl TableState {
     /// Before its first description.
     pub(crate) fn new(table: LakeTable, warehouse: &Warehouse) -> Result<TableState, LakeError> {
-        let location = format!("{}/{}", warehouse.root(), table.name());
+        let location = table.folder(warehouse.root());
         Ok(TableState {
             table,
             location: None,
@@ -113,7 +113,7 @@ impl TableState {
         warehouse: &Warehouse,
         location: &str,
     ) -> Result<TableState, LakeError> {
-        let folder = format!("{}/{}", warehouse.root(), table.name());
+        let folder = table.folder(warehouse.root());
         let elsewhere = |known: &str| LakeError::Elsewhere {
             known: known.to_owned(),
             root: warehouse.root().to_owned(),

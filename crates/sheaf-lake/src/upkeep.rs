@@ -10,6 +10,7 @@ use sheaf_store::lake::CorrectionKey;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
+use crate::background::outcome_of;
 use crate::error::LakeError;
 use crate::files::Stop;
 use crate::rewrite::Prepared;
@@ -225,11 +226,7 @@ impl Upkeep {
         }
         self.wait().await;
         let going = self.going.take()?;
-        let outcome = match going.outcome? {
-            Ok(outcome) => outcome,
-            Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
-            Err(_) => Err(LakeError::Ending),
-        };
+        let outcome = outcome_of(going.outcome?);
         if going.is_stale {
             return None;
         }

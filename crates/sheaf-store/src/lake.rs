@@ -50,6 +50,14 @@ pub struct LakeStanding {
     pub tables: Vec<(String, String)>,
 }
 
+impl LakeStanding {
+    /// Where the newest metadata of a table is; absent where it has none.
+    pub fn location(&self, table: &str) -> Option<&str> {
+        let known = self.tables.iter().find(|(name, _)| name == table);
+        known.map(|(_, location)| location.as_str())
+    }
+}
+
 /// A table that a commit changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwappedTable {

@@ -31,15 +31,15 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::statistics::Statistics as ParquetStatistics;
 
 use super::columns::fitted;
 use super::error::{Bound, Exceeded};
 use super::files::Portion;
 use super::parquet_reader::{FileEnds, FileReader};
 use super::pruning::groups_to_read;
-use super::slices::slices;
+use super::slices::sliced;
 use crate::schema::LakeTable;
+use crate::stored_file::range_of;
 use crate::warehouse::Warehouse;
 
 /// Rows of a batch.
@@ -375,8 +375,7 @@ impl Reading {
             Ok(fitted(&batch.map_err(out_of_parquet)?, &wanted)?)
         });
         // Rows of a group are not all as long as they are on average.
-        let pieces = rows.map_ok(|batch| stream::iter(slices(batch).map(Ok)));
-        Ok(pieces.try_flatten().boxed())
+        Ok(sliced(rows).boxed())
     }
 }
 
@@ -398,16 +397,8 @@ fn whose(
 /// Of groups of rows those whose bounds have room for the tenant.
 fn of_tenant(end: &ParquetMetaData, groups: Vec<usize>, tenant: i64) -> Vec<usize> {
     let may_hold = |place: &usize| {
-        let columns = end.row_group(*place).columns().iter();
-        let mut columns = columns.filter(|column| column.column_path().string() == TENANT);
-        match columns.next().and_then(|column| column.statistics()) {
-            Some(ParquetStatistics::Int64(bounds)) => {
-                let is_above = bounds.min_opt().is_some_and(|least| *least > tenant);
-                let is_below = bounds.max_opt().is_some_and(|most| *most < tenant);
-                !is_above && !is_below
-            }
-            _ => true,
-        }
+        let (least, greatest) = range_of(end.row_group(*place), TENANT);
+        (least..=greatest).contains(&tenant)
     };
     groups.into_iter().filter(may_hold).collect()
 }

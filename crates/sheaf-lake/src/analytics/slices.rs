@@ -3,6 +3,8 @@
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
+use datafusion::common::Result;
+use futures::{Stream, TryStreamExt, stream};
 use sheaf_export::Cell;
 
 /// What a piece would take at most, where it is more than a row.
@@ -46,6 +48,14 @@ pub(crate) fn slices(batch: RecordBatch) -> impl Iterator<Item = RecordBatch> {
             left.push(batch.slice(0, half));
         }
     })
+}
+
+/// The batches of a stream in pieces, in its order.
+pub(crate) fn sliced(
+    rows: impl Stream<Item = Result<RecordBatch>>,
+) -> impl Stream<Item = Result<RecordBatch>> {
+    rows.map_ok(|batch| stream::iter(slices(batch).map(Ok)))
+        .try_flatten()
 }
 
 #[cfg(test)]

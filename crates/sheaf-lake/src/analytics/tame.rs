@@ -31,10 +31,10 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
-use futures::{TryStreamExt, stream};
+use futures::TryStreamExt;
 
 use super::error::{Bound, Exceeded};
-use super::slices::slices;
+use super::slices::sliced;
 use super::stop::Stop;
 
 /// Puts a count in front of every operator that holds its rows uncounted, slices in front of those that make new texts, and pauses
@@ -260,10 +260,9 @@ impl ExecutionPlan for Passed {
         if let Way::Sliced = self.way {
             let rows = self.input.execute(partition, context)?;
             let schema = rows.schema();
-            let pieces = rows.map_ok(|batch| stream::iter(slices(batch).map(Ok)));
             return Ok(Box::pin(RecordBatchStreamAdapter::new(
                 schema,
-                pieces.try_flatten(),
+                sliced(rows),
             )));
         }
         let held = MemoryConsumer::new("a window").register(context.memory_pool());

@@ -50,12 +50,9 @@ async fn facts_are_divided_by_day_and_tenant_and_then_in_the_order_of_a_file() {
     let found: Vec<_> = divided
         .iter()
         .map(|(part, places)| {
-            let value = |place: &u32| {
-                let fact = &pending.facts[usize::try_from(*place).expect("small")];
-                match fact.cell {
-                    Cell::Int(number) => number,
-                    _ => 0,
-                }
+            let value = |place: &u32| match pending.fact(*place).cell {
+                Cell::Int(number) => number,
+                _ => 0,
             };
             (part.day, part.bucket, places.iter().map(value).collect())
         })

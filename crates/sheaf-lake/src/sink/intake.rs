@@ -39,10 +39,6 @@ impl LakeSink {
 
     /// Remembers what the numbers of a catalogue's row mean. What cannot be read is asked for when it is needed.
     pub(super) fn learn(&mut self, row: &CatalogueRow) {
-        let number = |name| match row.get(name) {
-            Some(ColumnValue::Int(number)) => Some(*number),
-            _ => None,
-        };
         let text = |name| match row.get(name) {
             Some(ColumnValue::Text(text)) => Some(text.as_str()),
             _ => None,
@@ -52,8 +48,8 @@ impl LakeSink {
             Catalogue::Attributes => {
                 let kind = text("type").and_then(AttributeType::parse);
                 if let (Some(tenant), Some(id), Some(name), Some(kind)) = (
-                    number("tenant_id"),
-                    number("attribute_id"),
+                    row.number("tenant_id"),
+                    row.number("attribute_id"),
                     text("name"),
                     kind,
                 ) {
@@ -63,8 +59,8 @@ impl LakeSink {
             }
             Catalogue::Entities => {
                 if let (Some(tenant), Some(entity), Some(entity_type), Some(external_id)) = (
-                    number("tenant_id"),
-                    number("entity_id"),
+                    row.number("tenant_id"),
+                    row.number("entity_id"),
                     text("entity_type"),
                     text("external_id"),
                 ) {

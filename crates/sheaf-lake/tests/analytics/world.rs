@@ -5,18 +5,18 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use iceberg::spec::{Datum, PrimitiveLiteral, Transform};
 use iceberg::transform::create_transform_function;
-use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, Change, ChangedRow, EventRow, Origin};
+use sheaf_cdc::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::conformance::{position, transaction};
 use sheaf_cdc::sink::Sink;
 use sheaf_export::{Cell, Column};
 use sheaf_lake::analytics::{
     Answer, LakeReader, LakeSnapshot, Param, QueryBounds, QueryError, Question, ReaderOptions,
 };
 use sheaf_lake::{LakeOptions, LakeSink};
-use sheaf_model::{BatchId, ChangePosition, EntityId, Lsn, Op, TenantId, Timestamp};
+use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::TenantScope;
-use sheaf_store::lake::LakeFeed;
 use sheaf_store::settings::Settings;
 use sheaf_testkit::{ScratchDir, TestDatabase};
 use uuid::Uuid;
@@ -151,14 +151,9 @@ impl World {
         let settings = Arc::new(Settings::read(&app).await?);
         let options = self.options(catalog);
         let options = ReaderOptions {
-            name: options.name,
-            location: options.location,
-            feed: LakeFeed {
-                slot: "sheaf".to_owned(),
-                sink: "lake".to_owned(),
-            },
             bounds,
             threads: Some(2),
+            ..ReaderOptions::of(&options, "sheaf".to_owned())
         };
         Ok(LakeReader::new(&app, settings, options)?)
     }
@@ -166,28 +161,6 @@ impl World {
 
 pub(crate) fn attribute_number(tenant: TenantId, place: i64) -> i64 {
     if tenant == OWN { place } else { 100 + place }
-}
-
-pub(crate) fn position(commit_lsn: u64, ordinal: u64) -> ChangePosition {
-    ChangePosition {
-        timeline: 1,
-        commit_lsn: Lsn(commit_lsn),
-        ordinal,
-    }
-}
-
-fn transaction(commit_lsn: u64, rows: Vec<ChangedRow>) -> Batch {
-    let changes = (1..).zip(rows).map(|(ordinal, row)| Change {
-        position: position(commit_lsn, ordinal),
-        xid: 7,
-        committed_at: Timestamp::MIN,
-        row,
-    });
-    Batch {
-        origin: Origin::Stream,
-        changes: changes.collect(),
-        is_end: true,
-    }
 }
 
 /// Four days, six entities of each tenant, one event each two hours.

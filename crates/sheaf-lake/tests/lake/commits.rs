@@ -353,14 +353,7 @@ async fn a_table_that_somebody_else_changed_is_not_overwritten() -> Result<()> {
     require_conflict(&sink.flush().await.expect_err("facts is not what it was"))?;
     // Neither the position nor the other tables have moved.
     client
-        .batch_execute(&move_to(
-            &before
-                .tables
-                .iter()
-                .find(|(name, _)| name == "facts")
-                .context("facts")?
-                .1,
-        ))
+        .batch_execute(&move_to(before.location("facts").context("facts")?))
         .await?;
     assert_eq!(world.standing("sheaf").await?, before);
     sink.held().await?;

@@ -17,14 +17,16 @@ use iceberg::TableIdent;
 use iceberg::io::{FileIOBuilder, LocalFsStorageFactory};
 use iceberg::scan::TableScan;
 use iceberg::table::StaticTable;
-use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, Change, ChangedRow, EventRow, Origin};
+use sheaf_cdc::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
 use sheaf_lake::{CommitObserver, LakeOptions, LakeSink};
-use sheaf_model::{BatchId, ChangePosition, EntityId, Lsn, Op, TenantId, Timestamp};
+use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::lake::{LakeStanding, read_lake};
 use sheaf_testkit::{ScratchDir, TestDatabase};
 use uuid::Uuid;
+
+pub(crate) use sheaf_cdc::conformance::{position, transaction};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -99,9 +101,8 @@ impl World {
     /// Where the newest description of a table is.
     pub(crate) async fn location(&self, catalog: &str, table: &str) -> Result<String> {
         let standing = self.standing(catalog).await?;
-        let mut tables = standing.tables.into_iter();
-        let found = tables.find(|(name, _)| name == table);
-        Ok(found.context("the table is there")?.1)
+        let found = standing.location(table);
+        Ok(found.context("the table is there")?.to_owned())
     }
 
     /// The rows of a table, in the order of its files.
@@ -250,29 +251,6 @@ fn text_of(column: &ArrayRef, place: usize) -> Result<String> {
         }
         other => bail!("a column of {other}"),
     })
-}
-
-pub(crate) fn position(commit_lsn: u64, ordinal: u64) -> ChangePosition {
-    ChangePosition {
-        timeline: 1,
-        commit_lsn: Lsn(commit_lsn),
-        ordinal,
-    }
-}
-
-/// A transaction of these rows.
-pub(crate) fn transaction(commit_lsn: u64, rows: Vec<ChangedRow>) -> Batch {
-    let changes = (1..).zip(rows).map(|(ordinal, row)| Change {
-        position: position(commit_lsn, ordinal),
-        xid: 7,
-        committed_at: Timestamp::MIN,
-        row,
-    });
-    Batch {
-        origin: Origin::Stream,
-        changes: changes.collect(),
-        is_end: true,
-    }
 }
 
 /// An event of tenant 1.
