@@ -13,8 +13,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use sheaf_model::{AttributeId, Lineage, TenantId};
-use sheaf_pg::{PgError, Statement, first_row};
+use sheaf_model::{AttributeId, Lineage, TenantId, Timestamp};
+use sheaf_pg::{PgError, PgTime, Statement, first_row};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
@@ -253,11 +253,19 @@ pub fn version_of(rows: &[Row]) -> Result<Option<i64>, PgError> {
     Ok(row.get("catalogue_version"))
 }
 
+/// What a transaction writes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenOn {
+    /// Its lineage; absent on a standby.
+    pub lineage: Option<Lineage>,
+    /// The versions of the catalogues of the tenants that are there.
+    pub versions: HashMap<TenantId, i64>,
+    /// The instant before which history is closed to writes; absent where nothing is.
+    pub closed_before: Option<Timestamp>,
+}
+
 /// The versions of some tenants' catalogues, and the lineage that they are of, in the transaction of whoever remembers them.
-pub async fn read_versions(
-    client: &Client,
-    tenants: &Vec<i64>,
-) -> Result<(Option<Lineage>, HashMap<TenantId, i64>), PgError> {
+pub async fn read_versions(client: &Client, tenants: &Vec<i64>) -> Result<WrittenOn, PgError> {
     const STEP: &str = "reading the versions of catalogues";
     let sql = include_str!("../sql/tenants/read_catalogue_versions.sql");
     let rows = client
@@ -265,12 +273,17 @@ pub async fn read_versions(
         .await
         .map_err(PgError::statement(STEP))?;
     let first = first_row(&rows, STEP)?;
+    let closed_before = first.get::<_, Option<PgTime>>("closed_before");
     let lineage = lineage_of(first)?;
     let version = |row: &Row| {
         let tenant: Option<i64> = row.get("tenant_id");
         Some((TenantId(tenant?), row.get("catalogue_version")))
     };
-    Ok((lineage, rows.iter().filter_map(version).collect()))
+    Ok(WrittenOn {
+        lineage,
+        versions: rows.iter().filter_map(version).collect(),
+        closed_before: closed_before.map(|time| time.0),
+    })
 }
 
 /// Statements that read a whole catalogue, in the transaction of whoever needs it.

@@ -43,12 +43,32 @@ impl Instants {
         client: &Client,
         catalogue_of: impl Fn(EntityId) -> &'c Catalogue,
     ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
+        let sql = include_str!("../sql/events/read_instants.sql");
+        self.read_by(sql, client, catalogue_of).await
+    }
+
+    /// The same of late rows.
+    pub async fn read_late<'c>(
+        &self,
+        client: &Client,
+        catalogue_of: impl Fn(EntityId) -> &'c Catalogue,
+    ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
+        let sql = include_str!("../sql/events/read_late_instants.sql");
+        self.read_by(sql, client, catalogue_of).await
+    }
+
+    async fn read_by<'c>(
+        &self,
+        sql: &str,
+        client: &Client,
+        catalogue_of: impl Fn(EntityId) -> &'c Catalogue,
+    ) -> Result<Vec<(EntityId, StoredRow)>, StoredFault> {
         if self.entities.is_empty() {
             return Ok(Vec::new());
         }
         let rows = client
             .query_typed(
-                include_str!("../sql/events/read_instants.sql"),
+                sql,
                 &[
                     (&self.tenants, Type::INT8_ARRAY),
                     (&self.entities, Type::INT8_ARRAY),
@@ -84,6 +104,9 @@ pub fn history_of(row: &Row, catalogue: &Catalogue) -> Result<HistoryRow, Stored
         ingested_at: row.get::<_, PgTime>("ingested_at").0,
     })
 }
+
+/// The table of events that were reported for a period which was closed to writes.
+pub const LATE: &str = "entity_events_late";
 
 /// Rows on their way into one partition.
 ///
@@ -139,7 +162,12 @@ impl EventRows for EventColumns {
 }
 
 impl EventColumns {
-    /// Inserts the rows into the partition, in the writer's transaction.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tenants.is_empty()
+    }
+
+    /// Inserts the rows into the partition, or into [`LATE`], in the writer's transaction.
     pub async fn insert(&self, client: &Client, partition: &str) -> Result<(), PgError> {
         let sql = format!(
             "INSERT INTO sheaf.{} (tenant_id, entity_id, observed_at, seq, op, batch_id, ingested_at, attrs) \

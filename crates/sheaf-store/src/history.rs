@@ -1,9 +1,39 @@
 //! An entity's history as readers walk it: from one row on, forwards or backwards, a bounded number of rows at a time.
 
-use sheaf_model::{TenantId, Timestamp};
+use sheaf_model::{AttributeId, AttributeType, EntityId, TenantId, Timestamp};
 use sheaf_pg::{PgTime, Statement};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+
+use crate::events::HistoryRow;
+
+/// Events of entities that are not read from PostgreSQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventsAsked {
+    /// Of which entities.
+    pub entities: Vec<EntityId>,
+    /// What of them; absent for everything. Events that replace, delete, or are not the first of their instant are given in any
+    /// case, with the rest of what they say left out.
+    pub attributes: Option<Vec<(AttributeId, AttributeType)>>,
+    /// From this instant on.
+    pub from: Timestamp,
+    /// Up to this instant, without it.
+    pub to: Timestamp,
+    /// The newest first.
+    pub newest_first: bool,
+    /// How many are enough. There are more where others are stored beside them.
+    pub enough: usize,
+}
+
+/// Events of entities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventsRead {
+    /// In order of their instant, their entity and their place in the instant; the other way round with the newest first.
+    pub events: Vec<(EntityId, HistoryRow)>,
+    /// How far was read, if not to the end of what was asked for: the events of the instants before this one are all there; with
+    /// the newest first, those of this instant and later ones.
+    pub reached: Option<Timestamp>,
+}
 
 /// Whose history it is, as parameters of statements.
 #[derive(Debug, Clone)]
@@ -119,6 +149,11 @@ impl<'a> HistoryStep<'a> {
     /// floor has no such bound.
     pub fn of_bytes(self, bytes_max: i64) -> HistoryStep<'a> {
         HistoryStep { bytes_max, ..self }
+    }
+
+    /// Where it ends.
+    pub fn end(&self) -> Timestamp {
+        self.end.0
     }
 
     /// The statement, for a reader's transaction; its rows go to [`crate::events::history_of`], those that are whole.

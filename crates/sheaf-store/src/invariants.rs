@@ -3,10 +3,11 @@
 //! Tests, fault runs and `sheaf doctor` ask the same questions. They are asked as `sheaf_upkeep`, which sees every
 //! tenant, and change nothing.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use futures::TryStreamExt;
-use sheaf_model::{AttributeId, Cell, Document, EntityId, StoredRow, TenantId, fold_rows};
+use sheaf_model::{AttributeId, Cell, Document, EntityId, StoredRow, TenantId, fold_rows, merge};
 use sheaf_pg::PgError;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
@@ -281,6 +282,7 @@ async fn check_tenant(
             tenant,
             catalogue: &catalogue,
             documents: rows.into_iter().peekable(),
+            keyframes: HashMap::new(),
         };
         page.check(client, after, through, check).await?;
         if through == i64::MAX {
@@ -297,6 +299,8 @@ struct Page<'a> {
     tenant: TenantId,
     catalogue: &'a Catalogue,
     documents: std::iter::Peekable<std::vec::IntoIter<Row>>,
+    /// What the events come to that are not here any more.
+    keyframes: HashMap<EntityId, Document>,
 }
 
 impl Page<'_> {
@@ -312,6 +316,25 @@ impl Page<'_> {
             (after, Type::INT8),
             (through, Type::INT8),
         ];
+        let sql = include_str!("../sql/invariants/scan/list_keyframes.sql");
+        let keyframes = client.query_typed_raw(sql, params.clone()).await;
+        let mut keyframes = std::pin::pin!(keyframes.map_err(PgError::statement(STEP))?);
+        while let Some(row) = keyframes
+            .try_next()
+            .await
+            .map_err(PgError::statement(STEP))?
+        {
+            let entity = EntityId(row.get("entity_id"));
+            match document_of(&row, self.catalogue) {
+                Ok(stored) => {
+                    self.keyframes.insert(entity, stored.document);
+                }
+                Err(fault) => {
+                    let fault = format!("has a keyframe that {}", unreadable(fault)?);
+                    self.report(entity, &fault, check);
+                }
+            }
+        }
         let sql = include_str!("../sql/invariants/scan/read_events.sql");
         let events = client
             .query_typed_raw(sql, params)
@@ -337,7 +360,7 @@ impl Page<'_> {
             self.compare(ended, rows, check)?;
         }
         while let Some(document) = self.documents.next() {
-            self.report_eventless(&document, check);
+            self.compare_eventless(&document, check)?;
         }
         Ok(())
     }
@@ -350,7 +373,7 @@ impl Page<'_> {
     ) -> Result<(), PgError> {
         let id_of = |row: &Row| row.get::<_, i64>("entity_id");
         while let Some(document) = self.documents.next_if(|row| id_of(row) < entity.0) {
-            self.report_eventless(&document, check);
+            self.compare_eventless(&document, check)?;
         }
         let Some(document) = self.documents.next_if(|row| id_of(row) == entity.0) else {
             self.report(entity, "has events and no document", check);
@@ -358,7 +381,12 @@ impl Page<'_> {
         };
         check.documents += 1;
         let fault = match (document_of(&document, self.catalogue), rows) {
-            (Ok(stored), Ok(rows)) => difference(&stored.document, &fold_rows(&rows)),
+            (Ok(stored), Ok(rows)) => {
+                let mut folded = self.keyframes.remove(&entity).unwrap_or_default();
+                // Late ones may be in the keyframe already, which comes to the same.
+                merge(&mut folded, fold_rows(&rows));
+                difference(&stored.document, &folded)
+            }
             (Err(fault), _) | (_, Err(fault)) => Some(unreadable(fault)?),
         };
         if let Some(fault) = fault {
@@ -367,10 +395,24 @@ impl Page<'_> {
         Ok(())
     }
 
-    fn report_eventless(&self, document: &Row, check: &mut DocumentCheck) {
+    fn compare_eventless(
+        &mut self,
+        document: &Row,
+        check: &mut DocumentCheck,
+    ) -> Result<(), PgError> {
         check.documents += 1;
         let entity = EntityId(document.get("entity_id"));
-        self.report(entity, "has a document and no events", check);
+        let fault = match self.keyframes.remove(&entity) {
+            None => Some("has a document and no events".to_owned()),
+            Some(folded) => match document_of(document, self.catalogue) {
+                Ok(stored) => difference(&stored.document, &folded),
+                Err(fault) => Some(unreadable(fault)?),
+            },
+        };
+        if let Some(fault) = fault {
+            self.report(entity, &fault, check);
+        }
+        Ok(())
     }
 
     fn report(&self, entity: EntityId, fault: &str, check: &mut DocumentCheck) {

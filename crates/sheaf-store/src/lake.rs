@@ -9,9 +9,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::heartbeat::lsn_in;
+use crate::reconcile::RepairColumns;
 use crate::settings::Settings;
 use crate::snapshot::{Snapshot, read_snapshot, snapshot_of};
 
+pub(crate) use corrections::KeyColumns;
 pub use corrections::{
     CorrectionKey, CorrectionsChange, LakeCorrection, count_corrections, find_corrections,
     list_corrections,
@@ -199,29 +201,17 @@ pub async fn look_at_lake(
     feed: &LakeFeed,
     settings: &Settings,
 ) -> Result<LakeLook, PgError> {
-    const STEP: &str = "reading how far the lake is fed";
+    const STEP: &str = FED;
     let [position, tables] = standing_statements(lake);
-    let followed = include_str!("../sql/lake/read_followed.sql");
-    let params: Vec<(&(dyn ToSql + Sync), Type)> =
-        vec![(&feed.slot, Type::TEXT), (&feed.sink, Type::TEXT)];
-    let followed = Statement::new(STEP, followed, params);
+    let followed = followed_statement(feed);
     let held = include_str!("../sql/lake/read_held_until.sql");
     let held = Statement::new(STEP, held, vec![(&lake.catalog, Type::TEXT)]);
     let statements = [position, tables, followed, held, read_snapshot()];
     let client = app.get().await?;
     let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
-    let followed = rows[2].first().map(|row| {
-        let gone = |what: &'static str| move || PgError::unreadable(STEP, what);
-        let base = position_in(row, "base_timeline", "base_lsn", STEP)?;
-        let until = position_in(row, "timeline", "promised_lsn", STEP)?;
-        Ok(Followed {
-            base: base.ok_or_else(gone("base_lsn"))?,
-            until: until.ok_or_else(gone("promised_lsn"))?,
-        })
-    });
     Ok(LakeLook {
         standing: standing_of(&rows[0], &rows[1])?,
-        followed: followed.transpose()?,
+        followed: followed_of(&rows[2])?,
         held_until: match rows[3].first() {
             Some(row) => position_in(row, "timeline", "lsn", STEP)?,
             None => None,
@@ -230,7 +220,42 @@ pub async fn look_at_lake(
     })
 }
 
-fn position_in(
+/// A lake and how far it is fed, at one moment, as `sheaf_cdc`.
+pub async fn read_fed(
+    cdc: &Pool,
+    lake: &LakeName,
+    feed: &LakeFeed,
+) -> Result<(Option<LakeStanding>, Option<Followed>), PgError> {
+    let [position, tables] = standing_statements(lake);
+    let statements = [position, tables, followed_statement(feed)];
+    let client = cdc.get().await?;
+    let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
+    Ok((standing_of(&rows[0], &rows[1])?, followed_of(&rows[2])?))
+}
+
+const FED: &str = "reading how far the lake is fed";
+
+fn followed_statement(feed: &LakeFeed) -> Statement<'_> {
+    let sql = include_str!("../sql/lake/read_followed.sql");
+    let params: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&feed.slot, Type::TEXT), (&feed.sink, Type::TEXT)];
+    Statement::new(FED, sql, params)
+}
+
+fn followed_of(rows: &[Row]) -> Result<Option<Followed>, PgError> {
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let gone = |what: &'static str| move || PgError::unreadable(FED, what);
+    let base = position_in(row, "base_timeline", "base_lsn", FED)?;
+    let until = position_in(row, "timeline", "promised_lsn", FED)?;
+    Ok(Some(Followed {
+        base: base.ok_or_else(gone("base_lsn"))?,
+        until: until.ok_or_else(gone("promised_lsn"))?,
+    }))
+}
+
+pub(crate) fn position_in(
     row: &Row,
     timeline: &str,
     lsn: &str,
@@ -256,6 +281,7 @@ pub async fn commit_lake(
     now: Timestamp,
 ) -> Result<i64, PgError> {
     const STEP: &str = "committing the lake";
+    let repairs = RepairColumns::new(lake, corrections.clears, &corrections.repaired);
     let corrections = corrections::ChangeColumns::new(lake, corrections, now);
     let timeline = |position: Option<ChangePosition>| position.map(|at| i64::from(at.timeline));
     let lsn = |position: Option<ChangePosition>| position.map(|at| at.commit_lsn.to_string());
@@ -286,6 +312,7 @@ pub async fn commit_lake(
     // The position first: its row is what other writers wait for.
     let mut statements = vec![Statement::new(STEP, sql, params)];
     statements.append(&mut corrections.statements());
+    statements.append(&mut repairs.statements());
     let rows = sheaf_pg::run(&client, Access::Write, None, &statements).await?;
     let row = rows[0]
         .first()

@@ -3,6 +3,7 @@
 //! SQL lives in `sql/`, one statement a file. Functions here take an executor, a scope and arguments, and give rows
 //! back; they decide nothing.
 
+pub mod archive;
 pub mod buckets;
 pub mod catalogue;
 pub mod changes;
@@ -19,11 +20,13 @@ pub mod interval;
 pub mod invariants;
 pub mod keys;
 pub mod lake;
+pub mod late;
 pub mod ledger;
 pub mod lineage;
 pub mod maintenance;
 pub mod migrate;
 pub mod partitions;
+pub mod reconcile;
 pub mod rejections;
 mod scope;
 pub mod settings;

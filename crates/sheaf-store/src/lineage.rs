@@ -38,6 +38,17 @@ pub async fn fetch_lineage(client: &Client) -> Result<Option<Lineage>, PgError> 
     lineage_of(row)
 }
 
+/// The lineage of a server, where no promotion has left it behind; none on a standby.
+pub async fn fetch_current_lineage(pool: &Pool) -> Result<Option<Lineage>, PgError> {
+    let client = pool.get().await?;
+    let rows = run(&client, Access::Read, None, &[read_lineage()]).await?;
+    let lineage = lineage_of(first_row(&rows[0], STEP)?)?;
+    if let Some(lineage) = lineage {
+        pool.newest_timeline().require(lineage)?;
+    }
+    Ok(lineage)
+}
+
 /// The rows of one statement that reads, where the server is a primary that no promotion has left behind.
 pub(crate) async fn read_current(
     pool: &Pool,

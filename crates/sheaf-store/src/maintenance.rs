@@ -154,7 +154,9 @@ pub async fn detach(
     }
     let sql = include_str!("../sql/partitions/guard_partition.sql");
     let params: Params<'_> = vec![(&name, Type::TEXT)];
-    change(upkeep, "guarding a detached partition", sql, params).await
+    change(upkeep, "guarding a detached partition", sql, params)
+        .await
+        .map(drop)
 }
 
 /// Puts it back and opens it to writes. Fails, with nothing changed, where other partitions hold its time by now.
@@ -165,7 +167,9 @@ pub async fn attach(upkeep: &Pool, name: &str, state: PartitionState) -> Result<
     }
     let sql = include_str!("../sql/partitions/attach_partition.sql");
     let params: Params<'_> = vec![(&name, Type::TEXT)];
-    change(upkeep, "attaching a partition", sql, params).await
+    change(upkeep, "attaching a partition", sql, params)
+        .await
+        .map(drop)
 }
 
 async fn finish_detach(upkeep: &Pool, table: &str) -> Result<(), PgError> {
@@ -173,7 +177,7 @@ async fn finish_detach(upkeep: &Pool, table: &str) -> Result<(), PgError> {
     execute(upkeep, "ending an interrupted detachment", &sql).await
 }
 
-type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+pub(crate) type Params<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 async fn ask(
     upkeep: &Pool,
@@ -187,16 +191,16 @@ async fn ask(
     Ok(rows.remove(0))
 }
 
-async fn change(
+pub(crate) async fn change(
     upkeep: &Pool,
     step: &'static str,
     sql: &str,
     params: Params<'_>,
-) -> Result<(), PgError> {
+) -> Result<Vec<Row>, PgError> {
     let client = upkeep.get().await?;
     let statement = Statement::new(step, sql, params);
-    sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
-    Ok(())
+    let mut rows = sheaf_pg::run(&client, Access::Write, None, &[statement]).await?;
+    Ok(rows.remove(0))
 }
 
 /// One statement outside any transaction: those that let others pass run in none.

@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sheaf_model::{
-    Appended, AttributeId, AttributeType, Attrs, Cell, Document, EntityId, Event, Limits, Op,
-    StoredRow, Tags, Timestamp, Value, append, fold_instant, fold_rows, merge, time_after,
+    Appended, AttributeId, AttributeType, Attrs, Cell, Document, EntityId, Event, LATE_SEQ, Limits,
+    Op, StoredRow, Tags, Timestamp, Value, append, append_late, fold_instant, fold_rows, merge,
+    time_after,
 };
 use sheaf_pg::{PgTime, Pool};
 use sheaf_store::TenantScope;
@@ -89,10 +90,12 @@ struct Bench {
     catalogue: Arc<Catalogue>,
     /// Each attribute with values that it may have.
     attributes: Vec<(AttributeId, Vec<Value>)>,
+    /// What is observed before this is late.
+    closed_before: Option<Timestamp>,
 }
 
 impl Bench {
-    async fn create() -> Result<Bench> {
+    async fn create(closed_before: Option<Timestamp>) -> Result<Bench> {
         let world = World::create().await?;
         let scope = world.tenant("acme").await?;
         for kind in AttributeType::ALL {
@@ -123,6 +126,11 @@ impl Bench {
                 attributes.push((attribute.id, values.collect::<Result<Vec<_>>>()?));
             }
         }
+        if let Some(closed) = closed_before {
+            let client = world.database.superuser().await?;
+            let close = "UPDATE sheaf.history_boundaries SET closed_before = $1";
+            client.execute(close, &[&PgTime(closed)]).await?;
+        }
         Ok(Bench {
             client: world.database.superuser().await?,
             world,
@@ -130,6 +138,7 @@ impl Bench {
             writer,
             catalogue,
             attributes,
+            closed_before,
         })
     }
 
@@ -140,7 +149,9 @@ impl Bench {
     ) -> Result<(Vec<StoredRow>, Option<(Document, Timestamp)>)> {
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
             [&self.scope.tenant().0, &entity.0];
-        let rows = "SELECT * FROM sheaf.entity_events WHERE tenant_id = $1 AND entity_id = $2 ORDER BY observed_at, seq";
+        let rows = "SELECT * FROM sheaf.entity_events WHERE tenant_id = $1 AND entity_id = $2
+            UNION ALL SELECT * FROM sheaf.entity_events_late WHERE tenant_id = $1 AND entity_id = $2
+            ORDER BY observed_at, seq";
         let mut history = Vec::new();
         for row in self.client.query(rows, &params).await? {
             history.push(
@@ -186,6 +197,7 @@ impl Entity {
         &mut self,
         events: impl Iterator<Item = &'a Event>,
         now: Timestamp,
+        closed_before: Option<Timestamp>,
         counts: &mut Counts,
     ) {
         let mut seen = self.document.newest;
@@ -195,9 +207,11 @@ impl Entity {
         for event in events {
             let at = event.observed_at.unwrap_or_else(|| time_after(now, seen));
             seen = seen.max(Some(at));
+            let is_late = closed_before.is_some_and(|closed| at < closed);
+            let first = if is_late { LATE_SEQ } else { 0 };
             let there: Vec<StoredRow> = self
                 .rows
-                .range((at, 0)..=(at, i16::MAX))
+                .range((at, first)..=(at, i16::MAX))
                 .map(|(_, row)| row.clone())
                 .collect();
             let is_unnamed = there.is_empty() || fold_instant(&there).replaced;
@@ -207,7 +221,12 @@ impl Entity {
                 Tags::Series(_) | Tags::Beside(_) | Tags::None => event.attrs.clone(),
             };
             counts.values += i64::try_from(attrs.len()).expect("few");
+            let append = if is_late { append_late } else { append };
             let row = match append(&there, at, event.op, attrs) {
+                Appended::Merged(row) | Appended::Corrected(row) if is_late => {
+                    counts.accepted += 1;
+                    row
+                }
                 Appended::New(row) => {
                     counts.accepted += 1;
                     row
@@ -337,7 +356,7 @@ async fn flushes_are_folds(bench: &Bench, flushes: &Flushes) -> Result<()> {
         for (id, entity) in &mut entities {
             let events = staged.iter().flat_map(|(_, events)| events);
             let own = events.filter(|(of, _)| of == id).map(|(_, event)| event);
-            entity.commit(own, now, &mut expected);
+            entity.commit(own, now, bench.closed_before, &mut expected);
         }
         let mut counted = Counts::default();
         for (batch, events) in &staged {
@@ -378,12 +397,21 @@ async fn flushes_are_folds(bench: &Bench, flushes: &Flushes) -> Result<()> {
 
 #[test]
 fn a_flush_makes_the_rows_and_documents_of_the_model() -> Result<()> {
+    flushes_make_those_of_the_model(None, 150)
+}
+
+#[test]
+fn a_flush_of_a_closed_period_makes_late_rows_and_the_same_documents() -> Result<()> {
+    flushes_make_those_of_the_model(Some(at(3)), 100)
+}
+
+fn flushes_make_those_of_the_model(closed_before: Option<Timestamp>, cases: u32) -> Result<()> {
     let runtime = Runtime::new()?;
-    let bench = runtime.block_on(Bench::create())?;
+    let bench = runtime.block_on(Bench::create(closed_before))?;
     let batches = prop::collection::vec(prop::collection::vec(a_draft(), 1..6), 1..4);
     let flushes = prop::collection::vec(batches, 1..6);
     let mut runner = TestRunner::new(Config {
-        cases: 150,
+        cases,
         max_shrink_iters: 300,
         ..Config::default()
     });
@@ -396,7 +424,7 @@ fn a_flush_makes_the_rows_and_documents_of_the_model() -> Result<()> {
         assert_eq!(check(&upkeep).await?, Vec::new());
         let documents = check_documents(&upkeep, i64::MAX).await?;
         assert_eq!(documents.violations, Vec::new());
-        assert!(documents.documents > 150, "{documents:?}");
+        assert!(documents.documents > u64::from(cases), "{documents:?}");
         // Rebuilt from history, every document is what it was.
         let everything = "SELECT entity_id, newest, floor_at, deleted, updated_at, present, times, hot_attrs || cold_attrs
             FROM sheaf.entity_jsonb ORDER BY entity_id";

@@ -11,6 +11,7 @@ use sheaf_store::buckets::{AggregatedAttributes, BucketRange};
 use sheaf_store::documents::read_entity;
 use sheaf_store::histories::{Division, HistoriesOf, SharedPlace, SharedWalk, ValuesBeside};
 use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place};
+use sheaf_store::late::{LateEvents, LateRange, LateStep};
 use sheaf_store::partitions::ensure_partition;
 use sheaf_testkit::TestDatabase;
 use tokio_postgres::Client;
@@ -109,7 +110,8 @@ fn assert_uses(plan: &str, indexes: &[&str]) {
     for index in indexes {
         let is_used = plan.contains(&format!("Index Scan using {index}"))
             || plan.contains(&format!("Index Scan Backward using {index}"))
-            || plan.contains(&format!("Index Only Scan using {index}"));
+            || plan.contains(&format!("Index Only Scan using {index}"))
+            || plan.contains(&format!("Index Only Scan Backward using {index}"));
         assert!(is_used, "{index} is not used: {plan}");
     }
 }
@@ -385,6 +387,42 @@ async fn buckets_open_the_partitions_of_their_range_alone() -> Result<()> {
             ["entity_events_20210101"],
             "{plan}"
         );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn late_events_are_walked_by_their_key() -> Result<()> {
+    let world = filled().await?;
+    let client = world.database.superuser().await?;
+    client
+        .batch_execute(
+            "INSERT INTO sheaf.entity_events_late SELECT tenant_id, entity_id, observed_at, 16384, op, batch_id, ingested_at, attrs
+             FROM sheaf.entity_events;
+             ANALYZE sheaf.entity_events_late",
+        )
+        .await?;
+    let app = world.database.client("sheaf_app").await?;
+    let (from, to) = (
+        Timestamp::parse_date("2021-02-01")?,
+        Timestamp::parse_date("2021-11-01")?,
+    );
+    let late = LateEvents::new(TenantId(2), (1..=5).map(|number| EntityId(number * 100)));
+    let place = |observed_at| SharedPlace {
+        observed_at,
+        entity: EntityId(0),
+        seq: -1,
+    };
+    let range = LateRange::new(from, to);
+    let forwards = LateStep::new(false, place(from), to, (250, i64::MAX));
+    let backwards = LateStep::new(true, place(to), from, (250, i64::MAX));
+    for statement in [
+        late.walk(&forwards),
+        late.walk(&backwards),
+        late.find_last(&range),
+    ] {
+        let plan = statement_plan(&app, &statement).await?;
+        assert_uses(&plan, &["entity_events_late_pkey"]);
     }
     Ok(())
 }

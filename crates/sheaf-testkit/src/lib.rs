@@ -3,6 +3,7 @@
 //!
 //! Nothing is left behind: a watchdog process ends and removes it all when the test process ends, however it ends.
 
+mod backup;
 mod cluster;
 mod database;
 mod http;
@@ -14,6 +15,7 @@ mod standby;
 mod waiting;
 mod watchdog;
 
+pub use backup::{TestBackup, TestRestored};
 pub use cluster::{TestCluster, connect};
 pub use database::TestDatabase;
 pub use http::{HttpClient, HttpResponse};

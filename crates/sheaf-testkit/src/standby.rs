@@ -3,13 +3,46 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sheaf_pg::cluster::{Cluster, Durability, SUPERUSER};
+use sheaf_pg::cluster::{Cluster, ClusterOptions, Durability, SUPERUSER};
 use tokio_postgres::Client;
 
 use crate::cluster::options_in;
 use crate::{ScratchDir, TestCluster, connect, wait_until};
 
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// A copy of a primary's files, and how a cluster of them is started.
+pub(crate) async fn copy(
+    primary: &TestCluster,
+    name: &str,
+) -> Result<(ScratchDir, ClusterOptions)> {
+    let dir = ScratchDir::new(name)?;
+    let options = options_in(&dir, Durability::Test)?;
+    let of = primary.cluster();
+    let socket_dir = of.socket_dir().display().to_string();
+    std::fs::create_dir(&options.data_dir)?;
+    // Of the same installation, where the search path has links to some of its programs only.
+    let postgres = options.binaries.program("postgres").canonicalize()?;
+    let pg_basebackup = postgres.with_file_name("pg_basebackup");
+    // Run by whoever runs the test; the cluster takes its files over when it starts.
+    let output = tokio::process::Command::new(pg_basebackup)
+        .arg("--pgdata")
+        .arg(options.data_dir.join("pgdata"))
+        .args(["--host", &socket_dir, "--port", &of.port().to_string()])
+        .args(["--username", SUPERUSER, "--checkpoint=fast", "--no-sync"])
+        .output()
+        .await
+        .context("run pg_basebackup")?;
+    ensure!(
+        output.status.success(),
+        "copy the primary: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // It cannot give its superuser a password before it takes writes; it has the primary's.
+    let password = options.data_dir.join("postgres.password");
+    std::fs::copy(of.password_file(), password)?;
+    Ok((dir, options))
+}
 
 /// A streaming standby that takes reads, on this machine. It ends with the test process.
 ///
@@ -25,32 +58,10 @@ impl TestStandby {
     /// Copies the primary and follows it. `name` is what `synchronous_standby_names` of the primary calls it; whether
     /// the primary waits for it is the primary's setting alone.
     pub async fn follow(primary: &TestCluster, name: &str) -> Result<Self> {
-        let dir = ScratchDir::new(name)?;
-        let mut options = options_in(&dir, Durability::Test)?;
+        let (dir, mut options) = copy(primary, name).await?;
         let of = primary.cluster();
         let socket_dir = of.socket_dir().display().to_string();
-        std::fs::create_dir(&options.data_dir)?;
-        // Of the same installation, where the search path has links to some of its programs only.
-        let postgres = options.binaries.program("postgres").canonicalize()?;
-        let pg_basebackup = postgres.with_file_name("pg_basebackup");
-        // Run by whoever runs the test; the cluster takes its files over when it starts.
-        let output = tokio::process::Command::new(pg_basebackup)
-            .arg("--pgdata")
-            .arg(options.data_dir.join("pgdata"))
-            .args(["--host", &socket_dir, "--port", &of.port().to_string()])
-            .args(["--username", SUPERUSER, "--checkpoint=fast", "--no-sync"])
-            .output()
-            .await
-            .context("run pg_basebackup")?;
-        ensure!(
-            output.status.success(),
-            "copy the primary: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
         std::fs::write(options.data_dir.join("pgdata/standby.signal"), "")?;
-        // A standby can give its superuser no password; it has the primary's.
-        let password = options.data_dir.join("postgres.password");
-        std::fs::copy(of.password_file(), password)?;
         options.settings.push((
             "primary_conninfo".into(),
             format!(

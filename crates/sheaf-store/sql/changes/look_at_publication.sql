@@ -4,8 +4,8 @@
 WITH there AS (
     SELECT p.* FROM pg_catalog.pg_publication p WHERE p.pubname = 'sheaf_events'
 ), wanted AS (
-    SELECT unnest(ARRAY['sheaf.attributes', 'sheaf.entities', 'sheaf.entity_events', 'sheaf.replication_heartbeat',
-        'sheaf.tenants']::regclass[])::oid AS relation
+    SELECT unnest(ARRAY['sheaf.attributes', 'sheaf.entities', 'sheaf.entity_events', 'sheaf.entity_events_late',
+        'sheaf.entity_keyframes', 'sheaf.replication_heartbeat', 'sheaf.tenants']::regclass[])::oid AS relation
 ), published AS (
     SELECT r.prrelid AS relation, r.prqual IS NOT NULL OR r.prattrs IS NOT NULL AS is_partial
     FROM there t JOIN pg_catalog.pg_publication_rel r ON r.prpubid = t.oid

@@ -28,8 +28,6 @@ WITH numbered AS (
 )
 SELECT f.entity_id, f.starts_at, f.key, count(*) AS count, min(f.number)::text AS min, max(f.number)::text AS max,
     sum(f.number)::text AS sum,
-    -- A quotient has at least the scale of what is divided: thirty digits, more than a double holds.
-    trim_scale((sum(f.number) + 0.000000000000000000000000000000) / nullif(count(f.number), 0))::text AS avg,
     substr(min(f.timed), 21) AS first, substr(max(f.timed), 21) AS last
 FROM facts f
 GROUP BY f.entity_id, f.starts_at, f.key, f.type

@@ -5,7 +5,10 @@ SELECT format('tenant %s: event of entity %s at %s has %s for attribute %s (%s)'
     jsonb_typeof(v.value), v.key, CASE WHEN a.tenant_id = v.tenant_id THEN a.type ELSE 'not of this tenant' END)
 FROM (
     SELECT e.tenant_id, e.entity_id, e.observed_at, j.key, j.value
-    FROM sheaf.entity_events e CROSS JOIN LATERAL jsonb_each(e.attrs) j
+    FROM (
+        SELECT tenant_id, entity_id, observed_at, attrs FROM sheaf.entity_events
+        UNION ALL SELECT tenant_id, entity_id, observed_at, attrs FROM sheaf.entity_events_late
+    ) e CROSS JOIN LATERAL jsonb_each(e.attrs) j
     OFFSET 0
 ) v
 LEFT JOIN sheaf.attributes a ON a.attribute_id + 0 = CASE WHEN v.key ~ '^[1-9][0-9]{0,17}$' THEN v.key::bigint END

@@ -1,5 +1,5 @@
 -- Purpose: partitions and the staging table have no policy, since COPY into a table with one is refused. So nobody may do
---   anything with one but sheaf_writer, and that only INSERT.
+--   anything with one but sheaf_writer, and that only INSERT, or nothing while it is archived.
 -- Parameters: none. Index: the catalogue's own. Locks: none.
 WITH partition AS (
     SELECT c.oid, c.relname, c.relowner, c.relacl, c.relrowsecurity
@@ -23,6 +23,7 @@ WHERE grantee <> relowner
 UNION ALL
 SELECT format('partition %s does not let sheaf_writer insert', relname)
 FROM partition WHERE NOT has_table_privilege('sheaf_writer', oid, 'INSERT')
+    AND relname NOT IN (SELECT a.partition_name FROM sheaf.partition_archives a)
 UNION ALL
 SELECT format('partition %s has row-level security, so that COPY into it is refused', relname) FROM partition WHERE relrowsecurity
 LIMIT 100

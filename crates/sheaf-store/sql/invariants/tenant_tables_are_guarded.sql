@@ -8,7 +8,8 @@ every_table AS (
     SELECT c.oid, c.relname::text AS name, c.relrowsecurity AND c.relforcerowsecurity AS is_forced,
         c.relname IN ('settings', 'admin_keys', 'schema_version', 'partition_intervals', 'detached_partitions', 'bucket_writers',
             'staging_epochs', 'staging_canary', 'replication_heartbeat', 'change_slots', 'change_sinks',
-            'iceberg_tables', 'iceberg_namespace_properties', 'lake_positions', 'dead_letters', 'dead_letter_actions') AS is_shared,
+            'iceberg_tables', 'iceberg_namespace_properties', 'lake_positions', 'dead_letters', 'dead_letter_actions',
+            'history_boundaries', 'partition_archives', 'reconciled_ranges', 'reconciled_files', 'reconcile_runs') AS is_shared,
         EXISTS (SELECT FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.atttypid = 'bigint'::regtype AND a.attnotnull) AS has_tenant
     FROM pg_catalog.pg_class c

@@ -20,19 +20,25 @@ pub enum SnapshotStep {
     Attributes,
     /// Names of entities that the snapshot sees.
     Entities,
-    /// Events that the snapshot sees.
+    /// Events that the snapshot sees, of periods that are not archived.
     Events,
+    /// Late events that it sees.
+    Late,
+    /// Keyframes that it sees, of periods that are not archived.
+    Keyframes,
     /// It has been read.
     Done,
 }
 
 impl SnapshotStep {
     /// In their order.
-    pub const ALL: [SnapshotStep; 5] = [
+    pub const ALL: [SnapshotStep; 7] = [
         SnapshotStep::Tenants,
         SnapshotStep::Attributes,
         SnapshotStep::Entities,
         SnapshotStep::Events,
+        SnapshotStep::Late,
+        SnapshotStep::Keyframes,
         SnapshotStep::Done,
     ];
 
@@ -43,6 +49,8 @@ impl SnapshotStep {
             SnapshotStep::Attributes => "attributes",
             SnapshotStep::Entities => "entities",
             SnapshotStep::Events => "events",
+            SnapshotStep::Late => "late",
+            SnapshotStep::Keyframes => "keyframes",
             SnapshotStep::Done => "done",
         }
     }
@@ -400,6 +408,32 @@ pub async fn read_snapshot_rows(
                 rows_max,
                 snapshot,
                 taken_at,
+                (&bytes_max as _, Type::INT8),
+            ];
+            Statement::new(step, sql, params)
+        }
+        SnapshotStep::Late => {
+            let sql = include_str!("../../sql/changes/read_late.sql");
+            let params = vec![
+                tenant,
+                number,
+                (&time as _, Type::TIMESTAMPTZ),
+                (&place.seq as _, Type::INT2),
+                rows_max,
+                snapshot,
+                taken_at,
+                (&bytes_max as _, Type::INT8),
+            ];
+            Statement::new(step, sql, params)
+        }
+        SnapshotStep::Keyframes => {
+            let sql = include_str!("../../sql/changes/read_keyframes.sql");
+            let params = vec![
+                tenant,
+                number,
+                (&time as _, Type::TIMESTAMPTZ),
+                rows_max,
+                snapshot,
                 (&bytes_max as _, Type::INT8),
             ];
             Statement::new(step, sql, params)

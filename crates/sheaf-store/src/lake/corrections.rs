@@ -2,6 +2,7 @@
 
 use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
 use sheaf_pg::{PgError, PgTime, Pool, Statement};
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
@@ -28,6 +29,16 @@ impl CorrectionKey {
         entity: EntityId(i64::MIN),
         seq: i16::MIN,
     };
+
+    /// What names the event of a row.
+    pub(crate) fn of_row(row: &Row) -> CorrectionKey {
+        CorrectionKey {
+            observed_at: row.get::<_, PgTime>("observed_at").0,
+            tenant: TenantId(row.get("tenant_id")),
+            entity: EntityId(row.get("entity_id")),
+            seq: row.get("seq"),
+        }
+    }
 }
 
 /// An event that waits.
@@ -45,21 +56,39 @@ pub struct LakeCorrection {
     pub attrs: Box<str>,
 }
 
+impl LakeCorrection {
+    /// The event that a row of `entity_events`, or of a table with its columns, is.
+    pub(crate) fn of_row(row: &Row, step: &'static str) -> Result<LakeCorrection, PgError> {
+        let op = Op::from_letter(row.get("op")).ok_or_else(|| PgError::unreadable(step, "op"))?;
+        Ok(LakeCorrection {
+            key: CorrectionKey::of_row(row),
+            op,
+            batch: BatchId(row.get("batch_id")),
+            ingested_at: row.get::<_, PgTime>("ingested_at").0,
+            attrs: row.get::<_, String>("attrs").into(),
+        })
+    }
+}
+
 /// What a commit of a lake does to the events that wait.
 #[derive(Debug, Clone, Default)]
 pub struct CorrectionsChange {
     /// None that waited before does any more: the lake begins anew.
     pub clears: bool,
+    /// Of a lake that begins anew: history before this it keeps, since that is archived. Where another is by now the commit fails.
+    pub archived_before: Option<Timestamp>,
     /// They wait from now on.
     pub added: Vec<LakeCorrection>,
     /// None of the added was committed before this; absent where the lake was said to cover them already.
     pub held_until: Option<ChangePosition>,
     /// They are in the tables.
     pub applied: Vec<CorrectionKey>,
+    /// They were asked to be put right, and are.
+    pub repaired: Vec<CorrectionKey>,
 }
 
 /// The columns of keys, as statements take them.
-struct KeyColumns {
+pub(crate) struct KeyColumns {
     tenants: Vec<i64>,
     entities: Vec<i64>,
     times: Vec<PgTime>,
@@ -67,20 +96,26 @@ struct KeyColumns {
 }
 
 impl KeyColumns {
-    fn new(keys: impl Iterator<Item = CorrectionKey>) -> KeyColumns {
-        let mut columns = KeyColumns {
-            tenants: Vec::new(),
-            entities: Vec::new(),
-            times: Vec::new(),
-            seqs: Vec::new(),
-        };
-        for key in keys {
-            columns.tenants.push(key.tenant.0);
-            columns.entities.push(key.entity.0);
-            columns.times.push(PgTime(key.observed_at));
-            columns.seqs.push(key.seq);
+    pub(crate) fn new(keys: impl Iterator<Item = CorrectionKey> + Clone) -> KeyColumns {
+        KeyColumns {
+            tenants: keys.clone().map(|key| key.tenant.0).collect(),
+            entities: keys.clone().map(|key| key.entity.0).collect(),
+            times: keys.clone().map(|key| PgTime(key.observed_at)).collect(),
+            seqs: keys.map(|key| key.seq).collect(),
         }
-        columns
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seqs.is_empty()
+    }
+
+    pub(crate) fn params(&self) -> [(&(dyn ToSql + Sync), Type); 4] {
+        [
+            (&self.tenants, Type::INT8_ARRAY),
+            (&self.entities, Type::INT8_ARRAY),
+            (&self.times, Type::TIMESTAMPTZ_ARRAY),
+            (&self.seqs, Type::INT2_ARRAY),
+        ]
     }
 }
 
@@ -88,6 +123,7 @@ impl KeyColumns {
 pub(super) struct ChangeColumns<'a> {
     lake: &'a LakeName,
     clears: bool,
+    archived_before: Option<PgTime>,
     added: KeyColumns,
     ops: Vec<i8>,
     batches: Vec<Uuid>,
@@ -109,6 +145,7 @@ impl<'a> ChangeColumns<'a> {
         ChangeColumns {
             lake,
             clears: change.clears,
+            archived_before: change.archived_before.map(PgTime),
             added: KeyColumns::new(added().map(|waits| waits.key)),
             ops: added().map(|waits| waits.op.letter()).collect(),
             batches: added().map(|waits| waits.batch.0).collect(),
@@ -129,26 +166,22 @@ impl<'a> ChangeColumns<'a> {
         if self.clears {
             let sql = include_str!("../../sql/lake/clear_corrections.sql");
             statements.push(Statement::new(STEP, sql, vec![catalog.clone()]));
-        }
-        if !self.applied.seqs.is_empty() {
-            let sql = include_str!("../../sql/lake/remove_corrections.sql");
-            let params = vec![
-                catalog.clone(),
-                (&self.applied.tenants as _, Type::INT8_ARRAY),
-                (&self.applied.entities as _, Type::INT8_ARRAY),
-                (&self.applied.times as _, Type::TIMESTAMPTZ_ARRAY),
-                (&self.applied.seqs as _, Type::INT2_ARRAY),
-            ];
+            let sql = include_str!("../../sql/lake/require_archived_before.sql");
+            let params: Vec<(&(dyn ToSql + Sync), Type)> =
+                vec![(&self.archived_before, Type::TIMESTAMPTZ)];
             statements.push(Statement::new(STEP, sql, params));
         }
-        if !self.added.seqs.is_empty() {
+        if !self.applied.is_empty() {
+            let sql = include_str!("../../sql/lake/remove_corrections.sql");
+            let mut params = vec![catalog.clone()];
+            params.extend(self.applied.params());
+            statements.push(Statement::new(STEP, sql, params));
+        }
+        if !self.added.is_empty() {
             let sql = include_str!("../../sql/lake/add_corrections.sql");
-            let params = vec![
-                catalog,
-                (&self.added.tenants as _, Type::INT8_ARRAY),
-                (&self.added.entities as _, Type::INT8_ARRAY),
-                (&self.added.times as _, Type::TIMESTAMPTZ_ARRAY),
-                (&self.added.seqs as _, Type::INT2_ARRAY),
+            let mut params = vec![catalog];
+            params.extend(self.added.params());
+            params.extend([
                 (&self.ops as _, Type::CHAR_ARRAY),
                 (&self.batches as _, Type::UUID_ARRAY),
                 (&self.ingested as _, Type::TIMESTAMPTZ_ARRAY),
@@ -156,7 +189,7 @@ impl<'a> ChangeColumns<'a> {
                 (&self.now as _, Type::TIMESTAMPTZ),
                 (&self.held_timeline as _, Type::INT8),
                 (&self.held_lsn as _, Type::TEXT),
-            ];
+            ]);
             statements.push(Statement::new(STEP, sql, params));
         }
         statements
@@ -202,7 +235,7 @@ pub async fn find_corrections(
     let statement = Statement::new("finding the corrections that wait", sql, params);
     let client = cdc.get().await?;
     let rows = sheaf_pg::run_alone(&client, &statement).await?;
-    let instant = |row: &tokio_postgres::Row| {
+    let instant = |row: &Row| {
         (
             TenantId(row.get("tenant_id")),
             EntityId(row.get("entity_id")),
@@ -234,20 +267,7 @@ pub async fn list_corrections(
     ];
     let client = cdc.get().await?;
     let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, params)).await?;
-    let correction = |row: &tokio_postgres::Row| {
-        let op = Op::from_letter(row.get("op")).ok_or_else(|| PgError::unreadable(STEP, "op"))?;
-        Ok(LakeCorrection {
-            key: CorrectionKey {
-                observed_at: row.get::<_, PgTime>("observed_at").0,
-                tenant: TenantId(row.get("tenant_id")),
-                entity: EntityId(row.get("entity_id")),
-                seq: row.get("seq"),
-            },
-            op,
-            batch: BatchId(row.get("batch_id")),
-            ingested_at: row.get::<_, PgTime>("ingested_at").0,
-            attrs: row.get::<_, String>("attrs").into(),
-        })
-    };
-    rows.iter().map(correction).collect()
+    rows.iter()
+        .map(|row| LakeCorrection::of_row(row, STEP))
+        .collect()
 }

@@ -192,11 +192,27 @@ impl World {
              SELECT {}, {entity}, now(), 1, 'sheaf', 'c', gen_random_uuid(), now(), '{{}}', now()",
             scope.tenant()
         );
-        self.database
-            .superuser()
-            .await?
-            .batch_execute(&correction)
-            .await?;
+        let archived = format!(
+            "INSERT INTO sheaf.entity_events_late
+             SELECT {0}, min(entity_id), '2023-12-01Z', 16384, 'p', gen_random_uuid(), now() - interval '1 day', '{{}}'
+             FROM sheaf.entities WHERE tenant_id = {0};
+             INSERT INTO sheaf.entity_keyframes
+             SELECT f.tenant_id, f.entity_id, '2024-02-15Z', f.newest, f.floor_at, f.deleted, f.attrs, f.times
+             FROM (SELECT array_agg(tenant_id) AS tenants, array_agg(entity_id) AS entities
+                   FROM sheaf.entities WHERE tenant_id = {0}) n
+             CROSS JOIN sheaf.fold_history(n.tenants, n.entities, '2024-02-15Z') f",
+            scope.tenant()
+        );
+        let reconciled = format!(
+            "INSERT INTO sheaf.reconciled_hours (tenant_id, hour, events_facts) VALUES ({0}, 1, 1);
+             INSERT INTO sheaf.lake_repairs
+             SELECT {0}, {entity}, now(), 1, 'sheaf', 'c', gen_random_uuid(), now(), '{{}}', 1, '0/1', now()",
+            scope.tenant()
+        );
+        let admin = self.database.superuser().await?;
+        admin.batch_execute(&correction).await?;
+        admin.batch_execute(&reconciled).await?;
+        admin.batch_execute(&archived).await?;
         let key = ApiKey::generate();
         insert_key(
             &self.app,

@@ -1,0 +1,435 @@
+//! Up to where history is closed and archived, and how far each partition is on its way out. Steps run as `sheaf_upkeep`.
+//!
+//! It has no opinion on whether a step may be taken; the database refuses those that would lose something.
+
+use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
+use sheaf_pg::{PgError, PgTime, Pool, Statement, first_row};
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Row};
+
+use crate::lake::position_in;
+use crate::maintenance::{Params, change, detach, fetch_state};
+use crate::partitions::Partition;
+
+/// Up to where history is closed to writes, and up to where the lake answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Boundaries {
+    /// What was observed before this is late when it arrives; absent where nothing is closed.
+    pub closed_before: Option<Timestamp>,
+    /// Events before this are read from the lake, and the late ones from PostgreSQL; absent where nothing is archived.
+    pub archived_before: Option<Timestamp>,
+}
+
+/// Reads the boundaries, in the transaction and snapshot of whoever asks.
+pub fn read_boundaries() -> Statement<'static> {
+    let sql = include_str!("../sql/archive/read_boundaries.sql");
+    Statement::new("reading up to where history is archived", sql, vec![])
+}
+
+/// The boundaries in the rows of [`read_boundaries`].
+pub fn boundaries_of(rows: &[Row]) -> Result<Boundaries, PgError> {
+    let row = first_row(rows, "reading up to where history is archived")?;
+    let time = |column: &str| row.get::<_, Option<PgTime>>(column).map(|time| time.0);
+    Ok(Boundaries {
+        closed_before: time("closed_before"),
+        archived_before: time("archived_before"),
+    })
+}
+
+/// The boundaries now, as any role.
+pub async fn fetch_boundaries(pool: &Pool) -> Result<Boundaries, PgError> {
+    let client = pool.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &read_boundaries()).await?;
+    boundaries_of(&rows)
+}
+
+/// The last step of an archive that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArchiveState {
+    /// Closed to writes.
+    Closed,
+    /// Its keyframes are written.
+    Keyframed,
+    /// Reads of its time ask the lake.
+    BehindBoundary,
+    /// Taken out of the history.
+    Detached,
+    /// Compared with the lake after that, and the same.
+    Verified,
+    /// Only the lake has it.
+    Dropped,
+    /// Put back; still closed to writes.
+    Restored,
+}
+
+impl ArchiveState {
+    /// All of them.
+    pub const ALL: [ArchiveState; 7] = [
+        ArchiveState::Closed,
+        ArchiveState::Keyframed,
+        ArchiveState::BehindBoundary,
+        ArchiveState::Detached,
+        ArchiveState::Verified,
+        ArchiveState::Dropped,
+        ArchiveState::Restored,
+    ];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ArchiveState::Closed => "closed",
+            ArchiveState::Keyframed => "keyframed",
+            ArchiveState::BehindBoundary => "behind_boundary",
+            ArchiveState::Detached => "detached",
+            ArchiveState::Verified => "verified",
+            ArchiveState::Dropped => "dropped",
+            ArchiveState::Restored => "restored",
+        }
+    }
+}
+
+/// What both sides of an archive come to, as text that can be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveDigest {
+    /// How many events.
+    pub events: i64,
+    /// How many facts these are in the lake.
+    pub facts: i64,
+    /// The sum of their hashes.
+    pub sum: String,
+}
+
+/// An event of a partition, whose values are as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivedEvent {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The entity.
+    pub entity: EntityId,
+    /// The instant that it is about.
+    pub observed_at: Timestamp,
+    /// Its place among the rows of its instant.
+    pub seq: i16,
+    /// What it does.
+    pub op: Op,
+    /// The request that brought it.
+    pub batch: BatchId,
+    /// When the server received it.
+    pub ingested_at: Timestamp,
+    /// Its attributes in their stored form.
+    pub attrs: Box<str>,
+}
+
+/// How far a partition is on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    /// Its name and bounds.
+    pub partition: Partition,
+    /// The last step that was done.
+    pub state: ArchiveState,
+    /// How many keyframes are written.
+    pub keyframes: i64,
+    /// What both sides came to; absent before they were compared.
+    pub digest: Option<ArchiveDigest>,
+    /// What the lake has to cover before the next step; absent until it is noted.
+    pub awaited: Option<ChangePosition>,
+    /// When it was closed to writes.
+    pub closed_at: Timestamp,
+    /// When it was dropped.
+    pub dropped_at: Option<Timestamp>,
+    /// Why the next step was not done when it was tried, and when that was.
+    pub failure: Option<(String, Timestamp)>,
+}
+
+/// The partitions that were archived or are on their way, oldest first.
+pub async fn list_archives(pool: &Pool) -> Result<Vec<Archive>, PgError> {
+    const STEP: &str = "listing the archives of partitions";
+    let sql = include_str!("../sql/archive/list_archives.sql");
+    let client = pool.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, vec![])).await?;
+    let archive = |row: &Row| {
+        let name: &str = row.get("state");
+        let known = ArchiveState::ALL
+            .into_iter()
+            .find(|state| state.as_str() == name);
+        let (failure, failed_at): (Option<String>, Option<PgTime>) =
+            (row.get("failure"), row.get("failed_at"));
+        let digest = |events| {
+            Some(ArchiveDigest {
+                events,
+                facts: row.get::<_, Option<i64>>("facts")?,
+                sum: row.get::<_, Option<String>>("digest")?,
+            })
+        };
+        Ok(Archive {
+            partition: Partition::from_row(row)?,
+            state: known.ok_or_else(|| PgError::unreadable(STEP, name))?,
+            keyframes: row.get("keyframes"),
+            digest: row.get::<_, Option<i64>>("events").and_then(digest),
+            awaited: position_in(row, "waiting_timeline", "waiting_lsn", STEP)?,
+            closed_at: row.get::<_, PgTime>("closed_at").0,
+            dropped_at: row
+                .get::<_, Option<PgTime>>("dropped_at")
+                .map(|time| time.0),
+            failure: failure.zip(failed_at.map(|time| time.0)),
+        })
+    };
+    rows.iter().map(archive).collect()
+}
+
+/// Closes the time up to the end of the oldest partition to writes. False where that was done before.
+pub async fn close_period(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/close_period.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+    is_done(upkeep, "closing a period to writes", sql, params).await
+}
+
+/// Writes the keyframes of some further entities of a closed partition. Gives back how many; 0 once all are written.
+pub async fn write_keyframes(
+    upkeep: &Pool,
+    name: &str,
+    entities_max: i32,
+    now: Timestamp,
+) -> Result<i64, PgError> {
+    const STEP: &str = "writing keyframes";
+    let sql = include_str!("../sql/archive/write_keyframes.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![
+        (&name, Type::TEXT),
+        (&entities_max, Type::INT4),
+        (&now, Type::TIMESTAMPTZ),
+    ];
+    let rows = change(upkeep, STEP, sql, params).await?;
+    Ok(first_row(&rows, STEP)?.get("written"))
+}
+
+/// Notes a position after the step that was done last, where none is noted.
+pub async fn await_position(upkeep: &Pool, name: &str) -> Result<(), PgError> {
+    let sql = include_str!("../sql/archive/await_position.sql");
+    let params: Params<'_> = vec![(&name, Type::TEXT)];
+    change(upkeep, "noting what the lake has to cover", sql, params).await?;
+    Ok(())
+}
+
+/// Lets reads of a partition's time ask the lake, which was found to hold all of it: the one of this catalogue that began there.
+/// False where that was done before; an error of [`sheaf_pg::Disposition::Retry`] where the lake has begun anew.
+pub async fn pass_boundary(
+    upkeep: &Pool,
+    name: &str,
+    (catalog, base): (&str, ChangePosition),
+    digest: &ArchiveDigest,
+    now: Timestamp,
+) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/pass_boundary.sql");
+    let (timeline, lsn, now) = (
+        i64::from(base.timeline),
+        base.commit_lsn.to_string(),
+        PgTime(now),
+    );
+    let params: Params<'_> = vec![
+        (&name, Type::TEXT),
+        (&catalog, Type::TEXT),
+        (&timeline, Type::INT8),
+        (&lsn, Type::TEXT),
+        (&digest.events, Type::INT8),
+        (&digest.facts, Type::INT8),
+        (&digest.sum, Type::TEXT),
+        (&now, Type::TIMESTAMPTZ),
+    ];
+    is_done(upkeep, "moving the boundary of history", sql, params).await
+}
+
+/// Notes that its table and the lake hold the same. False where that is not what they held before it was detached, or where it is
+/// noted already.
+pub async fn note_verified(
+    upkeep: &Pool,
+    name: &str,
+    digest: &ArchiveDigest,
+    now: Timestamp,
+) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/note_verified.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![
+        (&name, Type::TEXT),
+        (&digest.events, Type::INT8),
+        (&digest.facts, Type::INT8),
+        (&digest.sum, Type::TEXT),
+        (&now, Type::TIMESTAMPTZ),
+    ];
+    let step = "noting that an archive is verified";
+    Ok(!change(upkeep, step, sql, params).await?.is_empty())
+}
+
+/// Drops a partition that was detached and verified. False where that was done before.
+pub async fn drop_archived(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/drop_archived.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+    is_done(upkeep, "dropping an archived partition", sql, params).await
+}
+
+/// Makes an empty table for what comes back of a dropped partition. False where the partition's own is still there.
+pub async fn prepare_restored(upkeep: &Pool, name: &str) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/prepare_restored.sql");
+    let params: Params<'_> = vec![(&name, Type::TEXT)];
+    let step = "making a table for a restored partition";
+    is_done(upkeep, step, sql, params).await
+}
+
+/// Puts the partition that was archived last back into the history. False where it is there.
+pub async fn finish_restore(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, PgError> {
+    let sql = include_str!("../sql/archive/finish_restore.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+    let step = "putting an archived partition back";
+    is_done(upkeep, step, sql, params).await
+}
+
+/// Begins again with a partition that was restored.
+pub async fn archive_again(upkeep: &Pool, name: &str) -> Result<(), PgError> {
+    let sql = include_str!("../sql/archive/archive_again.sql");
+    let params: Params<'_> = vec![(&name, Type::TEXT)];
+    change(upkeep, "archiving a restored partition", sql, params).await?;
+    Ok(())
+}
+
+/// Takes a partition that reads do not ask any more out of the history, and notes it. Nobody restores it meanwhile. Does nothing
+/// where it is not to be taken out any more.
+pub async fn detach_archived(upkeep: &Pool, name: &str, now: Timestamp) -> Result<(), PgError> {
+    const STEP: &str = "detaching an archived partition";
+    let held = upkeep.get().await?;
+    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'";
+    held.batch_execute(begin)
+        .await
+        .map_err(PgError::statement(STEP))?;
+    let detached = detach_held(&held, upkeep, name, now).await;
+    // It has written nothing.
+    let ended = held.batch_execute("ROLLBACK").await;
+    detached?;
+    ended.map_err(PgError::statement(STEP))
+}
+
+async fn detach_held(
+    held: &Client,
+    upkeep: &Pool,
+    name: &str,
+    now: Timestamp,
+) -> Result<(), PgError> {
+    const STEP: &str = "detaching an archived partition";
+    let sql = include_str!("../sql/archive/hold_archive.sql");
+    let rows = held.query_typed(sql, &[(&name, Type::TEXT)]).await;
+    let rows = rows.map_err(PgError::statement(STEP))?;
+    if !first_row(&rows, STEP)?.get::<_, bool>("is_wanted") {
+        return Ok(());
+    }
+    if let Some(state) = fetch_state(upkeep, name).await? {
+        detach(upkeep, name, state, now).await?;
+    }
+    let sql = include_str!("../sql/archive/note_detached.sql");
+    let now = PgTime(now);
+    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+    change(upkeep, STEP, sql, params).await?;
+    Ok(())
+}
+
+/// The events of a partition, attached or not, after one of them in the order of its key: at most so many, by which the next are
+/// asked for.
+pub async fn read_partition(
+    upkeep: &Pool,
+    name: &str,
+    after: Option<&ArchivedEvent>,
+    events_max: i64,
+) -> Result<Vec<ArchivedEvent>, PgError> {
+    const STEP: &str = "reading an archived partition";
+    let sql = include_str!("../sql/archive/read_partition.sql");
+    let tenant = after.map_or(i64::MIN, |event| event.tenant.0);
+    let entity = after.map_or(i64::MIN, |event| event.entity.0);
+    let time = PgTime(after.map_or(Timestamp::MIN, |event| event.observed_at));
+    let seq = after.map_or(-1, |event| event.seq);
+    let params: Params<'_> = vec![
+        (&name, Type::TEXT),
+        (&tenant, Type::INT8),
+        (&entity, Type::INT8),
+        (&time, Type::TIMESTAMPTZ),
+        (&seq, Type::INT2),
+        (&events_max, Type::INT8),
+    ];
+    let client = upkeep.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, params)).await?;
+    let event = |row: &Row| {
+        let op = Op::from_letter(row.get("op"));
+        Ok(ArchivedEvent {
+            tenant: TenantId(row.get("tenant_id")),
+            entity: EntityId(row.get("entity_id")),
+            observed_at: row.get::<_, PgTime>("observed_at").0,
+            seq: row.get("seq"),
+            op: op.ok_or_else(|| PgError::unreadable(STEP, "op"))?,
+            batch: BatchId(row.get("batch_id")),
+            ingested_at: row.get::<_, PgTime>("ingested_at").0,
+            attrs: row.get::<_, String>("attrs").into(),
+        })
+    };
+    rows.iter().map(event).collect()
+}
+
+/// Notes why the step after this state was not done. Not where it was done meanwhile.
+pub async fn note_failure(
+    upkeep: &Pool,
+    name: &str,
+    state: ArchiveState,
+    failure: &str,
+    now: Timestamp,
+) -> Result<(), PgError> {
+    let sql = include_str!("../sql/archive/note_failure.sql");
+    let now = PgTime(now);
+    let state = state.as_str();
+    let params: Params<'_> = vec![
+        (&name, Type::TEXT),
+        (&state, Type::TEXT),
+        (&failure, Type::TEXT),
+        (&now, Type::TIMESTAMPTZ),
+    ];
+    change(upkeep, "noting why an archive waits", sql, params).await?;
+    Ok(())
+}
+
+/// How many events of a partition's time wait to be brought into the files of a lake, late ones aside.
+pub async fn count_waiting(
+    upkeep: &Pool,
+    catalog: &str,
+    partition: &Partition,
+) -> Result<i64, PgError> {
+    const STEP: &str = "counting what waits for the lake";
+    let sql = include_str!("../sql/archive/count_waiting.sql");
+    let (lower, upper) = (PgTime(partition.lower), PgTime(partition.upper));
+    let params: Params<'_> = vec![
+        (&catalog, Type::TEXT),
+        (&lower, Type::TIMESTAMPTZ),
+        (&upper, Type::TIMESTAMPTZ),
+    ];
+    let client = upkeep.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, params)).await?;
+    Ok(first_row(&rows, STEP)?.get("waiting"))
+}
+
+/// The events that arrived for closed periods: how many, and when the last one came.
+pub async fn count_late(upkeep: &Pool) -> Result<(i64, Option<Timestamp>), PgError> {
+    const STEP: &str = "counting late events";
+    let sql = include_str!("../sql/archive/count_late.sql");
+    let client = upkeep.get().await?;
+    let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, vec![])).await?;
+    let row = first_row(&rows, STEP)?;
+    let last_at = row.get::<_, Option<PgTime>>("last_at").map(|time| time.0);
+    Ok((row.get("events"), last_at))
+}
+
+async fn is_done(
+    upkeep: &Pool,
+    step: &'static str,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<bool, PgError> {
+    let rows = change(upkeep, step, sql, params).await?;
+    Ok(first_row(&rows, step)?.get("is_done"))
+}
