@@ -107,6 +107,11 @@ pub enum ValueFault {
     /// An address to listen on.
     #[error("not an address of the form 127.0.0.1:7070 or [::1]:7070")]
     Address(#[source] std::net::AddrParseError),
+    /// An address of other machines, where keys would be sent in clear.
+    #[error(
+        "keys would be sent in clear from other machines: a certificate, or cleartext = \"allow\", is needed"
+    )]
+    Cleartext,
     /// A number in text.
     #[error("not a whole number")]
     Number(#[source] std::num::ParseIntError),

@@ -1,14 +1,19 @@
-//! The settings of the lake: where its files are.
+//! The settings of the lake: where its files are, and what questions over it may take.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::error::{ConfigError, ValueFault};
+use crate::queries::Queries;
 use crate::reader::Reader;
-use crate::settings::{Password, filled, read_password};
+use crate::settings::{Password, filled, read_password, read_span};
 
 const S3: &str = "s3://";
 /// What services with the interface of S3 that have no regions take.
 const REGION: &str = "us-east-1";
+/// What is lost is told within the hour. What has not changed is not read for it, so that less costs little and more saves little.
+const RECONCILE_EVERY: &str = "1h";
+const RECONCILE_EVERY_BOUNDS: (&str, &str) = ("1m", "30d");
 
 /// The lake. It is fed from the change stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +28,10 @@ pub struct Lake {
     pub access_key_id: Option<String>,
     /// Of a bucket: the key's secret, or where it is.
     pub secret_access_key: Option<Password>,
+    /// What questions over it may take.
+    pub queries: Queries,
+    /// How often it is compared with PostgreSQL.
+    pub reconcile_every: Duration,
 }
 
 /// Where the lake's files are.
@@ -48,6 +57,8 @@ impl Lake {
             endpoint: None,
             access_key_id: None,
             secret_access_key: None,
+            queries: Queries::standard(),
+            reconcile_every: Duration::from_secs(3_600),
         }
     }
 
@@ -58,12 +69,21 @@ impl Lake {
         let endpoint = reader.optional("lake.endpoint", filled)?;
         let access_key_id = reader.optional("lake.access_key_id", filled)?;
         let secret_access_key = read_password(reader, "lake.secret_access_key")?;
+        let queries = Queries::read(reader)?;
+        let reconcile_every = read_span(
+            reader,
+            "lake.reconcile_every",
+            RECONCILE_EVERY,
+            RECONCILE_EVERY_BOUNDS,
+        )?;
         Ok(text.map(|text| Lake {
             location: location(&text),
             region,
             endpoint,
             access_key_id,
             secret_access_key,
+            queries,
+            reconcile_every,
         }))
     }
 }

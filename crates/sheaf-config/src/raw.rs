@@ -19,7 +19,7 @@ enum Kind {
     Texts,
 }
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 16] = [
     "server",
     "database",
     "replicas",
@@ -33,6 +33,8 @@ const SECTIONS: [&str; 14] = [
     "redis",
     "changes",
     "lake",
+    "archive",
+    "pgwire",
     "log",
 ];
 /// Has a section a tenant's name, and in it one section, with keys as the section of this name has.
@@ -45,7 +47,7 @@ const CHANGES: &str = "changes";
 const HTTP: &str = "http";
 const CHANGES_HTTP: &str = "changes.http";
 
-const KEYS: [(&str, Kind); 60] = [
+const KEYS: [(&str, Kind); 74] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -104,6 +106,20 @@ const KEYS: [(&str, Kind); 60] = [
     ("lake.access_key_id", Kind::Text),
     ("lake.secret_access_key", Kind::Text),
     ("lake.secret_access_key_file", Kind::Text),
+    ("lake.query_bytes_max", Kind::Number),
+    ("lake.tenant_bytes_max", Kind::Number),
+    ("lake.queries_bytes_max", Kind::Number),
+    ("lake.query_rows_max", Kind::Number),
+    ("lake.query_deadline", Kind::Text),
+    ("lake.reconcile_every", Kind::Text),
+    ("archive.after", Kind::Text),
+    ("pgwire.listen", Kind::Text),
+    ("pgwire.certificate_file", Kind::Text),
+    ("pgwire.key_file", Kind::Text),
+    ("pgwire.cleartext", Kind::Text),
+    ("pgwire.connections_max", Kind::Number),
+    ("pgwire.connections_of_tenant_max", Kind::Number),
+    ("pgwire.idle_max", Kind::Text),
     ("log.level", Kind::Text),
     ("log.format", Kind::Text),
 ];

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::archive::Archive;
 use crate::cache::{Cache, Redis};
 use crate::changes::Changes;
 use crate::database_url::{DatabaseUrl, HostPort};
 use crate::error::{ConfigError, ValueFault};
 use crate::lake::Lake;
+use crate::pgwire::PgWire;
 use crate::reader::{Reader, Shown};
 use crate::secret::Secret;
 use crate::staging::Staging;
@@ -86,6 +88,10 @@ pub struct Settings {
     pub changes: Changes,
     /// The lake, if there is one.
     pub lake: Option<Lake>,
+    /// When history is left to the lake.
+    pub archive: Archive,
+    /// What is served by PostgreSQL's protocol.
+    pub pgwire: PgWire,
     /// The log.
     pub log: Log,
 }
@@ -244,6 +250,8 @@ impl Settings {
             redis: Redis::read(&mut reader)?,
             changes: Changes::read(&mut reader)?,
             lake: Lake::read(&mut reader)?,
+            archive: Archive::read(&mut reader)?,
+            pgwire: PgWire::read(&mut reader)?,
             log: Log {
                 level: reader.value("log.level", LogLevel::Info, level)?,
                 format: reader.value("log.format", LogFormat::Text, format)?,
@@ -439,7 +447,7 @@ pub(crate) fn between(text: &str, min: i64, max: i64) -> Result<usize, ValueFaul
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, ValueFault> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, ValueFault> {
     text.parse().map_err(ValueFault::Address)
 }
 

@@ -68,6 +68,43 @@ fn the_commented_lines_of_the_example_are_valid_too() {
 }
 
 #[test]
+fn keys_are_taken_in_clear_from_other_machines_only_where_that_was_said() {
+    let pgwire = |lines: &str| format!("[pgwire]\n{lines}\n");
+    let certificate = "certificate_file = \"a.pem\"\nkey_file = \"a.key\"";
+    for lines in [
+        "listen = \"127.0.0.1:7072\"".to_owned(),
+        "listen = \"[::1]:7072\"".to_owned(),
+        "listen = \"[::ffff:127.0.0.1]:7072\"".to_owned(),
+        "listen = \"0.0.0.0:7072\"\ncleartext = \"allow\"".to_owned(),
+        format!("listen = \"10.0.0.1:7072\"\n{certificate}"),
+    ] {
+        let (settings, _) = load(&pgwire(&lines), &[]).expect("valid");
+        assert!(settings.pgwire.listen.is_some(), "{lines}");
+    }
+    for (lines, said) in [
+        (
+            "listen = \"0.0.0.0:7072\"",
+            "sheaf.toml:2:10: pgwire.listen cannot be used: keys would be sent in clear",
+        ),
+        (
+            "listen = \"[::]:7072\"\ncleartext = \"refuse\"",
+            "sheaf.toml:2:10: pgwire.listen cannot be used: keys would be sent in clear",
+        ),
+        (
+            "certificate_file = \"a.pem\"",
+            "sheaf.toml:2:20: pgwire.key_file cannot be used: missing",
+        ),
+        (
+            "cleartext = \"yes\"",
+            "sheaf.toml:2:13: pgwire.cleartext cannot be used: not one of: refuse, allow",
+        ),
+    ] {
+        let message = message(&pgwire(lines), &[]);
+        assert!(message.starts_with(said), "{message}");
+    }
+}
+
+#[test]
 fn replicas_come_from_the_file_by_name() {
     let file = "[replicas.west]\nurl = \"postgresql://west/sheaf\"\n\
                 [replicas.east-2]\nurl = \"postgresql://[::1]:5433/sheaf\"\n";

@@ -66,16 +66,32 @@ pub enum Appended {
     Full,
 }
 
-/// Rows of one instant are numbered below this; numbers from here up belong to facts that arrive after their
-/// period was archived.
-const SEQ_END: i16 = 1 << 14;
+/// Rows of one instant are numbered below this; numbers from here up belong to events that arrive after their
+/// period was closed to writes.
+pub const LATE_SEQ: i16 = 1 << 14;
 
 /// Decides which row an event becomes beside the rows already there for its instant (in order of `seq`).
 pub fn append(there: &[StoredRow], observed_at: Timestamp, op: Op, attrs: Attrs) -> Appended {
+    append_between(there, (0, LATE_SEQ), observed_at, op, attrs)
+}
+
+/// The same of an event whose period was closed to writes, beside the late rows of its instant alone: what is archived nobody
+/// looks up. So a first one is [`Appended::New`] whatever it repeats, and folds after every row that is archived.
+pub fn append_late(there: &[StoredRow], observed_at: Timestamp, op: Op, attrs: Attrs) -> Appended {
+    append_between(there, (LATE_SEQ, i16::MAX), observed_at, op, attrs)
+}
+
+fn append_between(
+    there: &[StoredRow],
+    (first, end): (i16, i16),
+    observed_at: Timestamp,
+    op: Op,
+    attrs: Attrs,
+) -> Appended {
     let Some(last) = there.last() else {
         return Appended::New(StoredRow {
             observed_at,
-            seq: 0,
+            seq: first,
             op,
             attrs,
         });
@@ -91,7 +107,7 @@ pub fn append(there: &[StoredRow], observed_at: Timestamp, op: Op, attrs: Attrs)
         Op::Replace | Op::Delete => {
             if last.op == op && last.attrs == attrs {
                 Appended::Duplicate
-            } else if seq == SEQ_END {
+            } else if seq == end {
                 Appended::Full
             } else {
                 Appended::Corrected(row(op, attrs))
@@ -102,7 +118,7 @@ pub fn append(there: &[StoredRow], observed_at: Timestamp, op: Op, attrs: Attrs)
             let news = attrs.without(|id, cell| stored.cells.get(&id) == Some(cell));
             if news.is_empty() {
                 Appended::Duplicate
-            } else if seq == SEQ_END {
+            } else if seq == end {
                 Appended::Full
             } else if news.iter().any(|(id, _)| stored.cells.contains_key(id)) {
                 Appended::Corrected(row(Op::Correct, news))

@@ -6,6 +6,7 @@ mod change;
 mod decimal;
 mod duration;
 mod event;
+mod exact;
 mod fold;
 mod id;
 mod json;
@@ -22,8 +23,10 @@ pub use change::{ChangePosition, ChangePositionFault};
 pub use decimal::{Decimal, DecimalFault};
 pub use duration::{Duration, DurationFault};
 pub use event::{Attrs, Cell, Event, Op, Tags};
+pub use exact::ExactSum;
 pub use fold::{
-    Appended, DocumentChange, Instant, StoredRow, append, fold_instant, fold_rows, time_after,
+    Appended, DocumentChange, Instant, LATE_SEQ, StoredRow, append, append_late, fold_instant,
+    fold_rows, time_after,
 };
 pub use fold::{Document, merge, merge_rows};
 pub use id::{

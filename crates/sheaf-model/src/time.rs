@@ -1,6 +1,7 @@
 //! Instants: UTC, in whole microseconds, between the years 1 and 9999.
 
 use std::fmt;
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Serialize, Serializer};
@@ -93,6 +94,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(micros).clamp(MICROS_MIN, MICROS_MAX))
     }
 
+    /// How long after another instant this one is; zero where it is not after it.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        let micros = self.0.saturating_sub(earlier.0);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+
     /// The one stored form of a time value: always six digits of fraction, so that texts sort as instants do.
     pub fn to_sortable(self) -> String {
         self.date_time()
@@ -149,6 +156,19 @@ impl Serialize for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_after_an_instant_is_no_time_after_it() {
+        let at = |micros| Timestamp::from_micros(micros).expect("within the range");
+        assert_eq!(at(5).since(at(2)), Duration::from_micros(3));
+        assert_eq!(at(2).since(at(2)), Duration::ZERO);
+        assert_eq!(at(2).since(at(5)), Duration::ZERO);
+        let all = u64::try_from(MICROS_MAX - MICROS_MIN).expect("positive");
+        assert_eq!(
+            Timestamp::MAX.since(Timestamp::MIN),
+            Duration::from_micros(all)
+        );
+    }
 
     #[test]
     fn times_read_and_print_in_the_canonical_form() {

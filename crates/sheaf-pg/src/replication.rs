@@ -19,6 +19,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
 use crate::pool::Tls;
+use crate::timeline::NewestTimeline;
 pub use frame::ServerError;
 use frame::{Frame, take_frame};
 
@@ -117,15 +118,25 @@ impl std::fmt::Debug for ReplicationConnection {
 }
 
 impl ReplicationConnection {
-    /// Connects to the first of the hosts that takes writes. Its role needs the right to replicate.
-    pub async fn connect(config: &Config, tls: &Tls) -> Result<Self, ReplicationError> {
+    /// Connects to the first of the hosts that takes writes and that no promotion has left behind. Its role needs the right to
+    /// replicate.
+    pub async fn connect(
+        config: &Config,
+        tls: &Tls,
+        newest: &NewestTimeline,
+    ) -> Result<Self, ReplicationError> {
         let mut last = None;
         for (place, host) in config.get_hosts().iter().enumerate() {
             let ports = config.get_ports();
             let port = ports.get(place).or_else(|| ports.first()).copied();
             let attempt = Self::connect_host(config, tls, host, port.unwrap_or(5432));
             match timeout(CONNECT_MAX, attempt).await {
-                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Ok(connection)) => match newest.require(connection.lineage) {
+                    Ok(()) => return Ok(connection),
+                    Err(error) => {
+                        last = Some(ReplicationError::Connect(io::Error::other(error)));
+                    }
+                },
                 Ok(Err(error)) => last = Some(error),
                 Err(_) => last = Some(ReplicationError::Connect(io::ErrorKind::TimedOut.into())),
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sheaf_model::Lsn;
 use sheaf_pg::cluster::SUPERUSER;
-use sheaf_pg::{Received, ReplicationConnection, ReplicationError, Tls};
+use sheaf_pg::{NewestTimeline, Received, ReplicationConnection, ReplicationError, Tls};
 use sheaf_testkit::{TestCluster, wait_until};
 use tokio::time::timeout;
 use tokio_postgres::config::SslMode;
@@ -41,9 +41,13 @@ async fn over_tcp(cluster: &TestCluster, host: &str) -> Result<Config> {
     Ok(config)
 }
 
+async fn connect_to(config: &Config, tls: &Tls) -> Result<ReplicationConnection, ReplicationError> {
+    ReplicationConnection::connect(config, tls, &NewestTimeline::default()).await
+}
+
 /// Follows the slot until it has seen a transaction, confirms that, and ends.
 async fn follow_one(config: &Config, tls: &Tls, slot: &str, client: &Client) -> Result<Lsn> {
-    let mut connection = ReplicationConnection::connect(config, tls).await?;
+    let mut connection = connect_to(config, tls).await?;
     connection.follow(slot, &OPTIONS).await?;
     client
         .batch_execute("INSERT INTO things SELECT coalesce(max(id), 0) + 1 FROM things")
@@ -106,7 +110,7 @@ async fn a_slot_is_followed_over_a_socket_with_a_password_and_encrypted() -> Res
     let trusting = Tls::with_ca_file(&authority)?;
     let end = follow_one(&encrypted, &trusting, "one", &client).await?;
     assert_eq!(confirmed(&client, "one").await?, end);
-    let connection = ReplicationConnection::connect(&encrypted, &trusting).await?;
+    let connection = connect_to(&encrypted, &trusting).await?;
     let encrypted_sessions =
         "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
         WHERE s.ssl AND a.backend_type = 'walsender'";
@@ -114,7 +118,7 @@ async fn a_slot_is_followed_over_a_socket_with_a_password_and_encrypted() -> Res
     assert_eq!(row.get::<_, i64>(0), 1);
     drop(connection);
     // Whoever trusts nobody trusts not this one.
-    let refused = ReplicationConnection::connect(&encrypted, &Tls::none()).await;
+    let refused = connect_to(&encrypted, &Tls::none()).await;
     assert!(
         matches!(refused, Err(ReplicationError::Connect(_))),
         "{refused:?}"
@@ -127,13 +131,13 @@ async fn what_the_server_refuses_is_told_with_its_code() -> Result<()> {
     let (cluster, client) = with_slot("one").await?;
     let mut wrong = over_tcp(&cluster, "127.0.0.1").await?;
     wrong.password("wrong");
-    let refused = ReplicationConnection::connect(&wrong, &Tls::none()).await;
+    let refused = connect_to(&wrong, &Tls::none()).await;
     assert_eq!(
         refused.expect_err("a wrong password").sqlstate(),
         Some("28P01")
     );
     let right = cluster.cluster().connect_config("postgres", SUPERUSER);
-    let connect = async || ReplicationConnection::connect(&right, &Tls::none()).await;
+    let connect = async || connect_to(&right, &Tls::none()).await;
     let mut nowhere = connect().await?;
     let missing = nowhere.follow("none", &OPTIONS).await.expect_err("no slot");
     assert_eq!(missing.sqlstate(), Some("42704"));
@@ -143,7 +147,7 @@ async fn what_the_server_refuses_is_told_with_its_code() -> Result<()> {
     assert!(busy.expect_err("it is followed").is_slot_in_use());
     client.batch_execute("CREATE ROLE plain LOGIN").await?;
     let plain = cluster.cluster().connect_config("postgres", "plain");
-    let refused = ReplicationConnection::connect(&plain, &Tls::none()).await;
+    let refused = connect_to(&plain, &Tls::none()).await;
     assert_eq!(
         refused.expect_err("no right to replicate").sqlstate(),
         Some("42501")
