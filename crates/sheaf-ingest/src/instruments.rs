@@ -16,6 +16,8 @@ pub const STEP_SECONDS: &str = "sheaf_ingest_step_seconds";
 pub const GROUP_EVENTS: &str = "sheaf_ingest_group_events";
 /// Documents that a merge needed, by whether the lane remembered them.
 pub const DOCUMENTS_TOTAL: &str = "sheaf_ingest_documents_total";
+/// Events that lanes stored for a time that was closed to writes.
+pub const LATE_EVENTS_TOTAL: &str = "sheaf_ingest_late_events_total";
 /// For how long the oldest staged batch of all servers has waited.
 pub const STAGING_OLDEST_SECONDS: &str = "sheaf_staging_oldest_seconds";
 /// Events that are staged, of all servers.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use sheaf_model::Timestamp;
 use sheaf_pg::{PgError, Pool};
+use sheaf_store::archive::fetch_boundaries;
 use sheaf_store::partitions::{
     Partition, ensure_partition, list_closed_partitions, list_partitions,
 };
@@ -15,6 +16,16 @@ pub(crate) struct Partitions {
     pub(crate) open: Vec<Partition>,
     /// Those that were asked about and cannot, because they are being taken out.
     pub(crate) closed: Vec<Partition>,
+    /// What was observed before this is late, and needs none; absent where it was not asked.
+    pub(crate) closed_before: Option<Timestamp>,
+}
+
+impl Partitions {
+    /// Whether nothing can be written for an instant.
+    pub(crate) fn refuse(&self, time: Timestamp) -> bool {
+        let is_late = self.closed_before.is_some_and(|closed| time < closed);
+        !is_late && self.closed.iter().any(|one| one.holds(time))
+    }
 }
 
 /// All partitions, those for these instants among them.
@@ -26,11 +37,17 @@ pub(crate) async fn partitions_with(
     let is_missing = |time: &&Timestamp| !open.iter().any(|known| known.holds(**time));
     let missing: Vec<Timestamp> = times.iter().filter(is_missing).copied().collect();
     if missing.is_empty() {
-        let closed = Vec::new();
-        return Ok(Partitions { open, closed });
+        return Ok(Partitions {
+            open,
+            closed: Vec::new(),
+            closed_before: None,
+        });
     }
     let closed = list_closed_partitions(writer).await?;
-    for time in missing {
+    // After the partitions: one that was closed for its archive before they were listed is known to be.
+    let closed_before = fetch_boundaries(writer).await?.closed_before;
+    let is_late = |time: &Timestamp| closed_before.is_some_and(|closed| *time < closed);
+    for time in missing.into_iter().filter(|time| !is_late(time)) {
         let mut known = open.iter().chain(&closed);
         if known.any(|partition| partition.holds(time)) {
             continue;
@@ -42,5 +59,9 @@ pub(crate) async fn partitions_with(
         );
         open.push(partition);
     }
-    Ok(Partitions { open, closed })
+    Ok(Partitions {
+        open,
+        closed,
+        closed_before,
+    })
 }

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sheaf_model::{
-    Appended, AttributeId, Attrs, Cell, Document, DocumentChange, EntityId, Event, Op, Refusal,
-    RefusalCode, StoredRow, Tags, TenantId, Timestamp, append, fold_instant, merge_rows,
-    time_after,
+    Appended, AttributeId, Attrs, Cell, Document, DocumentChange, EntityId, Event, LATE_SEQ, Op,
+    Refusal, RefusalCode, StoredRow, Tags, TenantId, Timestamp, append, append_late, fold_instant,
+    merge_rows, time_after,
 };
 use sheaf_store::documents::StoredDocument;
 use sheaf_store::ledger::Counts;
@@ -87,12 +87,20 @@ pub(crate) fn time_events<'a>(
     (timed, to_read)
 }
 
-/// Takes out the events whose partitions are closed to writes: they are to be refused.
+/// Whether an instant is of a period that was closed to writes for its archive.
+pub(crate) fn is_late(at: Timestamp, closed_before: Option<Timestamp>) -> bool {
+    closed_before.is_some_and(|closed| at < closed)
+}
+
+/// Takes out the events whose partitions are closed to writes and not to be archived: they are to be refused.
 pub(crate) fn take_closed<'a>(
     events: &mut Vec<TimedEvent<'a>>,
     closed: &[Partition],
+    closed_before: Option<Timestamp>,
 ) -> Vec<TimedEvent<'a>> {
-    let is_closed = |event: &mut TimedEvent<'_>| closed.iter().any(|one| one.holds(event.at));
+    let is_closed = |event: &mut TimedEvent<'_>| {
+        !is_late(event.at, closed_before) && closed.iter().any(|one| one.holds(event.at))
+    };
     if closed.is_empty() {
         return Vec::new();
     }
@@ -133,6 +141,13 @@ pub(crate) struct PlannedRow {
     pub(crate) row: StoredRow,
 }
 
+impl PlannedRow {
+    /// Whether it is of a period that was closed to writes.
+    pub(crate) fn is_late(&self) -> bool {
+        self.row.seq >= LATE_SEQ
+    }
+}
+
 /// What one part of the group comes to.
 #[derive(Debug, Default)]
 pub(crate) struct PlannedPart {
@@ -161,6 +176,7 @@ pub(crate) fn plan_group(
     mut events: Vec<TimedEvent<'_>>,
     mut documents: Documents,
     mut stored: StoredInstants,
+    closed_before: Option<Timestamp>,
 ) -> GroupPlan {
     events.sort_by_key(|event| (event.inner.tenant, event.inner.entity));
     let mut plan = GroupPlan {
@@ -172,7 +188,7 @@ pub(crate) fn plan_group(
         let (tenant, entity) = (first.inner.tenant, first.inner.entity);
         let before = documents.remove(&entity);
         let document = before.as_ref().map(|stored| &stored.document);
-        let mut history = EntityHistory::new(tenant, entity, document);
+        let mut history = EntityHistory::new(tenant, entity, document, closed_before);
         let mut now = parts[first.part].now;
         history.take(parts, first, document, &mut stored, &mut plan);
         while let Some(event) = events.next_if(|event| event.inner.entity == entity) {
@@ -277,10 +293,17 @@ struct EntityHistory {
     emptied: bool,
     instants: BTreeMap<Timestamp, InstantRows>,
     size: DocumentSize,
+    /// Rows of instants before it are late ones, and so are those that are there for them.
+    closed_before: Option<Timestamp>,
 }
 
 impl EntityHistory {
-    fn new(tenant: TenantId, entity: EntityId, document: Option<&Document>) -> EntityHistory {
+    fn new(
+        tenant: TenantId,
+        entity: EntityId,
+        document: Option<&Document>,
+        closed_before: Option<Timestamp>,
+    ) -> EntityHistory {
         let newest = document.and_then(|document| document.newest);
         EntityHistory {
             tenant,
@@ -290,6 +313,7 @@ impl EntityHistory {
             emptied: document.is_some_and(|document| document.floor == newest && newest.is_some()),
             instants: BTreeMap::new(),
             size: DocumentSize::of(document),
+            closed_before,
         }
     }
 
@@ -347,8 +371,14 @@ impl EntityHistory {
         let values = attrs.len();
         // Looked up again: what was taken in had to be looked at as a whole.
         let there = self.instants.entry(at).or_default();
+        let is_late = is_late(at, self.closed_before);
+        let append = if is_late { append_late } else { append };
         let (outcome, row) = match append(&there.rows, at, inner.event.op, attrs) {
             Appended::New(row) => (EventOutcome::Accepted, row),
+            // What it is beside an archived row nobody looks up: to its request it is new.
+            Appended::Merged(row) | Appended::Corrected(row) if is_late => {
+                (EventOutcome::Accepted, row)
+            }
             Appended::Merged(row) => (EventOutcome::Merged, row),
             Appended::Corrected(row) => (EventOutcome::Corrected, row),
             Appended::Duplicate => {
@@ -356,7 +386,7 @@ impl EntityHistory {
                 return;
             }
             Appended::Full => {
-                let reason = "the instant holds 16384 corrections, the most that are kept";
+                let reason = "the instant holds as many corrections as are kept";
                 let refusal = Refusal::new(RefusalCode::QuotaExceeded, reason);
                 plan.refuse(part, inner.index, None, refusal);
                 return;

@@ -216,9 +216,9 @@ impl Inner {
         if !locked(&self.partitions).hold(&times, Instant::now()) {
             let read_at = Instant::now();
             let partitions = partitions_with(&self.writer, &times).await?;
-            let is_closed = |time: &Timestamp| partitions.closed.iter().any(|one| one.holds(*time));
-            let has_closed = times.iter().any(is_closed);
-            *locked(&self.partitions) = KnownPartitions::read(partitions.open, read_at);
+            let has_closed = times.iter().any(|time| partitions.refuse(*time));
+            *locked(&self.partitions) =
+                KnownPartitions::read(partitions.open, partitions.closed_before, read_at);
             return Ok(!has_closed);
         }
         Ok(true)

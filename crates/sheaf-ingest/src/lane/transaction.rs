@@ -11,7 +11,7 @@ use std::time::Instant;
 use futures::{join, try_join};
 use sheaf_model::{Position, Timestamp, WrittenEntity};
 use sheaf_pg::{PgError, first_row};
-use sheaf_store::events::{EventColumns, EventCopy};
+use sheaf_store::events::{EventColumns, EventCopy, LATE};
 use sheaf_store::ledger::{
     LedgerEntry, LedgerPart, insert_parts, open_requests, set_bucket_writers,
 };
@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Lane, Part, PartKind, PartOutcome, PartResult, Request, StoredPart};
-use crate::instruments::{GROUP_EVENTS, STEP_SECONDS};
+use crate::instruments::{GROUP_EVENTS, LATE_EVENTS_TOTAL, STEP_SECONDS};
 use crate::plan::{GroupPart, GroupPlan};
 use crate::request::WriteError;
 use outcome::{check_condition, edited_document, rejections_of};
@@ -109,6 +109,7 @@ impl Lane {
             documents,
             catalogues,
             foreign_buckets,
+            closed_before,
             ..
         } = read;
         let parts: Vec<GroupPart<'_>> = running
@@ -121,7 +122,9 @@ impl Lane {
                 now: part.request.now,
             })
             .collect();
-        let plan = self.plan(client, &parts, documents, &catalogues).await?;
+        let plan = self
+            .plan(client, &parts, documents, &catalogues, closed_before)
+            .await?;
         let mut rejections: Vec<Vec<NewRejection>> = running
             .iter()
             .zip(&plan.parts)
@@ -164,9 +167,14 @@ impl Lane {
         } else {
             Vec::new()
         };
+        // Its table has a policy, so that COPY into it is refused.
+        let late = Lane::late_rows(&running, &plan);
         let inserted_few = async {
             for (partition, rows) in &few {
                 rows.insert(client, partition).await?;
+            }
+            if !late.is_empty() {
+                late.insert(client, LATE).await?;
             }
             Ok(())
         };
@@ -228,6 +236,8 @@ impl Lane {
         };
         self.tell(position, &plan);
         steps.ended("commit");
+        let late = plan.rows.iter().filter(|row| row.is_late()).count();
+        metrics::counter!(LATE_EVENTS_TOTAL).increment(u64::try_from(late).unwrap_or(u64::MAX));
         let events: usize = parts.iter().map(|part| part.events.len()).sum();
         metrics::histogram!(GROUP_EVENTS).record(events as f64);
         for (place, stored) in prepared {

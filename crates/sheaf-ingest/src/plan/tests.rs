@@ -72,7 +72,7 @@ impl Database {
                 ((entity, at), rows.map(|(_, row)| row.clone()).collect())
             })
             .collect();
-        let plan = plan_group(&parts, timed, self.documents.clone(), stored);
+        let plan = plan_group(&parts, timed, self.documents.clone(), stored, None);
         for PlannedRow { entity, row, .. } in &plan.rows {
             let taken = self
                 .rows

@@ -14,14 +14,21 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct KnownPartitions {
     partitions: Vec<Partition>,
+    /// What was observed before this is late, and needs none.
+    closed_before: Option<Timestamp>,
     read_at: Option<Instant>,
 }
 
 impl KnownPartitions {
     /// As they were at `read_at`, or after it.
-    pub(super) fn read(partitions: Vec<Partition>, read_at: Instant) -> KnownPartitions {
+    pub(super) fn read(
+        partitions: Vec<Partition>,
+        closed_before: Option<Timestamp>,
+        read_at: Instant,
+    ) -> KnownPartitions {
         KnownPartitions {
             partitions,
+            closed_before,
             read_at: Some(read_at),
         }
     }
@@ -31,7 +38,10 @@ impl KnownPartitions {
         let is_fresh = self
             .read_at
             .is_some_and(|read_at| now.saturating_duration_since(read_at) < TRUSTED_FOR);
-        let holds = |time: &Timestamp| self.partitions.iter().any(|known| known.holds(*time));
+        let holds = |time: &Timestamp| {
+            let is_late = self.closed_before.is_some_and(|closed| *time < closed);
+            is_late || self.partitions.iter().any(|known| known.holds(*time))
+        };
         times.is_empty() || is_fresh && times.iter().all(holds)
     }
 }
@@ -49,11 +59,13 @@ mod tests {
             upper: time(10),
         };
         let (begin, ms) = (Instant::now(), Duration::from_millis);
-        let known = KnownPartitions::read(vec![there], begin);
+        let known = KnownPartitions::read(vec![there], Some(time(-5)), begin);
         for (times, after_ms, hold) in [
             (vec![], 0, true),
             (vec![0, 9], 0, true),
             (vec![9], 999, true),
+            (vec![-6, 9], 0, true),
+            (vec![-5, 9], 0, false),
             (vec![9], 1_000, false),
             (vec![], 1_000, true),
             (vec![9, 10], 0, false),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, join};
 use sheaf_model::{EntityId, Lineage, Position, TenantId, Timestamp};
 use sheaf_pg::PgError;
-use sheaf_store::catalogue::{catalogue_of, read_catalogue, read_versions};
+use sheaf_store::catalogue::{WrittenOn, catalogue_of, read_catalogue, read_versions};
 use sheaf_store::documents::{StoredDocument, document_of, read_documents};
 use sheaf_store::ledger::{
     LedgerEntry, find_bucket_writers, find_parts, lock_buckets, open_requests,
@@ -94,7 +94,11 @@ impl Lane {
         begun.map_err(PgError::statement("beginning a write"))?;
         locked?;
         let (writers, opened, parts) = (writers?, opened?, parts?);
-        let (lineage, versions) = versions?;
+        let WrittenOn {
+            lineage,
+            versions,
+            closed_before,
+        } = versions?;
         let rows = rows.map_err(PgError::statement(step))?;
         let places = was_there(group, &opened, &parts);
         let mut was_there = HashMap::new();
@@ -148,6 +152,7 @@ impl Lane {
             documents,
             catalogues,
             foreign_buckets,
+            closed_before,
         })
     }
 
@@ -224,6 +229,8 @@ pub(super) struct Read {
     pub(super) catalogues: GroupCatalogues,
     /// Buckets that this lane was not the last to write.
     pub(super) foreign_buckets: Vec<i32>,
+    /// What was observed before this is late. It does not move while the buckets' locks are held.
+    pub(super) closed_before: Option<Timestamp>,
 }
 
 /// A request that is all in this part takes its place in the ledger before anything is planned, so that a retry that runs

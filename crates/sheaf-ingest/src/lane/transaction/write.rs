@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sheaf_model::{AttributeId, Cell};
+use futures::try_join;
+use sheaf_model::{AttributeId, Cell, Timestamp};
 use sheaf_store::catalogue::Catalogue;
 use sheaf_store::documents::DocumentColumns;
-use sheaf_store::events::{EventRows, Instants};
+use sheaf_store::events::{EventColumns, EventRows, Instants};
 use sheaf_store::stored::{PartsToWrite, write_document};
 use sheaf_store::value_index::IndexColumns;
 use tokio_postgres::Client;
@@ -14,8 +15,8 @@ use super::super::{Lane, Part};
 use super::Abort;
 use super::catalogues::GroupCatalogues;
 use crate::plan::{
-    Documents, GroupPart, GroupPlan, PlannedDocument, StoredInstants, plan_group, take_closed,
-    time_events,
+    Documents, GroupPart, GroupPlan, PlannedDocument, PlannedRow, StoredInstants, is_late,
+    plan_group, take_closed, time_events,
 };
 
 impl Lane {
@@ -25,29 +26,46 @@ impl Lane {
         parts: &[GroupPart<'_>],
         documents: Documents,
         catalogues: &GroupCatalogues,
+        closed_before: Option<Timestamp>,
     ) -> Result<GroupPlan, Abort> {
         let (mut timed, to_read) = time_events(parts, &documents);
-        let closed = take_closed(&mut timed, &self.closed);
-        let mut instants = Instants::default();
+        let closed = take_closed(&mut timed, &self.closed, closed_before);
+        let (mut instants, mut late) = (Instants::default(), Instants::default());
         for (tenant, entity, time) in to_read {
-            instants.push(tenant, entity, time);
+            let asked = if is_late(time, closed_before) {
+                &mut late
+            } else {
+                &mut instants
+            };
+            asked.push(tenant, entity, time);
         }
         let mut stored = StoredInstants::new();
-        let rows = instants
-            .read(client, |entity| catalogues.of_entity(entity))
-            .await?;
-        for (entity, row) in rows {
+        let catalogue_of = |entity| catalogues.of_entity(entity);
+        let (rows, late_rows) = try_join!(
+            instants.read(client, catalogue_of),
+            late.read_late(client, catalogue_of),
+        )?;
+        for (entity, row) in rows.into_iter().chain(late_rows) {
             stored
                 .entry((entity, row.observed_at))
                 .or_default()
                 .push(row);
         }
-        let mut plan = plan_group(parts, timed, documents, stored);
+        let mut plan = plan_group(parts, timed, documents, stored, closed_before);
         plan.refuse_closed(&closed);
         Ok(plan)
     }
 
-    /// The rows of the plan, encoded for their partitions.
+    /// The late rows of the plan, encoded for their table.
+    pub(super) fn late_rows(running: &[(usize, &Part)], plan: &GroupPlan) -> EventColumns {
+        let mut encoded = EventColumns::default();
+        for planned in plan.rows.iter().filter(|planned| planned.is_late()) {
+            push_row(&mut encoded, running, planned);
+        }
+        encoded
+    }
+
+    /// The others, encoded for their partitions.
     pub(super) fn rows<R: EventRows>(
         &self,
         running: &[(usize, &Part)],
@@ -56,7 +74,7 @@ impl Lane {
         let mut encoded: BTreeMap<usize, R> = BTreeMap::new();
         let mut missing = BTreeSet::new();
         let mut at = None;
-        for planned in &plan.rows {
+        for planned in plan.rows.iter().filter(|planned| !planned.is_late()) {
             let time = planned.row.observed_at;
             let held = at.filter(|place: &usize| self.partitions[*place].holds(time));
             let place = held.or_else(|| {
@@ -69,14 +87,7 @@ impl Lane {
                 continue;
             };
             at = Some(place);
-            let entry = &running[planned.part].1.request.entry;
-            encoded.entry(place).or_default().push(
-                planned.tenant,
-                planned.entity,
-                &planned.row,
-                entry.batch,
-                entry.received_at,
-            );
+            push_row(encoded.entry(place).or_default(), running, planned);
         }
         if !missing.is_empty() {
             return Err(Abort::Partitions(missing));
@@ -86,6 +97,17 @@ impl Lane {
             .map(|(place, rows)| (self.partitions[place].name.clone(), rows))
             .collect())
     }
+}
+
+fn push_row(encoded: &mut impl EventRows, running: &[(usize, &Part)], planned: &PlannedRow) {
+    let entry = &running[planned.part].1.request.entry;
+    encoded.push(
+        planned.tenant,
+        planned.entity,
+        &planned.row,
+        entry.batch,
+        entry.received_at,
+    );
 }
 
 pub(super) fn columns(
