@@ -42,8 +42,11 @@ impl Change {
 
 /// The table of events.
 pub(crate) const EVENTS: &str = "entity_events";
+/// The table of events that came after their period was closed to writes. To sinks they are events as the others are, which their
+/// `seq` tells.
+pub(crate) const LATE: &str = sheaf_store::events::LATE;
 
-/// One row of `entity_events`.
+/// One row of `entity_events`, or of the late ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRow {
     /// The tenant.
@@ -85,7 +88,7 @@ impl EventRow {
     }
 }
 
-/// The tables that say what the numbers in events mean.
+/// The tables that say what the numbers in events mean, and what those of an archived period come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Catalogue {
     /// `tenants`.
@@ -94,6 +97,8 @@ pub enum Catalogue {
     Attributes,
     /// `entities`.
     Entities,
+    /// `entity_keyframes`.
+    Keyframes,
 }
 
 impl Catalogue {
@@ -103,6 +108,7 @@ impl Catalogue {
             Catalogue::Tenants => "tenants",
             Catalogue::Attributes => "attributes",
             Catalogue::Entities => "entities",
+            Catalogue::Keyframes => "entity_keyframes",
         }
     }
 
@@ -112,6 +118,7 @@ impl Catalogue {
             Catalogue::Tenants => &["tenant_id"],
             Catalogue::Attributes => &["tenant_id", "attribute_id"],
             Catalogue::Entities => &["tenant_id", "entity_id"],
+            Catalogue::Keyframes => &["tenant_id", "entity_id", "at"],
         }
     }
 }

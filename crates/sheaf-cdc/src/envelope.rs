@@ -54,6 +54,7 @@ pub fn begin_lines(base: ChangePosition) -> String {
         Catalogue::Tenants,
         Catalogue::Attributes,
         Catalogue::Entities,
+        Catalogue::Keyframes,
     ];
     let tables = catalogues.map(Catalogue::table);
     let mut lines = String::new();

@@ -5,11 +5,9 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use sheaf_model::ChangePosition;
 
@@ -17,6 +15,9 @@ use crate::change::{Batch, Progress};
 use crate::envelope::{line, progress_of};
 use crate::letter::{Letter, Refusal};
 use crate::sink::{Held, Sink, SinkError, SinkFuture};
+use search::Search;
+
+mod search;
 
 /// What is read at once when the last line is looked for.
 const BLOCK_BYTES: u64 = 64 << 10;
@@ -33,25 +34,7 @@ pub struct FileSink {
     /// Open, with what it holds, once that was asked.
     open: Option<(File, Progress)>,
     /// What was looked for last, where that did not come to its end.
-    search: Option<Arc<Mutex<Search>>>,
-}
-
-/// Letters that are looked for in a file, and how far.
-#[derive(Debug, Clone)]
-struct Search {
-    wanted: Vec<ChangePosition>,
-    missing: HashSet<String>,
-    /// Up to here the file was read.
-    to: u64,
-}
-
-/// Whoever waits for a search has gone.
-struct Gone(Arc<AtomicBool>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    search: Search,
 }
 
 impl FileSink {
@@ -61,7 +44,7 @@ impl FileSink {
             name: name.into(),
             path: path.to_owned(),
             open: None,
-            search: None,
+            search: Search::default(),
         }
     }
 
@@ -100,7 +83,7 @@ impl FileSink {
     }
 
     fn empty(&mut self, base: ChangePosition) -> io::Result<()> {
-        (self.open, self.search) = (None, None);
+        (self.open, self.search) = (None, Search::default());
         let file = self.open_file()?;
         file.set_len(0)?;
         file.sync_all()?;
@@ -126,40 +109,6 @@ impl FileSink {
         }
         self.open = Some((file, progress));
         Ok(progress)
-    }
-
-    /// Finds out which letters the file has no line of. That reads all of it, beside the runtime; what was read before somebody stopped
-    /// waiting is not read again.
-    async fn find_missing(&mut self, letters: &[Letter]) -> io::Result<HashSet<String>> {
-        let wanted: Vec<ChangePosition> = letters
-            .iter()
-            .map(|letter| letter.change.position)
-            .collect();
-        let known = self.search.take();
-        let known = known.filter(|known| locked(known).wanted == wanted);
-        let search = known.unwrap_or_else(|| {
-            let missing = wanted.iter().map(ToString::to_string).collect();
-            Arc::new(Mutex::new(Search {
-                wanted,
-                missing,
-                to: 0,
-            }))
-        });
-        self.search = Some(Arc::clone(&search));
-        let gone = Gone(Arc::default());
-        let (of_task, is_gone, path) =
-            (Arc::clone(&search), Arc::clone(&gone.0), self.path.clone());
-        let searched = tokio::task::spawn_blocking(move || {
-            let file = File::open(path)?;
-            let before = locked(&of_task).clone();
-            let after = search_on(before, file, &is_gone)?;
-            *locked(&of_task) = after;
-            Ok::<_, io::Error>(())
-        });
-        searched.await.map_err(io::Error::other)??;
-        self.search = None;
-        let missing = locked(&search).missing.clone();
-        Ok(missing)
     }
 
     /// Writes what is missing, as far as the file is: each of these lines says what is held without it.
@@ -192,36 +141,6 @@ fn append(file: &mut File, lines: &str) -> io::Result<()> {
     file.seek(SeekFrom::End(0))?;
     file.write_all(lines.as_bytes())?;
     file.sync_data()
-}
-
-fn locked(search: &Mutex<Search>) -> std::sync::MutexGuard<'_, Search> {
-    // Each is replaced as a whole.
-    search.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads on by whole lines, until nothing is missing, the file ends, or nobody waits any more.
-fn search_on(mut search: Search, mut file: File, is_gone: &AtomicBool) -> io::Result<Search> {
-    file.seek(SeekFrom::Start(search.to))?;
-    let mut file = BufReader::new(file);
-    let mut line = Vec::new();
-    while !search.missing.is_empty() && !is_gone.load(Ordering::Relaxed) {
-        line.clear();
-        let length = file.read_until(b'\n', &mut line)?;
-        if line.last() != Some(&b'\n') {
-            break;
-        }
-        search.to += u64::try_from(length).map_err(io::Error::other)?;
-        if let Some(place) = place_of(&String::from_utf8_lossy(&line)) {
-            search.missing.remove(place);
-        }
-    }
-    Ok(search)
-}
-
-/// Where the change of a line is. Within a text of the line the quotes would be escaped.
-fn place_of(line: &str) -> Option<&str> {
-    let (_, place) = line.split_once(r#""position":""#)?;
-    place.split('"').next()
 }
 
 /// Takes away what follows the last whole line, and gives that back.
@@ -291,7 +210,9 @@ impl Sink for FileSink {
     fn replay<'a>(&'a mut self, letters: &'a [Letter]) -> SinkFuture<'a, Vec<Refusal>> {
         let fault = self.fault("writing to the file again");
         Box::pin(async move {
-            let missing = self.find_missing(letters).await.map_err(&fault)?;
+            let places = letters.iter().map(|letter| letter.change.position);
+            let missing = self.search.missing_in(&self.path, places.collect());
+            let missing = missing.await.map_err(&fault)?;
             self.write_missing(letters, &missing).map_err(&fault)?;
             Ok(Vec::new())
         })
@@ -328,36 +249,6 @@ mod tests {
         let made = FileSink::new("file", &path).open_file().expect("it opens");
         let mode = made.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_search_ends_where_nothing_is_missing_and_goes_on_where_it_was_left() {
-        let dir = ScratchDir::new("search").expect("a directory");
-        let path = dir.path().join("lines");
-        let lines: Vec<String> = (1..=4)
-            .map(|n| format!("{{\"position\":\"1:0/0:{n}\"}}\n"))
-            .collect();
-        std::fs::write(&path, lines.concat()).expect("it can be written");
-        let read_to = |count: usize| lines[..count].concat().len() as u64;
-        let of = |numbers: &[u64]| Search {
-            wanted: Vec::new(),
-            missing: numbers.iter().map(|n| format!("1:0/0:{n}")).collect(),
-            to: 0,
-        };
-        let search = |search, is_gone| {
-            let file = File::open(&path).expect("it opens");
-            let found = search_on(search, file, &AtomicBool::new(is_gone)).expect("it is read");
-            (found.missing.len(), found.to)
-        };
-        assert_eq!(search(of(&[]), false), (0, 0));
-        assert_eq!(search(of(&[2, 1]), false), (0, read_to(2)));
-        assert_eq!(search(of(&[2, 9]), false), (1, read_to(4)));
-        assert_eq!(search(of(&[2]), true), (1, 0), "nobody waits");
-        let left = Search {
-            to: read_to(2),
-            ..of(&[1, 3])
-        };
-        assert_eq!(search(left, false), (1, read_to(4)), "not read again");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! One sink being fed: its snapshot first as far as the meaning of events needs it, then both side by side; and how far it is,
 //! stored.
 
+mod beginning;
 mod letters;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -8,25 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Timestamp};
-use sheaf_pg::{Disposition, PgError, Pool};
+use sheaf_pg::{PgError, Pool};
 use sheaf_store::changes::{
-    SlotReader, SnapshotPlace, SnapshotStep, StoredSink, begin_snapshot, begin_without_snapshot,
-    find_sink, forget_sink, read_running, store_position, store_snapshot_place,
+    SlotReader, SnapshotPlace, SnapshotStep, StoredSink, forget_sink, store_position,
+    store_snapshot_place,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::change::{Batch, Change, Origin, Part, Progress};
 use crate::letter::LetterCounts;
-use crate::resume::{Resume, decide};
-use crate::sink::{Held, Sink, SinkError, SinkFuture};
+use crate::sink::{Sink, SinkError, SinkFuture};
 use crate::snapshot::{Seen, SnapshotError, SnapshotReader};
 use crate::status::Counted;
 use letters::of_refused;
 
 /// Batches of the stream between two readings of the snapshot: more, and a busy stream would starve it; fewer, and it the stream.
 const BATCHES_BETWEEN: usize = 8;
-/// Between two looks at whether those who were running have ended.
+/// Between two looks at whether those who were running have ended, or whether a sink has room again.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How a lane works.
@@ -91,10 +91,18 @@ impl LaneReport {
 
     /// Whether it knows what the numbers in events mean, and so takes what comes.
     pub(crate) fn knows_names(&self) -> bool {
-        match self.step {
-            SnapshotStep::Tenants | SnapshotStep::Attributes | SnapshotStep::Entities => false,
-            SnapshotStep::Events | SnapshotStep::Done => true,
-        }
+        has_names(self.step)
+    }
+}
+
+/// Whether a snapshot that is here has read names and attributes.
+fn has_names(step: SnapshotStep) -> bool {
+    match step {
+        SnapshotStep::Tenants | SnapshotStep::Attributes | SnapshotStep::Entities => false,
+        SnapshotStep::Events
+        | SnapshotStep::Late
+        | SnapshotStep::Keyframes
+        | SnapshotStep::Done => true,
     }
 }
 
@@ -138,8 +146,6 @@ struct Track {
     lettered: BTreeSet<ChangePosition>,
     letters: LetterCounts,
     holes: Option<u64>,
-    /// When it is looked for rows of settled letters that are to be forgotten.
-    empty_at: Instant,
 }
 
 /// How a lane goes on.
@@ -185,6 +191,9 @@ impl Lane {
         while let Next::Go = self.step(&mut track).await? {
             if Instant::now() >= track.store_at {
                 self.store(&mut track).await?;
+                // Not where a lane ends: what was asked for waits as well as it has.
+                self.look_at_letters(&mut track).await?;
+                self.tell(&track);
             }
         }
         self.settle(&mut track).await
@@ -192,6 +201,16 @@ impl Lane {
 
     async fn step(&mut self, track: &mut Track) -> Result<Next, LaneError> {
         let step = track.snapshot.place().step;
+        let has_room = self.sink.has_room();
+        if !has_room && self.batches.is_closed() {
+            // What waits for it comes again.
+            return Ok(Next::End);
+        }
+        if step == SnapshotStep::Done && !has_room {
+            sleep(LOOK_EVERY).await;
+            track.progress = within(self.options.sink_max, self.sink.idle()).await?;
+            return Ok(Next::Go);
+        }
         if step == SnapshotStep::Done {
             let wake_at = track.store_at;
             tokio::select! {
@@ -204,13 +223,15 @@ impl Lane {
                 () = sleep_until(wake_at) => {
                     let due = self.sink.idle();
                     track.progress = within(self.options.sink_max, due).await?;
-                    self.store(track).await?;
                 }
             }
             return Ok(Next::Go);
         }
-        if step == SnapshotStep::Events {
+        if has_names(step) {
             for _ in 0..BATCHES_BETWEEN {
+                if !self.sink.has_room() {
+                    break;
+                }
                 match self.batches.try_recv() {
                     Ok(batch) => self.take(track, &batch.value).await?,
                     Err(mpsc::error::TryRecvError::Empty) => break,
@@ -337,7 +358,6 @@ impl Lane {
             }
             track.stored.position = Some(position);
         }
-        self.look_at_letters(track).await?;
         self.tell(track);
         Ok(())
     }
@@ -357,102 +377,6 @@ impl Lane {
             letters: track.letters,
             holes: track.holes,
         });
-    }
-
-    /// Finds out where the sink goes on, which may be the beginning. None where it is to end before.
-    async fn resume(&mut self) -> Result<Option<Track>, LaneError> {
-        loop {
-            let slot = &self.reader.slot;
-            let Some(stored) = find_sink(&self.cdc, slot, self.sink.name()).await? else {
-                if let Next::End = self.begin().await? {
-                    return Ok(None);
-                }
-                continue;
-            };
-            let sink_max = self.options.sink_max;
-            let held: Held = within(sink_max, self.sink.held()).await?;
-            let (progress, place) = match decide(&stored, held) {
-                Resume::Continue { progress, place } => {
-                    self.sink.resume(progress);
-                    (progress, place)
-                }
-                Resume::Tell => {
-                    self.begin_letters(stored.base).await?;
-                    within(sink_max, self.sink.begin(stored.base)).await?;
-                    (Progress::begun(stored.base), stored.place.clone())
-                }
-                Resume::Anew => {
-                    let sink = self.sink.name();
-                    tracing::warn!(
-                        sink,
-                        ?held,
-                        "a sink holds less than was stored of it, and begins anew with a snapshot"
-                    );
-                    forget_sink(&self.cdc, &self.reader, sink).await?;
-                    continue;
-                }
-            };
-            let seen = Seen::read(&stored.snapshot, stored.until)
-                .map_err(|fault| PgError::unreadable("reading how far a sink is", fault))?;
-            let rows_max = self.options.snapshot_rows;
-            let row_bytes_max = self.options.row_bytes_max;
-            let cdc = self.cdc.clone();
-            let snapshot = SnapshotReader::new(cdc, stored.clone(), place, rows_max, row_bytes_max);
-            let lettered = self.list_letters(progress.stream).await?;
-            return Ok(Some(Track {
-                seen,
-                snapshot,
-                progress,
-                places: VecDeque::new(),
-                given: progress.stream,
-                passed: progress.stream,
-                store_at: Instant::now() + self.options.store_every,
-                changes: 0,
-                lettered,
-                letters: LetterCounts::NONE,
-                holes: None,
-                empty_at: Instant::now(),
-                stored,
-            }));
-        }
-    }
-
-    /// Begins a snapshot, where the sink needs one. Everything that the stream has shown before this lane has to be seen by it:
-    /// who is in the middle of something may have written its commit already, and is waited for.
-    async fn begin(&mut self) -> Result<Next, LaneError> {
-        if !self.sink.needs_snapshot() {
-            let (sink, now) = (self.sink.name(), Timestamp::now());
-            let begun =
-                begin_without_snapshot(&self.cdc, &self.reader, sink, self.timeline, now).await?;
-            return if begun {
-                Ok(Next::Go)
-            } else {
-                Err(LaneError::Fenced)
-            };
-        }
-        let (next_number, _) = read_running(&self.cdc).await?;
-        while read_running(&self.cdc).await?.1 < next_number {
-            if self.batches.is_closed() {
-                return Ok(Next::End);
-            }
-            sleep(LOOK_EVERY).await;
-        }
-        let sink = self.sink.name();
-        loop {
-            let now = Timestamp::now();
-            match begin_snapshot(&self.cdc, &self.reader, sink, self.timeline, now).await {
-                Ok(true) => return Ok(Next::Go),
-                Ok(false) => return Err(LaneError::Fenced),
-                // Writers are let pass in between.
-                Err(error) if error.disposition() == Disposition::Retry => {
-                    if self.batches.is_closed() {
-                        return Ok(Next::End);
-                    }
-                    sleep(LOOK_EVERY).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }
 

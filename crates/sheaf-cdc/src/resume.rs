@@ -46,7 +46,11 @@ pub fn decide(stored: &StoredSink, held: Held) -> Resume {
             SnapshotPlace::before(step, 0, progress.snapshot)
         }
         // Always the same rows in the same order, so that each has the place that it had.
-        SnapshotStep::Entities | SnapshotStep::Events | SnapshotStep::Done => stored.place.clone(),
+        SnapshotStep::Entities
+        | SnapshotStep::Events
+        | SnapshotStep::Late
+        | SnapshotStep::Keyframes
+        | SnapshotStep::Done => stored.place.clone(),
     };
     Resume::Continue { progress, place }
 }

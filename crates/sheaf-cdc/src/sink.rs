@@ -72,6 +72,12 @@ pub trait Sink: Send {
     /// Takes a batch. Gives back how far it holds durably now, which may be less than the batch.
     fn apply<'a>(&'a mut self, batch: &'a Batch) -> SinkFuture<'a, Progress>;
 
+    /// Whether it takes more of the stream for now. One that does not is asked to go on with what it has, as where nothing follows, until it
+    /// does; a snapshot that goes on is given on all the same. For longer than a moment, the log holds what it has no room for.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Which changes of the batch that it was given last it cannot take, and why; each is said once. Asked after each
     /// [`Sink::apply`]. They count as taken, but nothing is made durable from the first of them on before the sink is called
     /// again: until then they are nowhere else.

@@ -8,6 +8,7 @@ use sheaf_pg::{PgError, Pool};
 use sheaf_store::changes::{
     Publication, SlotLook, create_slot, drop_slot, ensure_publication, look_at_slot, remember_slot,
 };
+use sheaf_store::lineage::fetch_current_lineage;
 
 /// Why a slot is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +141,9 @@ pub async fn prepare_slot(
     slot: &str,
     now: Timestamp,
 ) -> Result<PreparedSlot, SlotError> {
+    // What is written to a primary that a promotion has left behind is written in vain.
+    let current = fetch_current_lineage(cdc).await?;
+    current.ok_or(SlotError::Standby)?;
     let publication = ensure_publication(cdc).await?;
     let look = look_at_slot(cdc, slot).await?;
     let unreadable = |what| PgError::unreadable("preparing the slot of changes", what);

@@ -13,7 +13,7 @@ use sheaf_store::changes::{
 };
 use tokio_postgres::Row as PgRow;
 
-use crate::change::{Batch, Change, EVENTS, Origin, Part};
+use crate::change::{Batch, Change, EVENTS, LATE, Origin, Part};
 use crate::letter::{LetterReason, Unreadable, payload_of_row};
 use crate::pgoutput::{Tuple, Value};
 use crate::table::{Row, RowFault, Table};
@@ -214,8 +214,11 @@ impl SnapshotReader {
                         SnapshotPlace::before(SnapshotStep::Events, place.range + 1, place.ordinal);
                     return Ok(());
                 }
-                SnapshotStep::Done
+                SnapshotStep::Late
             }
+            // After the others: what they correct is there.
+            SnapshotStep::Late => SnapshotStep::Keyframes,
+            SnapshotStep::Keyframes => SnapshotStep::Done,
             SnapshotStep::Done => return Ok(()),
         };
         *place = SnapshotPlace::before(next, 0, place.ordinal);
@@ -229,6 +232,8 @@ fn table_of(step: SnapshotStep, row: &PgRow) -> Result<Table, RowFault> {
         SnapshotStep::Attributes => "attributes",
         SnapshotStep::Entities => "entities",
         SnapshotStep::Events | SnapshotStep::Done => EVENTS,
+        SnapshotStep::Late => LATE,
+        SnapshotStep::Keyframes => "entity_keyframes",
     };
     let columns = row.columns().iter();
     let columns = columns.map(|column| (column.name().to_owned(), column.type_().oid()));
@@ -242,7 +247,11 @@ fn pass(place: &mut SnapshotPlace, row: &PgRow) {
         SnapshotStep::Tenants | SnapshotStep::Done => {}
         SnapshotStep::Attributes => place.number = row.get("attribute_id"),
         SnapshotStep::Entities => place.number = row.get("entity_id"),
-        SnapshotStep::Events => {
+        SnapshotStep::Keyframes => {
+            place.number = row.get("entity_id");
+            place.time = Some(row.get::<_, sheaf_pg::PgTime>("at").0);
+        }
+        SnapshotStep::Events | SnapshotStep::Late => {
             place.number = row.get("entity_id");
             place.time = Some(row.get::<_, sheaf_pg::PgTime>("observed_at").0);
             place.seq = row.get("seq");

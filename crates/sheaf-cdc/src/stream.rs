@@ -96,6 +96,9 @@ pub enum StreamError {
     /// The replication connection led to another server than the others.
     #[error("the replication connection leads to another server than the others")]
     OtherServer,
+    /// A promotion has left behind the server whose slot is followed.
+    #[error("a promotion has left behind the server whose slot is followed")]
+    LeftBehind,
     /// The server has been silent although it was asked.
     #[error("the server has not answered for {0:?}")]
     Silent(Duration),
@@ -137,7 +140,10 @@ impl StreamError {
                 }
                 None => true,
             },
-            StreamError::OtherServer | StreamError::Silent(_) | StreamError::Fenced => true,
+            StreamError::OtherServer
+            | StreamError::LeftBehind
+            | StreamError::Silent(_)
+            | StreamError::Fenced => true,
             StreamError::Malformed(_) | StreamError::Assembly(_) | StreamError::SinkLost => false,
         }
     }
@@ -235,7 +241,9 @@ impl ChangeStream {
                 status.received = None;
             }
         });
-        let mut connection = ReplicationConnection::connect(&self.config, &self.tls).await?;
+        let newest = self.cdc.newest_timeline();
+        let connecting = ReplicationConnection::connect(&self.config, &self.tls, newest);
+        let mut connection = connecting.await?;
         if connection.lineage() != prepared.lineage {
             return Err(StreamError::OtherServer);
         }

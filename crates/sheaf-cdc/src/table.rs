@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 
-use crate::change::{Catalogue, CatalogueRow, ChangedRow, EVENTS, EventRow};
+use crate::change::{Catalogue, CatalogueRow, ChangedRow, EVENTS, EventRow, LATE};
 use crate::column::{ColumnFault, ColumnValue, read_binary};
 use crate::pgoutput::{Relation, Tuple, Value};
 
@@ -130,7 +130,7 @@ impl Table {
             })
         };
         let is_for = match name.as_str() {
-            EVENTS => {
+            EVENTS | LATE => {
                 let mut places = [0; 8];
                 for (found, column) in places.iter_mut().zip(EVENT_COLUMNS) {
                     *found = place(column)?;
@@ -140,6 +140,7 @@ impl Table {
             "tenants" => Use::Catalogue(Catalogue::Tenants),
             "attributes" => Use::Catalogue(Catalogue::Attributes),
             "entities" => Use::Catalogue(Catalogue::Entities),
+            "entity_keyframes" => Use::Catalogue(Catalogue::Keyframes),
             "replication_heartbeat" => Use::Heartbeat(place("beat_at")?),
             _ => Use::Nothing,
         };

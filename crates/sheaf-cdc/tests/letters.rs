@@ -727,9 +727,8 @@ async fn the_rows_of_settled_letters_are_forgotten_after_days_and_what_was_done_
              UPDATE sheaf.dead_letter_actions SET acted_at = acted_at - interval '8 days' WHERE letter_id <> '{just_now}'"
         ))
         .await?;
-    let running = world
-        .streaming(world.options(), vec![Picky::over(&shelf)])
-        .await;
+    // Whatever sinks there are, or none.
+    let running = world.streaming(world.options(), Vec::new()).await;
     let emptied =
         "SELECT string_agg(letter_id::text, ' ') FROM sheaf.dead_letters WHERE payload = '{}'";
     wait_until("the row of one is forgotten", WITHIN, async || {

@@ -382,7 +382,8 @@ async fn the_publication_is_what_it_has_to_be_whatever_it_was() -> Result<()> {
     let described = "SELECT string_agg(format('%s.%s', schemaname, tablename), ' ' ORDER BY tablename) || ' ' ||
         (SELECT concat_ws(' ', pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot) FROM pg_publication WHERE pubname = 'sheaf_events')
         FROM pg_publication_tables WHERE pubname = 'sheaf_events'";
-    let wanted = "sheaf.attributes sheaf.entities sheaf.entity_events sheaf.replication_heartbeat sheaf.tenants t t f f t";
+    let wanted = "sheaf.attributes sheaf.entities sheaf.entity_events sheaf.entity_events_late sheaf.entity_keyframes \
+        sheaf.replication_heartbeat sheaf.tenants t t f f t";
     assert_eq!(world.text(described).await?, wanted);
     let drifted = Injected::new("publication changed by hand");
     for drift in [
@@ -392,9 +393,9 @@ async fn the_publication_is_what_it_has_to_be_whatever_it_was() -> Result<()> {
         "ALTER PUBLICATION sheaf_events SET (publish = 'insert, update, delete')",
         "ALTER PUBLICATION sheaf_events SET (publish_via_partition_root = false)",
         "ALTER PUBLICATION sheaf_events SET TABLE sheaf.attributes, sheaf.entities, sheaf.entity_events WHERE (seq = 0),
-            sheaf.replication_heartbeat, sheaf.tenants",
+            sheaf.entity_events_late, sheaf.entity_keyframes, sheaf.replication_heartbeat, sheaf.tenants",
         "ALTER PUBLICATION sheaf_events SET TABLE sheaf.attributes, sheaf.entities (tenant_id, entity_id), sheaf.entity_events,
-            sheaf.replication_heartbeat, sheaf.tenants",
+            sheaf.entity_events_late, sheaf.entity_keyframes, sheaf.replication_heartbeat, sheaf.tenants",
         "ALTER PUBLICATION sheaf_events ADD TABLES IN SCHEMA public",
         "DROP PUBLICATION sheaf_events; CREATE PUBLICATION sheaf_events FOR ALL TABLES",
     ] {

@@ -7,8 +7,8 @@ use sheaf_model::{ChangePosition, LetterId, Timestamp};
 use sheaf_store::changes::SnapshotStep;
 use sheaf_store::dead_letters::{
     AskedLetter, NewLetter, RefusedLetter, WaitingLetters, count_waiting_letters,
-    discard_earlier_letters, empty_settled_letters, keep_letters, list_asked_letters,
-    list_letter_positions, refuse_replayed, settle_replayed,
+    discard_earlier_letters, keep_letters, list_asked_letters, list_letter_positions,
+    refuse_replayed, settle_replayed,
 };
 use tokio::time::Instant;
 
@@ -25,10 +25,6 @@ use crate::sink::Missed;
 const WAITING_MAX: u64 = 10_000;
 /// Bytes that they may be.
 const WAITING_BYTES_MAX: u64 = 1 << 30;
-/// How long the row of a settled letter is kept: for whoever finds out that it should not have been.
-const SETTLED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How often it is looked for rows that were kept for so long.
-const EMPTY_EVERY: Duration = Duration::from_secs(3600);
 /// Places of letters that are remembered of what may be sent again: all that can wait, and as many that were settled meanwhile.
 const LISTED_MAX: i64 = 20_000;
 /// Letters that are offered before the stream goes on.
@@ -157,12 +153,13 @@ impl Lane {
     }
 
     /// Counts what the sink lacks, and offers it again what somebody has asked for. Only once its snapshot is stored: until then
-    /// it may be sent anew what it took out of order.
+    /// it may be sent anew what it took out of order. A lane that is to end offers no more of them.
     pub(super) async fn look_at_letters(&mut self, track: &mut Track) -> Result<(), LaneError> {
         let mut waiting = self.count_waiting().await?;
-        if waiting.asked > 0 && track.snapshot.place().step == SnapshotStep::Done {
+        let is_stored = track.snapshot.place().step == SnapshotStep::Done;
+        if waiting.asked > 0 && is_stored && self.sink.has_room() {
             let (until, mut left) = (Instant::now() + OFFER_MAX, OFFERED_MAX);
-            while left > 0 && Instant::now() < until {
+            while left > 0 && Instant::now() < until && !self.batches.is_closed() {
                 let offered = self.replay(left).await?;
                 if offered == 0 {
                     break;
@@ -172,12 +169,6 @@ impl Lane {
             waiting = self.count_waiting().await?;
         }
         track.holes = Some(waiting.waiting);
-        if track.empty_at <= Instant::now() {
-            track.empty_at += EMPTY_EVERY;
-            let kept = i64::try_from(SETTLED_KEPT.as_micros()).unwrap_or(i64::MAX);
-            let before = Timestamp::now().saturating_add_micros(-kept);
-            empty_settled_letters(&self.cdc, before).await?;
-        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 mod filling;
 mod lanes;
+mod letters;
 mod outbox;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub(crate) struct Session<F> {
     cdc: Pool,
     options: StreamOptions,
     reader: SlotReader,
+    timeline: u32,
     status: watch::Sender<StreamStatus>,
     assembly: Assembly,
     lanes: Vec<LaneHandle>,
@@ -66,6 +68,8 @@ pub(crate) struct Session<F> {
     promised_change: Option<ChangePosition>,
     promised_at: Instant,
     measured_at: Option<Instant>,
+    /// When it is looked for rows of settled letters that are to be forgotten.
+    empty_letters_at: Instant,
     heard_at: Instant,
     started_at: Instant,
     /// The last change that had been received before: up to here everything is received again.
@@ -132,6 +136,7 @@ impl<F: Feed> Session<F> {
             feed,
             cdc,
             reader,
+            timeline: prepared.lineage.timeline,
             assembly: Assembly::new(prepared.lineage.timeline, options.row_bytes_max),
             lanes,
             running,
@@ -144,6 +149,7 @@ impl<F: Feed> Session<F> {
             promised_change: None,
             promised_at: now,
             measured_at: None,
+            empty_letters_at: now,
             heard_at: now,
             started_at: now,
             received_before: before.received,
@@ -314,6 +320,9 @@ impl<F: Feed> Session<F> {
 
     /// Confirms what every sink holds, and looks after those that fail.
     async fn tick(&mut self) -> Result<Option<SessionEnd>, StreamError> {
+        if self.cdc.newest_timeline().get() > Some(self.timeline) {
+            return Err(StreamError::LeftBehind);
+        }
         if self.outbox.is_none() && self.heard_at.elapsed() > SILENCE_MAX {
             return Err(StreamError::Silent(SILENCE_MAX));
         }
@@ -329,6 +338,7 @@ impl<F: Feed> Session<F> {
             .is_none_or(|at| at.elapsed() >= self.options.measure_every);
         if is_due {
             self.measure().await?;
+            self.empty_letters().await?;
         }
         self.tell();
         self.look_at_lanes();
