@@ -8,15 +8,22 @@ mod asking;
 mod budget;
 mod cells;
 mod columns;
+mod counted;
+mod describing;
+mod entity;
 mod error;
 mod exact_sum;
+mod excerpts;
 mod files;
 mod functions;
 mod headings;
+mod implied;
 mod inlining;
+mod keyframe;
 mod params;
 mod parquet_reader;
 mod pruning;
+mod runs;
 mod scan;
 mod session;
 mod slices;
@@ -26,6 +33,8 @@ mod stop;
 mod tame;
 mod tenant_table;
 mod threads;
+mod utc_trunc;
+mod views;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,22 +50,30 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use describing::Description;
 pub use error::{Bound, QueryError};
 pub use params::Param;
 pub use scan::Scanned;
 pub use standing::Cover;
+pub use views::ShownTable;
 
 use crate::error::LakeError;
+use crate::instruments::SQL_MEMORY_BYTES;
 use crate::sink::LakeOptions;
 use crate::warehouse::{Location, Warehouse};
 use asking::Asking;
 use budget::Budgets;
+use counted::Waiting;
+use excerpts::ExcerptBook;
+pub(crate) use excerpts::cell;
 use files::FileBook;
 use parquet_reader::FileEnds;
 use scan::Tally;
-use standing::{Moments, cover, covered, lag, position_of};
+pub(crate) use standing::covered;
+use standing::{Moments, cover, lag, position_of};
 use stop::Stop;
 use threads::Threads;
+use views::KnownTypes;
 
 /// Between two looks at how far the database and the lake are. Of an answer it is said that it is older than it is by at most so
 /// much.
@@ -155,6 +172,8 @@ struct Shared {
     warehouse: Warehouse,
     book: Arc<FileBook>,
     ends: Arc<FileEnds>,
+    excerpts: ExcerptBook,
+    types: KnownTypes,
     budgets: Budgets,
     moments: Mutex<Moments>,
     threads: Threads,
@@ -275,6 +294,8 @@ impl LakeReader {
                 settings,
                 book: Arc::new(FileBook::new(warehouse.clone())),
                 ends: Arc::new(FileEnds::new()),
+                excerpts: ExcerptBook::new(),
+                types: KnownTypes::new(),
                 warehouse,
                 budgets,
                 moments: Mutex::default(),
@@ -292,6 +313,7 @@ impl LakeReader {
         loop {
             looks.tick().await;
             let look = self.look(None).await;
+            metrics::gauge!(SQL_MEMORY_BYTES).set(self.taken_bytes() as f64);
             if let (Err(error), true) = (&look, was_seen) {
                 let cause = sheaf_pg::chain(error);
                 tracing::warn!(cause, "it cannot be seen how far the lake is");
@@ -305,6 +327,9 @@ impl LakeReader {
         let shared = &self.shared;
         let (name, feed) = (&shared.options.name, &shared.options.feed);
         let look = look_at_lake(&shared.app, name, feed, &shared.settings).await?;
+        // What a primary that was left behind says of the lake is of a history that has ended.
+        let newest = shared.app.newest_timeline();
+        newest.require(look.now.position.lineage())?;
         let position = look.standing.as_ref().map(|standing| standing.position);
         let covered =
             position.and_then(|position| covered(&position, look.followed, look.held_until));
@@ -333,6 +358,7 @@ impl LakeReader {
         token: Option<Position>,
         at_most: Duration,
     ) -> Result<LakeSnapshot, QueryError> {
+        let _waiting = Waiting::begin();
         let since = Instant::now();
         let until = since + at_most;
         loop {
@@ -362,27 +388,15 @@ impl LakeReader {
         snapshot: &LakeSnapshot,
         question: Question,
     ) -> Result<Answer, QueryError> {
-        let standing = snapshot.standing.as_ref().ok_or(QueryError::Empty)?;
-        let tally = Arc::new(Tally::default());
-        let stop = Arc::new(Stop::new());
-        let asking = Asking {
-            shared: Arc::clone(&self.shared),
-            tenant: scope.tenant(),
-            tables: standing.tables.clone(),
-            tally: Arc::clone(&tally),
-            time_max: self.shared.options.bounds.time_after(snapshot.waited),
-            stop: Arc::clone(&stop),
-        };
+        let asking = self.asking(scope, snapshot)?;
+        let (tally, stop) = (Arc::clone(&asking.tally), Arc::clone(&asking.stop));
         let (sender, rows) = mpsc::channel(BATCHES_AHEAD);
         let (told, columns) = tokio::sync::oneshot::channel();
         let running = self.shared.threads.spawn(async move {
             asking.run(question, told, sender).await;
         });
         let task = Task { running, stop };
-        let columns = columns.await.map_err(|_| QueryError::Internal {
-            step: "answering a query",
-            source: "its computation ended".into(),
-        })?;
+        let columns = columns.await.map_err(|_| ended())?;
         Ok(Answer {
             columns: columns?,
             rows,
@@ -391,6 +405,56 @@ impl LakeReader {
             tally,
             _task: task,
         })
+    }
+
+    /// The tables that a tenant's questions can name, each with the columns that `*` gives.
+    ///
+    /// # Errors
+    /// The lake could not be read, or it takes more than a question may have.
+    pub async fn tables(
+        &self,
+        scope: &TenantScope,
+        snapshot: &LakeSnapshot,
+    ) -> Result<Vec<ShownTable>, QueryError> {
+        let asking = self.asking(scope, snapshot)?;
+        let stop = Arc::clone(&asking.stop);
+        let (told, tables) = tokio::sync::oneshot::channel();
+        let running = self.shared.threads.spawn(async move {
+            let _ = told.send(asking.shown().await);
+        });
+        let _task = Task { running, stop };
+        tables.await.map_err(|_| ended())?
+    }
+
+    /// Where the files are that may hold facts of a tenant, for engines that read them by themselves.
+    ///
+    /// # Errors
+    /// The lake could not be read.
+    pub async fn data_files(
+        &self,
+        scope: &TenantScope,
+        snapshot: &LakeSnapshot,
+    ) -> Result<Vec<String>, QueryError> {
+        self.asking(scope, snapshot)?.data_files().await
+    }
+
+    fn asking(&self, scope: &TenantScope, snapshot: &LakeSnapshot) -> Result<Asking, QueryError> {
+        let standing = snapshot.standing.as_ref().ok_or(QueryError::Empty)?;
+        Ok(Asking {
+            shared: Arc::clone(&self.shared),
+            tenant: scope.tenant(),
+            tables: standing.tables.clone(),
+            tally: Arc::new(Tally::default()),
+            time_max: self.shared.options.bounds.time_after(snapshot.waited),
+            stop: Arc::new(Stop::new()),
+        })
+    }
+}
+
+fn ended() -> QueryError {
+    QueryError::Internal {
+        step: "answering a query",
+        source: "its computation ended".into(),
     }
 }
 

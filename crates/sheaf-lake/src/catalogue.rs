@@ -57,7 +57,8 @@ pub(crate) fn change_rows(
             LakeTable::Tenants
             | LakeTable::Attributes
             | LakeTable::Facts
-            | LakeTable::FactsCorrected => Vec::new(),
+            | LakeTable::FactsCorrected
+            | LakeTable::Keyframes => Vec::new(),
         };
         divided.entry(part).or_default().push(row);
     }
@@ -83,7 +84,10 @@ impl Known {
     ) -> Result<Known, LakeError> {
         match table {
             LakeTable::Tenants | LakeTable::Attributes => return Ok(Known::All),
-            LakeTable::Entities | LakeTable::Facts | LakeTable::FactsCorrected => {}
+            LakeTable::Entities
+            | LakeTable::Facts
+            | LakeTable::FactsCorrected
+            | LakeTable::Keyframes => {}
         }
         let mut keys: HashMap<i32, BTreeSet<(i64, i64)>> = HashMap::new();
         for row in rows.iter().filter(|row| !row.is_new) {

@@ -6,12 +6,9 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroI64;
 
-use sheaf_model::Op;
+use sheaf_model::{LATE_SEQ, Op};
 
 use crate::pending::{Pending, PendingEvent, PendingFact};
-
-/// From here up are the numbers of events that came after their period was archived: what of theirs is new, nobody compared.
-const LATE_SEQ: i16 = 1 << 14;
 
 /// An instant of an entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +29,8 @@ impl At {
     }
 }
 
-/// Whether an event may hide something. A patch says only what was not said, as whoever wrote it compared.
+/// Whether an event may hide something. A patch says only what was not said, as whoever wrote it compared; what is new of one that came
+/// after its period was closed, nobody compared.
 fn may_hide(event: &PendingEvent) -> bool {
     event.seq > 0 && (event.op != Op::Patch || event.seq >= LATE_SEQ)
 }
@@ -70,6 +68,15 @@ pub(crate) fn resolve(pending: &Pending, is_waiting: impl Fn(&At) -> bool) -> Re
         }
     }
     resolved
+}
+
+/// The places of facts that others of the same instants hide, where all events of these are pending.
+pub(crate) fn hidden_among(pending: &Pending) -> HashSet<u32> {
+    let mut hidden = HashSet::new();
+    for places in instants(pending).into_values() {
+        hide(pending, &places, &mut hidden);
+    }
+    hidden
 }
 
 /// The instants of which later events are pending, with the places of all their pending events, in order of `seq`.
@@ -153,9 +160,26 @@ impl Corrections {
         corrections
     }
 
+    /// The same of events that need not have waited, and of these instants beside theirs.
+    pub(crate) fn of_instants(
+        pending: &Pending,
+        instants: impl Iterator<Item = At>,
+    ) -> Corrections {
+        let mut corrections = Corrections::new(pending);
+        for at in instants {
+            corrections.replaced.entry(at).or_insert(i64::MIN);
+        }
+        corrections
+    }
+
+    /// Whether a fact is about one of the instants.
+    pub(crate) fn concerns(&self, fact: &FactOf) -> bool {
+        self.replaced.contains_key(&fact.at)
+    }
+
     /// Takes in a fact that is in a table, if it is about one of the instants. Tells whether it is.
     pub(crate) fn see(&mut self, fact: FactOf, hides_all: bool) -> bool {
-        if !self.replaced.contains_key(&fact.at) {
+        if !self.concerns(&fact) {
             return false;
         }
         if let Some(present) = self.present.get_mut(&(fact.at, fact.seq)) {

@@ -1,6 +1,6 @@
 //! Why the lake could not do what was asked.
 
-use sheaf_model::ChangePosition;
+use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::PgError;
 
 use crate::fact::EventFault;
@@ -77,6 +77,18 @@ pub enum LakeError {
         /// Where the lake was opened.
         root: String,
     },
+    /// The files are of a later timeline than the database.
+    #[error(
+        "the files at {root} are of timeline {newest} and the database is on timeline {timeline}: a promotion has left it behind"
+    )]
+    LeftBehind {
+        /// Where the lake was opened.
+        root: String,
+        /// The timeline that the files are of.
+        newest: u32,
+        /// The database's.
+        timeline: u32,
+    },
     /// Files that were to be replaced are not in the table any more.
     #[error("{files} files of table {table} that were to be replaced are gone")]
     Gone {
@@ -84,6 +96,23 @@ pub enum LakeError {
         table: &'static str,
         /// How many.
         files: usize,
+    },
+    /// An event of a partition that the lake cannot hold.
+    #[error("reading an event of {observed_at} that is to be archived")]
+    ArchivedEvent {
+        /// Its instant.
+        observed_at: Timestamp,
+        /// What is wrong with it.
+        #[source]
+        source: EventFault,
+    },
+    /// There are no tables, or not all, and history that is in none other.
+    #[error(
+        "history before {before} is archived, and not in this lake: it needs the one that holds it"
+    )]
+    Archived {
+        /// Up to where.
+        before: Timestamp,
     },
     /// What it holds has to be asked first, and again after each error.
     #[error("the lake was not asked what it holds")]

@@ -29,6 +29,8 @@ pub(crate) enum Cell {
     Float(f64),
     /// In units of the last place.
     Decimal(Box<i128>),
+    /// The same of one that was written with zeros at its end, and how: its scale is kept.
+    WrittenDecimal(Box<(i128, Box<str>)>),
     /// A decimal that does not fit.
     LongDecimal(Box<str>),
     Text(Box<str>),
@@ -44,6 +46,7 @@ impl Cell {
         match self {
             Cell::Text(text) | Cell::LongDecimal(text) | Cell::Json(text) => text.len(),
             Cell::Decimal(_) => size_of::<i128>(),
+            Cell::WrittenDecimal(written) => size_of::<(i128, Box<str>)>() + written.1.len(),
             Cell::Event
             | Cell::Removed
             | Cell::Int(_)
@@ -92,13 +95,28 @@ fn cell(value: Value) -> Cell {
     }
 }
 
-/// Nothing is rounded: what does not fit is kept as it is written.
+/// Nothing is rounded: what does not fit is kept as it is written. Nor is anything else of it lost: a number of units has no
+/// zeros at its end, and what has them is kept as it is written too.
 fn decimal(number: &Decimal) -> Cell {
     let text = number.to_string();
     match units(&text) {
-        Some(units) => Cell::Decimal(Box::new(units)),
+        Some(units) if decimal_text(units) == text => Cell::Decimal(Box::new(units)),
+        Some(units) => Cell::WrittenDecimal(Box::new((units, text.into()))),
         None => Cell::LongDecimal(text.into()),
     }
+}
+
+/// How a number of units is written, without zeros at its end.
+pub(crate) fn decimal_text(units: i128) -> String {
+    let one = 10u128.pow(DECIMAL_PLACES);
+    let (whole, fraction) = (units.unsigned_abs() / one, units.unsigned_abs() % one);
+    let sign = if units < 0 { "-" } else { "" };
+    if fraction == 0 {
+        return format!("{sign}{whole}");
+    }
+    let places = usize::try_from(DECIMAL_PLACES).expect("invariant: 12 fits");
+    let fraction = format!("{fraction:0places$}");
+    format!("{sign}{whole}.{}", fraction.trim_end_matches('0'))
 }
 
 /// A number without exponent in units of the last place, if it fits exactly.
@@ -126,6 +144,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn units_are_written_as_what_they_were_read_from_but_for_zeros_at_the_end() {
+        for text in ["0", "12.5", "-12.5", "-0.000000000001", "100", "-7"] {
+            assert_eq!(decimal_text(units(text).expect(text)), text);
+        }
+        for (text, written) in [("0.00", "0"), ("12.50", "12.5"), ("-100.0", "-100")] {
+            assert_eq!(decimal_text(units(text).expect(text)), written);
+        }
+    }
+
+    #[test]
     fn values_are_read_by_the_type_of_their_attribute_and_none_is_rounded() {
         let kinds = [
             (1, AttributeType::Int),
@@ -144,8 +172,15 @@ mod tests {
             (r#"{"1":9223372036854775807}"#, vec![Cell::Int(i64::MAX)]),
             (r#"{"2":12.25}"#, vec![Cell::Float(12.25)]),
             (
-                r#"{"3":12.50}"#,
+                r#"{"3":12.5}"#,
                 vec![Cell::Decimal(Box::new(12_500_000_000_000))],
+            ),
+            (
+                r#"{"3":12.50}"#,
+                vec![Cell::WrittenDecimal(Box::new((
+                    12_500_000_000_000,
+                    "12.50".into(),
+                )))],
             ),
             (
                 r#"{"3":-0.000000000001}"#,

@@ -145,7 +145,7 @@ impl NamedFacts {
                 name.map(Arc::as_ref)
             })
             .collect();
-        let columns: Vec<ArrayRef> = vec![
+        let mut columns: Vec<ArrayRef> = vec![
             longs(events.iter().map(|event| Some(event.tenant.0))),
             longs(events.iter().map(|event| Some(event.entity.0))),
             texts(entities().map(|name| Some(&*name?.entity_type))),
@@ -166,52 +166,61 @@ impl NamedFacts {
                     .iter()
                     .map(|event| Some(event.ingested_at.as_micros())),
             ),
-            some_of(&facts, AttributeType::Int, |facts| {
-                longs(facts.iter().map(|fact| match fact.cell {
-                    Cell::Int(number) => Some(number),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Float, |facts| {
-                floats(facts.iter().map(|fact| match fact.cell {
-                    Cell::Float(number) => Some(number),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Decimal, |facts| {
-                decimals(facts.iter().map(|fact| match &fact.cell {
-                    Cell::Decimal(units) => Some(**units),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Text, |facts| {
-                texts(facts.iter().map(|fact| match &fact.cell {
-                    Cell::Text(text) | Cell::LongDecimal(text) => Some(&**text),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Bool, |facts| {
-                bools(facts.iter().map(|fact| match fact.cell {
-                    Cell::Bool(is_true) => Some(is_true),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Time, |facts| {
-                times(facts.iter().map(|fact| match fact.cell {
-                    Cell::Time(micros) => Some(micros),
-                    _ => None,
-                }))
-            }),
-            some_of(&facts, AttributeType::Json, |facts| {
-                texts(facts.iter().map(|fact| match &fact.cell {
-                    Cell::Json(json) => Some(&**json),
-                    _ => None,
-                }))
-            }),
-            bools(facts.iter().map(|fact| Some(fact.cell == Cell::Removed))),
         ];
+        columns.extend(value_columns(&facts));
         RecordBatch::try_new(Arc::clone(schema), columns)
     }
+}
+
+/// The columns of the values of facts, and whether each is a removal: the last ones of every table that has such.
+pub(crate) fn value_columns(facts: &[&PendingFact]) -> Vec<ArrayRef> {
+    vec![
+        some_of(facts, AttributeType::Int, |facts| {
+            longs(facts.iter().map(|fact| match fact.cell {
+                Cell::Int(number) => Some(number),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Float, |facts| {
+            floats(facts.iter().map(|fact| match fact.cell {
+                Cell::Float(number) => Some(number),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Decimal, |facts| {
+            decimals(facts.iter().map(|fact| match &fact.cell {
+                Cell::Decimal(units) => Some(**units),
+                Cell::WrittenDecimal(written) => Some(written.0),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Text, |facts| {
+            texts(facts.iter().map(|fact| match &fact.cell {
+                Cell::Text(text) | Cell::LongDecimal(text) => Some(&**text),
+                Cell::WrittenDecimal(written) => Some(&*written.1),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Bool, |facts| {
+            bools(facts.iter().map(|fact| match fact.cell {
+                Cell::Bool(is_true) => Some(is_true),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Time, |facts| {
+            times(facts.iter().map(|fact| match fact.cell {
+                Cell::Time(micros) => Some(micros),
+                _ => None,
+            }))
+        }),
+        some_of(facts, AttributeType::Json, |facts| {
+            texts(facts.iter().map(|fact| match &fact.cell {
+                Cell::Json(json) => Some(&**json),
+                _ => None,
+            }))
+        }),
+        bools(facts.iter().map(|fact| Some(fact.cell == Cell::Removed))),
+    ]
 }
 
 /// The column of one type's values. Facts are in the order of their attributes, so that most columns of most batches are
@@ -229,6 +238,7 @@ fn some_of(
         Cell::Time(_) => kind == AttributeType::Time,
         Cell::Json(_) => kind == AttributeType::Json,
         Cell::Decimal(_) => kind == AttributeType::Decimal,
+        Cell::WrittenDecimal(_) => kind == AttributeType::Decimal || kind == AttributeType::Text,
         Cell::Event | Cell::Removed => false,
     };
     if facts.iter().any(|fact| is_of_kind(&fact.cell)) {
@@ -248,13 +258,20 @@ fn some_of(
 }
 
 /// What an op is called in every interface.
-fn op_name(op: Op) -> &'static str {
+pub(crate) fn op_name(op: Op) -> &'static str {
     match op {
         Op::Patch => "patch",
         Op::Replace => "replace",
         Op::Delete => "delete",
         Op::Correct => "correct",
     }
+}
+
+/// The op that is called so.
+pub(crate) fn op_of(name: &str) -> Option<Op> {
+    [Op::Patch, Op::Replace, Op::Delete, Op::Correct]
+        .into_iter()
+        .find(|op| op_name(*op) == name)
 }
 
 pub(crate) fn longs(values: impl ExactSizeIterator<Item = Option<i64>>) -> ArrayRef {

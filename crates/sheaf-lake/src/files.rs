@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use crate::data_file::{EncodedFile, encode};
 use crate::error::{Cause, LakeError};
-use crate::facts::{NamedFacts, Part, divide};
+use crate::facts::{NamedFacts, Part, day_of, divide};
+use crate::keyframes::NamedKeyframes;
 use crate::lake::TenantBuckets;
 use crate::observer::{CommitStep, Observed};
 use crate::stored_file::StoredFile;
@@ -101,6 +102,32 @@ impl Files {
                 let encoded = encoded.map_err(encoding(state))?;
                 files.push(self.keep(state, &[Some(part.day), Some(part.bucket)], encoded)?);
             }
+        }
+        Ok(files)
+    }
+
+    /// Writes keyframes, a file for each day and bucket of tenants.
+    pub(crate) fn write_keyframes(
+        &self,
+        state: &TableState,
+        keyframes: &NamedKeyframes,
+    ) -> Result<Vec<DataFile>, LakeError> {
+        let schema = state.table.arrow_schema()?;
+        let buckets = TenantBuckets::new(state.table)?;
+        let mut divided: BTreeMap<Part, Vec<u32>> = BTreeMap::new();
+        for (tenant, at, place) in keyframes.sorted() {
+            let part = Part {
+                day: day_of(at),
+                bucket: buckets.of(tenant.0)?,
+            };
+            divided.entry(part).or_default().push(place);
+        }
+        let mut files = Vec::new();
+        for (part, places) in divided {
+            let batches = places.chunks(BATCH_ROWS);
+            let batches = batches.map(|places| keyframes.columns(&schema, places));
+            let encoded = encode(state.table, &schema, batches).map_err(encoding(state))?;
+            files.push(self.keep(state, &[Some(part.day), Some(part.bucket)], encoded)?);
         }
         Ok(files)
     }

@@ -12,19 +12,23 @@ use iceberg::transform::create_transform_function;
 use sheaf_cdc::change::Progress;
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{PgError, Pool};
+use sheaf_store::archive::fetch_boundaries;
 use sheaf_store::lake::{
     CorrectionsChange, LakeName, LakePosition, SwappedTable, begin_lake, commit_lake, read_lake,
     read_owner,
 };
+use sheaf_store::lineage::fetch_current_lineage;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::archived::keep_archived;
 use crate::background::in_background;
 use crate::catalogue::change_rows;
 use crate::corrections::Resolved;
 use crate::error::LakeError;
 use crate::facts::NamedFacts;
 use crate::files::{Files, Stop};
+use crate::keyframes::NamedKeyframes;
 use crate::names::Names;
 use crate::observer::{CommitStep, Observed};
 use crate::pending::Pending;
@@ -70,13 +74,16 @@ pub(crate) struct OpenLake {
     pub(crate) position: LakePosition,
     /// In the order of [`LakeTable::ALL`].
     pub(crate) tables: Vec<TableState>,
+    /// Those whose description is not there any more, as when the database was restored to a moment longer ago than states are kept:
+    /// nothing of them can be gone on with.
+    pub(crate) lost: Vec<LakeTable>,
 }
 
 /// What a commit adds.
 #[derive(Debug)]
 pub(crate) enum Addition {
-    /// Nothing: what was there before goes.
-    Begin,
+    /// Nothing: what was there before goes, but for the history before an instant, which is nowhere else.
+    Begin(Option<Timestamp>),
     /// What was given since the last, and what was made beside.
     Changes(Box<Given>),
 }
@@ -95,8 +102,17 @@ pub(crate) struct Given {
 type Changes = HashMap<LakeTable, TableChange>;
 
 impl OpenLake {
-    /// What it holds; absent where nothing ever began.
+    pub(crate) fn table(&self, wanted: LakeTable) -> Result<&TableState, LakeError> {
+        let mut tables = self.tables.iter();
+        let found = tables.find(|state| state.table == wanted);
+        found.ok_or(LakeError::NotAsked)
+    }
+
+    /// What it holds; absent where nothing ever began, or it can only begin anew.
     pub(crate) fn progress(&self) -> Option<Progress> {
+        if !self.lost.is_empty() {
+            return None;
+        }
         self.position.base.map(|base| Progress {
             base,
             snapshot: self.position.snapshot,
@@ -120,19 +136,43 @@ impl Lake {
         let gone = || PgError::unreadable("reading how far the lake is", "no position");
         let (owner, standing) = (owner.ok_or_else(gone)?, standing.ok_or_else(gone)?);
         if standing.tables.is_empty() {
+            if let Some(before) = fetch_boundaries(&self.cdc).await?.archived_before {
+                return Err(LakeError::Archived { before });
+            }
             self.warehouse.claim(&owner).await?;
         }
-        let mut tables = Vec::new();
+        let (mut tables, mut lost) = (Vec::new(), Vec::new());
         for table in LakeTable::ALL {
-            tables.push(match standing.location(table.name()) {
-                Some(location) => TableState::load_own(table, &self.warehouse, location).await?,
-                None => TableState::new(table, &self.warehouse)?,
+            let new = TableState::new(table, &self.warehouse)?;
+            let Some(location) = standing.location(table.name()) else {
+                tables.push(new);
+                continue;
+            };
+            let loaded = TableState::load_own(table, &self.warehouse, location).await;
+            tables.push(match loaded {
+                Err(LakeError::Missing { location: missing }) => {
+                    let table = table.name();
+                    tracing::warn!(
+                        table,
+                        missing,
+                        "a table of the lake has lost its description"
+                    );
+                    lost.push(new.table);
+                    TableState {
+                        location: Some(location.to_owned()),
+                        ..new
+                    }
+                }
+                loaded => loaded?,
             });
         }
         self.warehouse.require_owner(&owner).await?;
+        let here = fetch_current_lineage(&self.cdc).await?.ok_or_else(gone)?;
+        self.warehouse.require_timeline(here.timeline).await?;
         let open = OpenLake {
             position: standing.position,
             tables,
+            lost,
         };
         if open.tables.iter().all(|state| state.location.is_some()) {
             return Ok(open);
@@ -154,8 +194,12 @@ impl Lake {
             });
         }
         let corrections = CorrectionsChange::default();
-        self.swap(&open, tables, open.position, &corrections, &written)
-            .await
+        let swapped = self.swap(&open, tables, open.position, &corrections, &written);
+        let made = swapped.await?;
+        Ok(OpenLake {
+            lost: open.lost,
+            ..made
+        })
     }
 
     /// Commits, from exactly this state. Where it fails, what the lake holds has to be read again.
@@ -169,9 +213,13 @@ impl Lake {
         let mut written = Written::default();
         let mut corrections = CorrectionsChange::default();
         let mut changes = match addition {
-            Addition::Begin => {
+            Addition::Begin(archived_before) => {
+                self.warehouse
+                    .begin_timeline(progress.base.timeline)
+                    .await?;
                 corrections.clears = true;
-                clear(open)
+                corrections.archived_before = archived_before;
+                self.clear(open, archived_before).await?
             }
             Addition::Changes(given) => {
                 let Given {
@@ -185,6 +233,7 @@ impl Lake {
                 corrections.added.extend_from_slice(&prepared.noted);
                 corrections.held_until = first;
                 corrections.applied.clone_from(&prepared.applied);
+                corrections.repaired.clone_from(&prepared.repaired);
                 let mut changes = self.change(open, pending, resolved, names).await?;
                 put_in_place(&mut changes, prepared);
                 changes
@@ -239,6 +288,19 @@ impl Lake {
             let changed = in_background(move || change_rows(&files, &state, &rows));
             changes.insert(table, changed.await?);
         }
+        let keyframes = std::mem::take(&mut pending.keyframes);
+        if !keyframes.is_empty() {
+            let entities = names.entities(&keyframes.entities()).await?;
+            let named = NamedKeyframes::new(keyframes, entities, names);
+            let files = self.files(Stop::default());
+            let state = open.table(LakeTable::Keyframes)?.clone();
+            let added = in_background(move || files.write_keyframes(&state, &named));
+            let change = TableChange {
+                added: added.await?,
+                ..TableChange::default()
+            };
+            changes.insert(LakeTable::Keyframes, change);
+        }
         if pending.events.is_empty() {
             return Ok(changes);
         }
@@ -270,6 +332,36 @@ impl Lake {
             changes.insert(table, change);
         }
         Ok(changes)
+    }
+
+    /// Nothing of what was there before stays, but for what is archived.
+    async fn clear(
+        &self,
+        open: &OpenLake,
+        archived_before: Option<Timestamp>,
+    ) -> Result<Changes, LakeError> {
+        let Some(before) = archived_before else {
+            let change = |state: &TableState| TableChange {
+                clears: state.metadata.current_snapshot().is_some()
+                    || open.lost.contains(&state.table),
+                ..TableChange::default()
+            };
+            let states = open.tables.iter();
+            return Ok(states.map(|state| (state.table, change(state))).collect());
+        };
+        if !open.lost.is_empty() {
+            return Err(LakeError::Archived { before });
+        }
+        let (tables, files) = (open.tables.clone(), self.files(Stop::default()));
+        let cleared = in_background(move || {
+            let tables = tables.iter();
+            let changes = tables.map(|state| {
+                let change = keep_archived(&files, state, before)?;
+                Ok((state.table, change))
+            });
+            changes.collect::<Result<Changes, LakeError>>()
+        });
+        cleared.await
     }
 
     /// Finds what the numbers in pending events mean.
@@ -344,18 +436,9 @@ impl Lake {
         Ok(OpenLake {
             position: LakePosition { number, ..position },
             tables,
+            lost: Vec::new(),
         })
     }
-}
-
-/// Nothing of what was there before stays.
-fn clear(open: &OpenLake) -> Changes {
-    let states = open.tables.iter();
-    let change = |state: &TableState| TableChange {
-        clears: state.metadata.current_snapshot().is_some(),
-        ..TableChange::default()
-    };
-    states.map(|state| (state.table, change(state))).collect()
 }
 
 /// Adds what was made beside the stream. Where the commit takes files away by itself, they may be those that were joined.

@@ -3,21 +3,28 @@
 //! Nothing of Arrow, Parquet, Iceberg and DataFusion leaves this crate.
 
 pub mod analytics;
+mod archive;
+mod archived;
 mod background;
 mod catalogue;
 mod compaction;
 mod corrections;
 mod data_file;
+mod digest;
 mod error;
 mod fact;
 mod facts;
 mod files;
+pub mod instruments;
 mod join;
+mod keyframes;
 mod lake;
 mod names;
 mod observer;
 mod orphans;
 mod pending;
+pub mod reconcile;
+mod repair;
 mod rewrite;
 mod rows;
 mod schema;
@@ -27,6 +34,8 @@ mod table;
 mod upkeep;
 mod warehouse;
 
+pub use archive::{ArchiveSide, ArchiveStanding, LakeArchive};
+pub use digest::{Digest, FactKey, Hours, TenantHour};
 pub use error::LakeError;
 pub use fact::EventFault;
 pub use lake::Retention;

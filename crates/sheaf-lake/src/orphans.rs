@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use sheaf_pg::Pool;
+use sheaf_pg::{PgError, Pool};
 use sheaf_store::lake::{LakeName, read_lake, read_owner};
+use sheaf_store::lineage::fetch_current_lineage;
 
 use crate::error::LakeError;
 use crate::schema::LakeTable;
@@ -68,6 +69,13 @@ async fn remove_from(
     };
     let owner = read_owner(cdc, name).await?.unwrap_or_default();
     warehouse.require_owner(&owner).await?;
+    // Nor are those of a database that this one was left behind by.
+    let here = fetch_current_lineage(cdc).await?;
+    let here = here.ok_or(PgError::NotPrimary {
+        step: "removing files that no table needs",
+        why: "a standby",
+    })?;
+    warehouse.require_timeline(here.timeline).await?;
     let mut used = HashSet::new();
     for table in LakeTable::ALL {
         if let Some(location) = standing.location(table.name()) {

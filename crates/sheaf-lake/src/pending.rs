@@ -8,6 +8,7 @@ use sheaf_store::lake::{CorrectionKey, LakeCorrection};
 use uuid::Uuid;
 
 use crate::fact::{Cell, EventFault, read_cells};
+use crate::keyframes::Keyframes;
 use crate::names::Names;
 use crate::rows::StoredRow;
 use crate::schema::LakeTable;
@@ -42,6 +43,7 @@ pub(crate) struct Pending {
     pub(crate) tenants: Vec<StoredRow>,
     pub(crate) attributes: Vec<StoredRow>,
     pub(crate) entities: Vec<StoredRow>,
+    pub(crate) keyframes: Keyframes,
     /// The places of events that are not the first of their instant, in order, with their attributes as they came: these may
     /// have to wait.
     pub(crate) later: Vec<(u32, Box<str>)>,
@@ -52,6 +54,7 @@ impl Pending {
     /// About how many bytes it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.heap_bytes
+            + self.keyframes.bytes()
             + self.events.len() * size_of::<PendingEvent>()
             + self.facts.len() * size_of::<PendingFact>()
     }
@@ -62,7 +65,7 @@ impl Pending {
             LakeTable::Tenants => std::mem::take(&mut self.tenants),
             LakeTable::Attributes => std::mem::take(&mut self.attributes),
             LakeTable::Entities => std::mem::take(&mut self.entities),
-            LakeTable::Facts | LakeTable::FactsCorrected => Vec::new(),
+            LakeTable::Facts | LakeTable::FactsCorrected | LakeTable::Keyframes => Vec::new(),
         }
     }
 
@@ -72,6 +75,8 @@ impl Pending {
             Catalogue::Tenants => self.tenants.push(row),
             Catalogue::Attributes => self.attributes.push(row),
             Catalogue::Entities => self.entities.push(row),
+            // They are no rows of a catalogue: nothing replaces one.
+            Catalogue::Keyframes => {}
         }
     }
 

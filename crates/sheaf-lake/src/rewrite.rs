@@ -2,6 +2,8 @@
 //!
 //! What is made here is files that nobody knows. Commits in between add files and take none away, so that it stays true.
 
+use std::collections::BTreeSet;
+
 use arrow_array::cast::AsArray;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
@@ -30,15 +32,33 @@ pub(crate) struct Prepared {
     pub(crate) applied: Vec<CorrectionKey>,
     /// Events that wait from now on.
     pub(crate) noted: Vec<LakeCorrection>,
+    /// Events that were asked to be put right, and are in the changed tables as they were asked for.
+    pub(crate) repaired: Vec<CorrectionKey>,
 }
 
 impl Prepared {
+    /// What becomes of the facts that count and of those that are hidden.
+    pub(crate) fn of_facts(kept: TableChange, replaced: TableChange) -> Prepared {
+        let mut changes = vec![
+            (LakeTable::Facts, kept),
+            (LakeTable::FactsCorrected, replaced),
+        ];
+        changes.retain(|(_, change)| !change.is_empty());
+        Prepared {
+            changes,
+            ..Prepared::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.applied.is_empty() && self.noted.is_empty()
+        self.changes.is_empty()
+            && self.applied.is_empty()
+            && self.noted.is_empty()
+            && self.repaired.is_empty()
     }
 }
 
-/// Brings events of one day that waited into the tables: what they hide is taken out of the files that have it, and what is hidden
+/// Brings events of a few days that waited into the tables: what they hide is taken out of the files that have it, and what is hidden
 /// of theirs is among the replaced facts at once. An event that is there already adds nothing.
 pub(crate) fn correct(
     files: &Files,
@@ -49,11 +69,14 @@ pub(crate) fn correct(
 ) -> Result<Prepared, LakeError> {
     let pending = &events.pending;
     let mut corrections = Corrections::new(pending);
-    let day = pending.events.first();
-    let day = day.map(|event| day_of(event.observed_at.as_micros()));
+    let days = pending.events.iter();
+    let days = days
+        .map(|event| day_of(event.observed_at.as_micros()))
+        .collect();
     // Everything that is there about the instants, before anything is decided.
-    look(files, corrected, day, &mut corrections)?;
-    let concerned = look(files, facts, day, &mut corrections)?;
+    let counts = |_: &FactOf| true;
+    look(files, corrected, &days, &mut corrections, counts)?;
+    let concerned = look(files, facts, &days, &mut corrections, counts)?;
     let fact = |place| fact_of(pending, pending.fact(place));
     let is_new = |place| Some(fact(place)).filter(|fact| !corrections.is_present(*fact));
     let stays = |place| is_new(place).is_some_and(|fact| !corrections.hide(fact));
@@ -68,37 +91,38 @@ pub(crate) fn correct(
     };
     for (file, found) in concerned {
         if found.into_iter().any(|fact| corrections.hide(fact)) {
-            let (rest, hidden) = divide_file(files, facts, corrected, &file, &corrections)?;
+            let fate = |fact: &FactOf| match corrections.hide(*fact) {
+                true => Fate::Goes,
+                false => Fate::Stays,
+            };
+            let (rest, hidden) = divide_file(files, facts, corrected, &file, fate)?;
             kept.removed.insert(file.file_path().to_owned());
             kept.added.extend(rest);
-            replaced.added.push(hidden);
+            replaced.added.extend(hidden);
         }
     }
-    let mut changes = vec![
-        (LakeTable::Facts, kept),
-        (LakeTable::FactsCorrected, replaced),
-    ];
-    changes.retain(|(_, change)| !change.is_empty());
     Ok(Prepared {
-        changes,
         applied,
-        noted: Vec::new(),
+        ..Prepared::of_facts(kept, replaced)
     })
 }
 
-/// Takes in what a table has about the instants of some events, all of one day, and gives back the files that have it with that.
-fn look(
+/// Takes in what a table has about the instants of some events, all of these days, of those facts that count, and gives back the files
+/// that have any about them with that.
+pub(crate) fn look(
     files: &Files,
     state: &TableState,
-    day: Option<i32>,
+    days: &BTreeSet<i32>,
     corrections: &mut Corrections,
+    counts: impl Fn(&FactOf) -> bool,
 ) -> Result<Vec<(DataFile, Vec<FactOf>)>, LakeError> {
     let mut concerned = Vec::new();
     for manifest in &state.manifests {
         let in_manifest = state.files_of(&files.warehouse, manifest);
         for file in files.runtime.block_on(in_manifest)? {
-            let is_of_day = partition_of(&file).first() == Some(&day);
-            if !is_of_day || !corrections.may_be_in(&ranges_of(state.table, &file)) {
+            let day = partition_of(&file).first().copied().flatten();
+            let is_of_them = day.is_some_and(|day| days.contains(&day));
+            if !is_of_them || !corrections.may_be_in(&ranges_of(state.table, &file)) {
                 continue;
             }
             let stored = files.open(file.file_path())?;
@@ -108,8 +132,11 @@ fn look(
             for batch in rows.map_err(decoding())? {
                 let batch = batch.map_err(Cause::from).map_err(decoding())?;
                 for (fact, hides_all) in facts_of(&batch).map_err(decoding())? {
-                    if corrections.see(fact, hides_all) {
+                    if corrections.concerns(&fact) {
                         found.push(fact);
+                        if counts(&fact) {
+                            corrections.see(fact, hides_all);
+                        }
                     }
                 }
             }
@@ -121,29 +148,44 @@ fn look(
     Ok(concerned)
 }
 
-/// A file without the facts that are hidden, if any are left, and one of these.
-fn divide_file(
+/// What becomes of a fact when its file is written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is in the same table.
+    Stays,
+    /// It is in the other table.
+    Goes,
+    /// It is nowhere.
+    Ends,
+}
+
+/// A file without the facts that go or end, if any are left, and one of those that go, if any do.
+pub(crate) fn divide_file(
     files: &Files,
-    facts: &TableState,
-    corrected: &TableState,
+    from: &TableState,
+    to: &TableState,
     file: &DataFile,
-    corrections: &Corrections,
-) -> Result<(Option<DataFile>, DataFile), LakeError> {
+    fate: impl Fn(&FactOf) -> Fate,
+) -> Result<(Option<DataFile>, Option<DataFile>), LakeError> {
     let location = file.file_path();
     let stored = files.open(location)?;
     let decoding = || LakeError::file("decoding file", location);
-    let schema = facts.table.arrow_schema()?;
-    let mut rest = FileWriter::new(facts.table, &schema).map_err(encoding(facts))?;
-    let mut taken = FileWriter::new(corrected.table, &schema).map_err(encoding(corrected))?;
+    let schema = from.table.arrow_schema()?;
+    let mut rest = FileWriter::new(from.table, &schema).map_err(encoding(from))?;
+    let mut taken = FileWriter::new(to.table, &schema).map_err(encoding(to))?;
     let mut divide = |batch: &RecordBatch| -> Result<(), Cause> {
-        let found = facts_of(batch)?;
-        let hidden = || found.iter().map(|(fact, _)| corrections.hide(*fact));
-        if hidden().any(|is_hidden| is_hidden) {
-            let is_hidden: BooleanArray = hidden().map(Some).collect();
-            taken.write(&filter_record_batch(batch, &is_hidden)?)?;
+        let fates: Vec<Fate> = facts_of(batch)?
+            .iter()
+            .map(|(fact, _)| fate(fact))
+            .collect();
+        for (wanted, writer) in [(Fate::Stays, &mut rest), (Fate::Goes, &mut taken)] {
+            if fates.contains(&wanted) {
+                let is_wanted: BooleanArray =
+                    fates.iter().map(|fate| Some(*fate == wanted)).collect();
+                writer.write(&filter_record_batch(batch, &is_wanted)?)?;
+            }
         }
-        let stays: BooleanArray = hidden().map(|is_hidden| Some(!is_hidden)).collect();
-        Ok(rest.write(&filter_record_batch(batch, &stays)?)?)
+        Ok(())
     };
     for batch in stored.rows().map_err(decoding())? {
         files.stop.check()?;
@@ -151,15 +193,14 @@ fn divide_file(
         divide(&batch).map_err(decoding())?;
     }
     let partition = partition_of(file);
-    let rest = if rest.is_empty() {
-        None
-    } else {
-        let encoded = rest.finish().map_err(encoding(facts))?;
-        Some(files.keep(facts, &partition, encoded)?)
+    let keep = |state: &TableState, writer: FileWriter| {
+        if writer.is_empty() {
+            return Ok(None);
+        }
+        let encoded = writer.finish().map_err(encoding(state))?;
+        files.keep(state, &partition, encoded).map(Some)
     };
-    let encoded = taken.finish().map_err(encoding(corrected))?;
-    let taken = files.keep(corrected, &partition, encoded)?;
-    Ok((rest, taken))
+    Ok((keep(from, rest)?, keep(to, taken)?))
 }
 
 /// The facts of rows, each with whether its event hides everything before it.
@@ -194,7 +235,10 @@ pub(crate) fn join_files(
     let mut limits = *limits;
     for state in tables {
         match state.table {
-            LakeTable::Facts | LakeTable::FactsCorrected | LakeTable::Entities => {}
+            LakeTable::Facts
+            | LakeTable::FactsCorrected
+            | LakeTable::Entities
+            | LakeTable::Keyframes => {}
             // One file, as a rule.
             LakeTable::Tenants | LakeTable::Attributes => continue,
         }

@@ -31,6 +31,7 @@ pub(crate) enum LakeTable {
     Entities,
     Facts,
     FactsCorrected,
+    Keyframes,
 }
 
 /// What a column holds.
@@ -131,7 +132,7 @@ const FACTS: &[Column] = &[
     },
     long_text(
         "value_text",
-        "The value of a text attribute, or of a decimal attribute that does not fit value_decimal.",
+        "The value of a text attribute; of a decimal attribute as it was written, where value_decimal does not say that: it does not fit, or has zeros at its end.",
     ),
     optional("value_bool", Kind::Bool, "The value of a bool attribute."),
     optional("value_time", Kind::Time, "The value of a time attribute."),
@@ -141,6 +142,49 @@ const FACTS: &[Column] = &[
         Kind::Bool,
         "Whether the attribute has no value from this instant on.",
     ),
+];
+
+const KEYFRAMES: &[Column] = &[
+    FACTS[0],
+    FACTS[1],
+    FACTS[2],
+    FACTS[3],
+    column(
+        "at",
+        Kind::Time,
+        "The end of a period: the row is what the events of the entity before it come to, but for those that were reported later.",
+    ),
+    column(
+        "newest",
+        Kind::Time,
+        "The time of the newest of these events.",
+    ),
+    optional(
+        "floor_at",
+        Kind::Time,
+        "The time of the last replace or delete.",
+    ),
+    column(
+        "deleted",
+        Kind::Bool,
+        "Whether the newest event is a delete.",
+    ),
+    optional(
+        "attribute_id",
+        Kind::Long,
+        "The attribute's number; null in one row of each keyframe, which may have no others.",
+    ),
+    FACTS[5],
+    FACTS[6],
+    optional("observed_at", Kind::Time, "Since when it has the value."),
+    FACTS[12],
+    FACTS[13],
+    FACTS[14],
+    FACTS[15],
+    FACTS[16],
+    FACTS[17],
+    FACTS[18],
+    FACTS[19],
 ];
 
 /// Where the row was last changed in the change stream: of two states of a row the later counts.
@@ -240,19 +284,23 @@ const TENANTS: &[Column] = &[
 ];
 
 impl LakeTable {
-    pub(crate) const ALL: [LakeTable; 5] = [
+    pub(crate) const ALL: [LakeTable; 6] = [
         LakeTable::Tenants,
         LakeTable::Attributes,
         LakeTable::Entities,
         LakeTable::Facts,
         LakeTable::FactsCorrected,
+        LakeTable::Keyframes,
     ];
 
     /// Whether its rows are facts: those that count, or those that were replaced.
     pub(crate) fn has_facts(self) -> bool {
         match self {
             LakeTable::Facts | LakeTable::FactsCorrected => true,
-            LakeTable::Tenants | LakeTable::Attributes | LakeTable::Entities => false,
+            LakeTable::Tenants
+            | LakeTable::Attributes
+            | LakeTable::Entities
+            | LakeTable::Keyframes => false,
         }
     }
 
@@ -263,6 +311,7 @@ impl LakeTable {
             LakeTable::Entities => "entities",
             LakeTable::Facts => "facts",
             LakeTable::FactsCorrected => "facts_corrected",
+            LakeTable::Keyframes => "keyframes",
         }
     }
 
@@ -278,6 +327,7 @@ impl LakeTable {
             LakeTable::Attributes => ATTRIBUTES,
             LakeTable::Entities => ENTITIES,
             LakeTable::Facts | LakeTable::FactsCorrected => FACTS,
+            LakeTable::Keyframes => KEYFRAMES,
         }
     }
 
@@ -292,6 +342,14 @@ impl LakeTable {
             )],
             LakeTable::Facts | LakeTable::FactsCorrected => &[
                 ("observed_at_day", "observed_at", Transform::Day),
+                (
+                    "tenant_id_bucket",
+                    "tenant_id",
+                    Transform::Bucket(TENANT_BUCKETS),
+                ),
+            ],
+            LakeTable::Keyframes => &[
+                ("at_day", "at", Transform::Day),
                 (
                     "tenant_id_bucket",
                     "tenant_id",
@@ -314,6 +372,7 @@ impl LakeTable {
                 "observed_at",
                 "seq",
             ],
+            LakeTable::Keyframes => &["tenant_id", "entity_id", "attribute_id", "at"],
         }
     }
 

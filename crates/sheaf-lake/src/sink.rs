@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sheaf_cdc::change::{Batch, Progress};
+use sheaf_cdc::change::{Batch, Origin, Progress};
 use sheaf_cdc::letter::{Letter, Refusal};
 use sheaf_cdc::sink::{Held, Sink, SinkError, SinkFuture};
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::Pool;
+use sheaf_store::archive::fetch_boundaries;
 use sheaf_store::lake::{LakeName, count_corrections, find_corrections};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use crate::corrections::{At, Resolved, resolve};
 use crate::error::LakeError;
@@ -34,12 +35,6 @@ mod work;
 
 use intake::refusal_of;
 
-/// How long the stream waits at once for corrections to be applied. A sink may take a minute for one thing.
-const HOLD_MAX: Duration = Duration::from_secs(20);
-
-/// How often it looks meanwhile whether what failed can be tried again.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-
 /// How the lake is written.
 #[derive(Clone)]
 pub struct LakeOptions {
@@ -56,9 +51,11 @@ pub struct LakeOptions {
     /// How long a correction may wait until the files that it changes are written anew: each time all those of its day that may
     /// have what it replaces. Where few wait they may for a twelfth of it. Nothing beyond one that waits is said to be in the lake.
     pub corrections_age_max: Duration,
-    /// How many corrections may wait, but for those of a batch and those that come while a snapshot is read: the stream then waits
-    /// for them. From a tenth of it on they are applied early.
+    /// How many corrections may wait, but for those of a batch and of a snapshot: nothing more is taken of the stream then until some are
+    /// applied. From a tenth of it on they are applied early.
     pub corrections_max: u64,
+    /// How often it looks for what is asked to be put right.
+    pub repairs_every: Duration,
     /// After how many commits it looks for small files to join.
     pub join_commits: u32,
     /// How often it looks for files that no table needs.
@@ -102,6 +99,8 @@ impl LakeOptions {
             // A step applies ten thousand: a tenth of it is several, beyond which those that have just come would wait for too
             // long.
             corrections_max: 500_000,
+            // Whoever asks waits for it; it is a look at an empty table.
+            repairs_every: Duration::from_secs(5),
             join_commits: 8,
             // As old as a file has to be that nobody needs.
             sweep_every: Duration::from_secs(3600),
@@ -122,6 +121,8 @@ pub struct LakeSink {
     upkeep: Upkeep,
     /// Whether the snapshot has come to its end: all that a correction may replace is there.
     is_following: bool,
+    /// History before this is kept when the lake begins anew, and so is left out of its snapshot.
+    archived_before: Option<Timestamp>,
     /// Changes of the last batch that have no place in it.
     refused: Vec<Refusal>,
     /// Rows of catalogues of which a commit found that they do not fit what is there.
@@ -178,10 +179,12 @@ impl LakeSink {
             upkeep: Upkeep::new(WorkLimits {
                 corrections_age_max: options.corrections_age_max,
                 corrections_max: options.corrections_max,
+                repairs_every: options.repairs_every,
                 join_commits: options.join_commits,
                 sweep_every: options.sweep_every,
             }),
             is_following: false,
+            archived_before: None,
             refused: Vec::new(),
             misfits: HashMap::new(),
             open: None,
@@ -201,6 +204,7 @@ impl LakeSink {
         self.open = None;
         self.is_following = false;
         self.upkeep.abandon();
+        self.archived_before = fetch_boundaries(&self.lake.cdc).await?.archived_before;
         let lake = self.lake.open().await?;
         let Some(held) = lake.progress() else {
             // Nobody said yet which snapshot comes; `begin` does.
@@ -221,7 +225,8 @@ impl LakeSink {
             None => self.lake.open().await?,
         };
         let begun = Progress::begun(base);
-        let addition = Addition::Begin;
+        self.archived_before = fetch_boundaries(&self.lake.cdc).await?.archived_before;
+        let addition = Addition::Begin(self.archived_before);
         let lake = self.lake.commit(&lake, addition, begun, &mut self.names);
         self.open = Some(Filling::new(lake.await?, begun, None));
         Ok(())
@@ -234,9 +239,12 @@ impl LakeSink {
             if filling.given.holds(batch.origin, change.position) {
                 continue;
             }
-            let put = self.put(&mut filling.pending, change).await;
-            if let Some(refusal) = refusal_of(put)? {
-                self.refused.push(refusal);
+            // What is archived it has kept.
+            if batch.origin == Origin::Stream || !self.is_archived(change) {
+                let put = self.put(&mut filling.pending, change).await;
+                if let Some(refusal) = refusal_of(put)? {
+                    self.refused.push(refusal);
+                }
             }
             filling.given.advance(batch.origin, change.position);
             filling.first.get_or_insert(change.position);
@@ -258,39 +266,25 @@ impl LakeSink {
 
     /// Commits what has waited long enough, and sees to what is due beside.
     async fn go_on(&mut self, mut filling: Filling) -> Result<Progress, LakeError> {
-        let oldest = filling.oldest;
-        if oldest.is_some_and(|oldest| oldest.elapsed() >= self.pending_age_max) {
+        let is_due = filling
+            .oldest
+            .is_some_and(|oldest| oldest.elapsed() >= self.pending_age_max);
+        // Which of those that are pending have to wait only a commit tells.
+        let may_wait = self.is_following && !filling.pending.later.is_empty();
+        if is_due || (may_wait && self.is_full(&filling)) {
             filling = self.commit(filling).await?;
         }
         self.begin_work(&mut filling).await;
-        filling = self.hold_back(filling).await?;
         let held = filling.held;
         self.open = Some(filling);
         Ok(held)
     }
 
-    /// Where too many corrections wait the stream does too: a part of the time that it may take for one thing.
-    async fn hold_back(&mut self, mut filling: Filling) -> Result<Filling, LakeError> {
-        let until = Instant::now() + HOLD_MAX;
-        let corrections_max = self.upkeep.limits.corrections_max;
-        let is_full = |filling: &Filling| {
-            let waiting = filling.waiting.map_or(0, |waiting| waiting.count);
-            waiting >= corrections_max
-        };
-        while self.is_following && is_full(&filling) && Instant::now() < until {
-            if !self.upkeep.is_going() {
-                // It failed, and is tried again: what would come until then waits as well.
-                sleep_until(until.min(Instant::now() + LOOK_EVERY)).await;
-                self.begin_work(&mut filling).await;
-                continue;
-            }
-            if timeout_at(until, self.upkeep.wait()).await.is_err() {
-                break;
-            }
-            filling = self.commit(filling).await?;
-            self.begin_work(&mut filling).await;
-        }
-        Ok(filling)
+    /// Whether as many corrections wait as may, those counted of which it is not known yet.
+    fn is_full(&self, filling: &Filling) -> bool {
+        let waiting = filling.waiting.map_or(0, |waiting| waiting.count);
+        let later = u64::try_from(filling.pending.later.len()).unwrap_or(u64::MAX);
+        waiting.saturating_add(later) >= self.upkeep.limits.corrections_max
     }
 
     /// Nothing comes. What was made beside need not wait for more.
@@ -392,8 +386,7 @@ impl LakeSink {
 
 /// Corrections that wait since a moment by the clock.
 fn waiting_since(count: u64, at: Timestamp) -> Waiting {
-    let micros = Timestamp::now().as_micros() - at.as_micros();
-    let age = Duration::from_micros(u64::try_from(micros).unwrap_or_default());
+    let age = Timestamp::now().since(at);
     let now = Instant::now();
     Waiting {
         count,
@@ -428,6 +421,11 @@ impl Sink for LakeSink {
     fn apply<'a>(&'a mut self, batch: &'a Batch) -> SinkFuture<'a, Progress> {
         let fault = self.fault("writing to the lake");
         Box::pin(async move { self.take(batch).await.map_err(fault) })
+    }
+
+    fn has_room(&self) -> bool {
+        let filling = self.open.as_ref();
+        filling.is_none_or(|filling| !self.is_full(filling))
     }
 
     fn take_refused(&mut self) -> Vec<Refusal> {

@@ -15,6 +15,7 @@ use parquet::file::statistics::Statistics;
 use std::sync::Arc;
 
 use crate::corrections::Ranges;
+use crate::digest;
 use crate::error::Cause;
 use crate::schema::LakeTable;
 
@@ -70,6 +71,23 @@ impl StoredFile {
         &self,
         is_wanted: impl Fn(&Ranges) -> bool,
     ) -> Result<ParquetRecordBatchReader, Cause> {
+        let columns = LakeTable::Facts.order().iter().copied().chain(["op"]);
+        let columns = ProjectionMask::columns(self.metadata.parquet_schema(), columns);
+        let builder = self.builder().with_row_groups(self.groups(is_wanted));
+        Ok(builder.with_projection(columns).build()?)
+    }
+
+    /// The facts of those groups that may have what is looked for, without what they are called.
+    pub(crate) fn digested(
+        &self,
+        is_wanted: impl Fn(&Ranges) -> bool,
+    ) -> Result<ParquetRecordBatchReader, Cause> {
+        let columns = ProjectionMask::columns(self.metadata.parquet_schema(), digest::COLUMNS);
+        let builder = self.builder().with_row_groups(self.groups(is_wanted));
+        Ok(builder.with_projection(columns).build()?)
+    }
+
+    fn groups(&self, is_wanted: impl Fn(&Ranges) -> bool) -> Vec<usize> {
         let groups = self.metadata.metadata().row_groups().iter();
         let groups = groups.enumerate().filter(|(_, group)| {
             let range = |name| range_of(group, name);
@@ -79,11 +97,7 @@ impl StoredFile {
                 instants: range("observed_at"),
             })
         });
-        let groups = groups.map(|(place, _)| place).collect();
-        let columns = LakeTable::Facts.order().iter().copied().chain(["op"]);
-        let columns = ProjectionMask::columns(self.metadata.parquet_schema(), columns);
-        let builder = self.builder().with_row_groups(groups);
-        Ok(builder.with_projection(columns).build()?)
+        groups.map(|(place, _)| place).collect()
     }
 
     fn builder(&self) -> ParquetRecordBatchReaderBuilder<Bytes> {

@@ -28,6 +28,8 @@ const SOONER: u32 = 12;
 pub(crate) enum Work {
     /// Apply corrections that wait.
     Correct,
+    /// Put right what is asked.
+    Repair,
     /// Make fewer files of many small ones.
     Join,
     /// Remove files that no table needs.
@@ -41,6 +43,8 @@ pub(crate) struct WorkLimits {
     pub(crate) corrections_age_max: Duration,
     /// How many may. From a tenth of it on they are applied early.
     pub(crate) corrections_max: u64,
+    /// Between two looks for what is asked to be put right.
+    pub(crate) repairs_every: Duration,
     /// After so many commits there may be many small files.
     pub(crate) join_commits: u32,
     /// Between two looks for files that no table needs.
@@ -57,6 +61,7 @@ pub(crate) struct Needs {
     pub(crate) waited: Duration,
     /// Whether some that waited as long were applied, and these come next.
     pub(crate) is_in_round: bool,
+    pub(crate) since_repairs: Duration,
     /// Commits since it was looked for small files and there were no more.
     pub(crate) commits: u32,
     /// Whether there were some the last time.
@@ -83,10 +88,11 @@ pub(crate) fn due(needs: &Needs, limits: &WorkLimits) -> Option<Work> {
         || needs.waiting >= limits.corrections_max / 10;
     let is_due = |work: &Work| match work {
         Work::Correct => needs.is_following && needs.waiting > 0 && waits_too_long,
+        Work::Repair => needs.is_following && needs.since_repairs >= limits.repairs_every,
         Work::Join => needs.commits >= limits.join_commits || needs.has_joined,
         Work::Sweep => needs.since_sweep >= limits.sweep_every,
     };
-    const ALL: [Work; 3] = [Work::Correct, Work::Join, Work::Sweep];
+    const ALL: [Work; 4] = [Work::Correct, Work::Repair, Work::Join, Work::Sweep];
     let last = ALL.iter().position(|work| Some(*work) == needs.last);
     let first = last.map_or(0, |last| last + 1);
     let in_turn = ALL.iter().cycle().skip(first).take(ALL.len());
@@ -129,6 +135,7 @@ pub(crate) struct Upkeep {
     commits: u32,
     has_joined: bool,
     swept_at: Instant,
+    repairs_at: Instant,
     failed_at: Option<Instant>,
 }
 
@@ -142,6 +149,7 @@ impl Upkeep {
             commits: 0,
             has_joined: false,
             swept_at: Instant::now(),
+            repairs_at: Instant::now(),
             failed_at: None,
         }
     }
@@ -156,6 +164,7 @@ impl Upkeep {
             waiting: waiting.map_or(0, |waiting| waiting.count),
             waited: waiting.map_or(Duration::ZERO, |waiting| waiting.since.elapsed()),
             is_in_round: self.round.is_some(),
+            since_repairs: self.repairs_at.elapsed(),
             commits: self.commits,
             has_joined: self.has_joined,
             since_sweep: self.swept_at.elapsed(),
@@ -176,6 +185,12 @@ impl Upkeep {
         self.last = Some(Work::Correct);
     }
 
+    /// It was looked for what is asked to be put right, and there is nothing.
+    pub(crate) fn found_no_repairs(&mut self) {
+        self.repairs_at = Instant::now();
+        self.last = Some(Work::Repair);
+    }
+
     /// Those until there could not be applied: they are tried again in the next round, and the others have their turn before.
     pub(crate) fn pass_over(&mut self, until: CorrectionKey) {
         self.round = Some(until);
@@ -190,7 +205,8 @@ impl Upkeep {
     ) {
         self.last = Some(work);
         match work {
-            Work::Correct => {}
+            // There may be more of these.
+            Work::Correct | Work::Repair => {}
             Work::Join => self.commits = 0,
             Work::Sweep => self.swept_at = Instant::now(),
         }
@@ -202,11 +218,6 @@ impl Upkeep {
             stop,
             is_stale: false,
         });
-    }
-
-    /// Whether something goes on, or was made and waits for a commit.
-    pub(crate) fn is_going(&self) -> bool {
-        self.going.is_some()
     }
 
     /// Waits until nothing is going on. What was made stays.
@@ -236,7 +247,7 @@ impl Upkeep {
                 match going.work {
                     Work::Correct => self.round = Some(going.until),
                     Work::Join => self.has_joined = !prepared.is_empty(),
-                    Work::Sweep => {}
+                    Work::Repair | Work::Sweep => {}
                 }
                 Some(prepared).filter(|prepared| !prepared.is_empty())
             }
@@ -294,6 +305,7 @@ mod tests {
     const LIMITS: WorkLimits = WorkLimits {
         corrections_age_max: Duration::from_secs(60),
         corrections_max: 2000,
+        repairs_every: Duration::from_secs(5),
         join_commits: 8,
         sweep_every: Duration::from_secs(3600),
     };
@@ -303,6 +315,7 @@ mod tests {
         waiting: 0,
         waited: Duration::ZERO,
         is_in_round: false,
+        since_repairs: Duration::ZERO,
         commits: 0,
         has_joined: false,
         since_sweep: Duration::ZERO,
@@ -320,6 +333,7 @@ mod tests {
             ..NOTHING
         };
         let all = Needs {
+            since_repairs: Duration::from_secs(5),
             commits: 8,
             since_sweep: Duration::from_secs(3600),
             ..waits
@@ -426,7 +440,24 @@ mod tests {
                     last: Some(Work::Correct),
                     ..all
                 },
+                Some(Work::Repair),
+            ),
+            (
+                "everything, after that",
+                Needs {
+                    last: Some(Work::Repair),
+                    ..all
+                },
                 Some(Work::Join),
+            ),
+            (
+                "repairs while the snapshot goes on",
+                Needs {
+                    is_following: false,
+                    since_repairs: Duration::from_secs(5),
+                    ..NOTHING
+                },
+                None,
             ),
             (
                 "everything, after another",

@@ -15,16 +15,16 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use iceberg::io::FileIO;
 use object_store::aws::AmazonS3Builder;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt};
 use uuid::Uuid;
 
 use crate::background::in_background;
 use crate::error::LakeError;
 
+mod owner;
+
 /// The scheme of locations in a folder.
 const FILE: &str = "file://";
-/// What a lake's root has beside its tables: the number of the lake that it is of.
-const OWNER: &str = "sheaf-lake.owner";
 
 /// Where a lake is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,46 +153,6 @@ impl Warehouse {
                 put.map(|_| ()).map_err(LakeError::file(STEP, location))
             }
         }
-    }
-
-    /// Whether these files are of the lake of this number.
-    pub(crate) async fn require_owner(&self, owner: &str) -> Result<(), LakeError> {
-        let of_another = || LakeError::Foreign {
-            root: self.root.clone(),
-        };
-        match self.read(&self.owner_location()).await {
-            Ok(found) if found == owner.as_bytes() => Ok(()),
-            Ok(_) | Err(LakeError::Missing { .. }) => Err(of_another()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Makes the place that of the lake of this number, if it is nobody's.
-    pub(crate) async fn claim(&self, owner: &str) -> Result<(), LakeError> {
-        const STEP: &str = "writing file";
-        let location = self.owner_location();
-        let bytes = Bytes::from(owner.to_owned());
-        match &self.store {
-            Store::Folder(_) => {
-                let fault = LakeError::file(STEP, &location);
-                let path = path_of(&location).to_owned();
-                in_background(move || claim_file(&path, &bytes).map_err(fault)).await?;
-                self.settle(vec![location]).await?;
-            }
-            Store::Bucket { objects, scheme } => {
-                let name = object_of(scheme, &location)?;
-                let options = PutOptions::from(PutMode::Create);
-                match objects.put_opts(&name, bytes.into(), options).await {
-                    Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-                    Err(error) => return Err(LakeError::file(STEP, &location)(error)),
-                }
-            }
-        }
-        self.require_owner(owner).await
-    }
-
-    fn owner_location(&self) -> String {
-        format!("{}/{OWNER}", self.root)
     }
 
     /// What time it is where the times of files come from.
@@ -364,18 +324,6 @@ fn unread_object(location: &str) -> impl FnOnce(object_store::Error) -> LakeErro
 /// What tenants wrote is in it: for nobody else on the machine, as PostgreSQL keeps its own.
 fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Under another name first: a crash leaves no half a number.
-fn claim_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unnamed = path.with_extension(format!("owner-{}", Uuid::new_v4()));
-    write_file(&unnamed, bytes)?;
-    let claimed = match std::fs::hard_link(&unnamed, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
-    };
-    std::fs::remove_file(&unnamed)?;
-    claimed
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {

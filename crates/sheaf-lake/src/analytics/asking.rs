@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use datafusion::catalog::TableProvider;
+use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 use sheaf_export::Column;
@@ -14,12 +17,14 @@ use sheaf_model::TenantId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::counted::Counted;
 use super::error::{Bound, QueryError};
 use super::headings::Headings;
 use super::scan::{Source, Tally};
 use super::slices::{bytes_of, slices};
 use super::stop::Stop;
 use super::tenant_table::TenantTable;
+use super::views::{Mentions, ShownTable, Views};
 use super::{Piece, Question, Shared, cells, headings, inlining, params, session, statement};
 use crate::schema::LakeTable;
 
@@ -43,6 +48,7 @@ impl Asking {
     pub(super) async fn run(self, question: Question, told: Told, sender: Rows) {
         let until = Instant::now() + self.time_max;
         self.stop.set(Some(until));
+        let mut counted = Counted::begin(Arc::clone(&self.tally));
         let budget = self.shared.budgets.open(self.tenant) as Arc<dyn MemoryPool>;
         let planned = match timeout_at(until, self.plan(question, Arc::clone(&budget))).await {
             Ok(planned) => planned,
@@ -51,6 +57,7 @@ impl Asking {
         let (mut stream, headings) = match planned {
             Ok(planned) => planned,
             Err(error) => {
+                counted.ended(Err(&error));
                 let _ = told.send(Err(error));
                 return;
             }
@@ -72,21 +79,30 @@ impl Asking {
             let batch = match timeout_at(sending.until, stream.try_next()).await {
                 Ok(Ok(Some(batch))) => batch,
                 Ok(Ok(None)) => {
-                    sending.send(Ok(None)).await;
+                    if sending.send(Ok(None)).await {
+                        counted.ended(Ok(()));
+                    }
                     return;
                 }
                 Ok(Err(error)) => {
-                    sending.send(Err(QueryError::of_running(error))).await;
+                    let error = QueryError::of_running(error);
+                    counted.ended(Err(&error));
+                    sending.send(Err(error)).await;
                     return;
                 }
                 Err(_) => {
-                    sending.send(Err(QueryError::limit(Bound::Time))).await;
+                    let error = QueryError::limit(Bound::Time);
+                    counted.ended(Err(&error));
+                    sending.send(Err(error)).await;
                     return;
                 }
             };
             for slice in slices(batch) {
                 let piece = piece(&slice, &budget);
                 let is_last = piece.is_err();
+                if let Err(error) = &piece {
+                    counted.ended(Err(error));
+                }
                 if !sending.send(piece.map(Some)).await || is_last {
                     return;
                 }
@@ -99,14 +115,7 @@ impl Asking {
         question: Question,
         budget: Arc<dyn MemoryPool>,
     ) -> Result<(SendableRecordBatchStream, Headings), QueryError> {
-        let statement = statement::parse(&question.query)?;
-        let headings = Headings::of(&statement);
-        let (readers, stop) = (self.shared.threads.count(), Arc::clone(&self.stop));
-        let state = session::session(self.tables(), budget, readers, stop);
-        let state = state.map_err(QueryError::of_planning)?;
-        let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
-        let plan = state.statement_to_plan(statement).await;
-        let plan = plan.map_err(QueryError::of_planning)?;
+        let (state, plan, headings) = self.read(&question.query, budget).await?;
         let plan = params::bind(plan, &question.params)?;
         inlining::check(&plan)?;
         let plan = state.create_physical_plan(&plan).await;
@@ -115,25 +124,77 @@ impl Asking {
         Ok((rows.map_err(QueryError::of_running)?, headings))
     }
 
+    /// Reads a text: the session that is made for it, its plan, and what its columns are called.
+    pub(super) async fn read(
+        &self,
+        query: &str,
+        budget: Arc<dyn MemoryPool>,
+    ) -> Result<(SessionState, LogicalPlan, Headings), QueryError> {
+        let statement = statement::parse(query)?;
+        let headings = Headings::of(&statement);
+        let mentions = Mentions::of(&statement, statement::words(query)?);
+        let state = self.session(budget)?;
+        self.views(&state).add(&mentions).await?;
+        let statement = datafusion::sql::parser::Statement::Statement(Box::new(statement));
+        let plan = state.statement_to_plan(statement).await;
+        Ok((state, plan.map_err(QueryError::of_planning)?, headings))
+    }
+
+    /// The tables that the tenant's questions can name, views among them.
+    pub(super) async fn shown(self) -> Result<Vec<ShownTable>, QueryError> {
+        let until = Instant::now() + self.time_max;
+        self.stop.set(Some(until));
+        let state = self.session(self.shared.budgets.open(self.tenant))?;
+        match timeout_at(until, self.views(&state).shown()).await {
+            Ok(shown) => shown,
+            Err(_) => Err(QueryError::limit(Bound::Time)),
+        }
+    }
+
+    /// Where the files are that may hold the tenant's facts.
+    pub(super) async fn data_files(&self) -> Result<Vec<String>, QueryError> {
+        let files = self.table(LakeTable::Facts).files().await;
+        let files = files
+            .map_err(|error| QueryError::of_running(DataFusionError::External(Box::new(error))))?;
+        Ok(files.iter().map(|file| file.location.clone()).collect())
+    }
+
     fn tables(&self) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         let tables = LakeTable::ALL.into_iter().map(|table| {
-            let known = self.tables.iter().find(|(name, _)| name == table.name());
-            let source = Source {
-                table,
-                tenant: self.tenant.0,
-                warehouse: self.shared.warehouse.clone(),
-                ends: Arc::clone(&self.shared.ends),
-                tally: Arc::clone(&self.tally),
-                rows_max: self.shared.options.bounds.rows_max,
-            };
-            let provider = TenantTable::new(
-                source,
-                known.map(|(_, description)| description.clone()),
-                Arc::clone(&self.shared.book),
-            );
-            (table.name(), Arc::new(provider) as Arc<dyn TableProvider>)
+            let provider = Arc::new(self.table(table)) as Arc<dyn TableProvider>;
+            (table.name(), provider)
         });
         tables.collect()
+    }
+
+    fn session(&self, budget: Arc<dyn MemoryPool>) -> Result<SessionState, QueryError> {
+        let (readers, stop) = (self.shared.threads.count(), Arc::clone(&self.stop));
+        let state = session::session(self.tables(), budget, readers, stop);
+        state.map_err(QueryError::of_planning)
+    }
+
+    fn views<'a>(&'a self, state: &'a SessionState) -> Views<'a> {
+        Views {
+            state,
+            facts: self.table(LakeTable::Facts),
+            entities: self.table(LakeTable::Entities),
+            attributes: self.table(LakeTable::Attributes),
+            known: &self.shared.types,
+        }
+    }
+
+    fn table(&self, table: LakeTable) -> TenantTable {
+        let known = self.tables.iter().find(|(name, _)| name == table.name());
+        let source = Source {
+            table,
+            tenant: self.tenant.0,
+            warehouse: self.shared.warehouse.clone(),
+            ends: Arc::clone(&self.shared.ends),
+            tally: Arc::clone(&self.tally),
+            rows_max: self.shared.options.bounds.rows_max,
+        };
+        let description = known.map(|(_, description)| description.clone());
+        TenantTable::new(source, description, Arc::clone(&self.shared.book))
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn columns_of(schema: &Schema) -> Vec<Column> {
     columns.collect()
 }
 
-fn kind_of(field: &Field) -> ColumnKind {
+/// What the values of a column are.
+pub(crate) fn kind_of(field: &Field) -> ColumnKind {
     let kind = match field.data_type() {
         DataType::Int8
         | DataType::Int16

@@ -1,5 +1,7 @@
 //! Why a question is not answered.
 
+use std::error::Error;
+
 use datafusion::common::DataFusionError;
 use sheaf_pg::PgError;
 
@@ -40,9 +42,13 @@ pub enum QueryError {
     /// The lake was never begun.
     #[error("the lake holds nothing yet")]
     Empty,
-    /// The lake could not be read.
-    #[error(transparent)]
-    Lake(#[from] LakeError),
+    /// The state of the lake that it began with is not kept any more. Asked again it begins with the newest.
+    #[error("the state of the lake that the query began with is not kept any more; ask again")]
+    Superseded {
+        /// What is gone.
+        #[source]
+        source: Cause,
+    },
     /// PostgreSQL could not be asked.
     #[error(transparent)]
     Postgres(#[from] PgError),
@@ -100,14 +106,16 @@ impl QueryError {
     }
 
     fn of(error: DataFusionError, stage: Stage) -> QueryError {
+        if let Some(Exceeded(bound)) = cause_of(&error) {
+            return QueryError::limit(*bound);
+        }
+        if let Some(LakeError::Missing { .. }) = cause_of(&error) {
+            return QueryError::Superseded {
+                source: Box::new(error),
+            };
+        }
         let text = match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => return QueryError::limit(Bound::Memory),
-            DataFusionError::External(cause) => {
-                if let Some(bound) = cause.downcast_ref::<Exceeded>() {
-                    return QueryError::limit(bound.0);
-                }
-                None
-            }
             DataFusionError::SQL(fault, _) => Some(fault.to_string()),
             DataFusionError::SchemaError(fault, _) => Some(fault.to_string()),
             DataFusionError::Plan(text)
@@ -151,10 +159,54 @@ impl From<Exceeded> for DataFusionError {
     }
 }
 
+/// What is behind an error of the engine, through whatever crates it came.
+fn cause_of<T: Error + 'static>(error: &DataFusionError) -> Option<&T> {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// The first line, and of that the beginning.
 fn shortened(mut text: String) -> String {
     let end = text.find('\n').unwrap_or(text.len());
     let end = text.floor_char_boundary(end.min(DETAIL_BYTES_MAX));
     text.truncate(end);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    #[test]
+    fn what_stopped_a_question_is_found_through_whatever_it_came() {
+        let missing = || LakeError::Missing {
+            location: "file".to_owned(),
+        };
+        let by_the_reader = ParquetError::External(Box::new(missing()));
+        let shared = DataFusionError::External(Box::new(missing()));
+        let inner = DataFusionError::External(Box::new(missing()));
+        for error in [
+            DataFusionError::External(Box::new(missing())),
+            DataFusionError::External(Box::new(by_the_reader)),
+            DataFusionError::Shared(std::sync::Arc::new(shared)),
+            DataFusionError::Context("reading".to_owned(), Box::new(inner)),
+        ] {
+            let found = QueryError::of_running(error);
+            assert!(matches!(found, QueryError::Superseded { .. }), "{found:?}");
+        }
+        let bound = DataFusionError::from(Exceeded(Bound::Rows)).context("reading");
+        let found = QueryError::of_running(bound);
+        assert!(matches!(found, QueryError::Limit { what: Bound::Rows }));
+        let other = LakeError::NotAsked;
+        let found = QueryError::of_running(DataFusionError::External(Box::new(other)));
+        assert!(matches!(found, QueryError::Internal { .. }), "{found:?}");
+    }
 }

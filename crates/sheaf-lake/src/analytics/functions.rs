@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
 use super::exact_sum::ExactSum;
+use super::utc_trunc::UtcTrunc;
 
 /// Functions of a row.
 const SCALAR: &[&str] = &[
@@ -155,7 +156,10 @@ const WINDOW: &[&str] = &[
 /// The functions of a row.
 pub(crate) fn scalar() -> Vec<Arc<ScalarUDF>> {
     let mut all = datafusion::functions::all_default_functions();
-    all.retain(|function| SCALAR.contains(&function.name()));
+    let own = [ScalarUDF::from(UtcTrunc::new())];
+    let is_own = |name: &str| own.iter().any(|function| function.name() == name);
+    all.retain(|function| SCALAR.contains(&function.name()) && !is_own(function.name()));
+    all.extend(own.map(Arc::new));
     all
 }
 

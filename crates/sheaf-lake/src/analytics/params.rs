@@ -60,14 +60,7 @@ fn require_all(
     given: usize,
 ) -> Result<(), QueryError> {
     for name in expected.keys() {
-        let number = name
-            .strip_prefix('$')
-            .and_then(|number| number.parse().ok());
-        let Some(number) = number.filter(|number| *number > 0) else {
-            return Err(QueryError::refused(format!(
-                "parameters are $1, $2 and so on, and not {name}"
-            )));
-        };
+        let number = number_of(name)?;
         if number > given {
             return Err(QueryError::Parameter {
                 number,
@@ -76,6 +69,33 @@ fn require_all(
         }
     }
     Ok(())
+}
+
+/// How many parameters a question with places of these names has: each number up to the highest has one.
+pub(crate) fn count<'a>(
+    names: impl ExactSizeIterator<Item = &'a str>,
+) -> Result<usize, QueryError> {
+    let places = names.len();
+    let mut highest = 0;
+    for name in names {
+        highest = number_of(name)?.max(highest);
+    }
+    if highest > places {
+        return Err(QueryError::Parameter {
+            number: highest,
+            detail: "a number before it has no place in the query".to_owned(),
+        });
+    }
+    Ok(highest)
+}
+
+fn number_of(name: &str) -> Result<usize, QueryError> {
+    let number = name
+        .strip_prefix('$')
+        .and_then(|number| number.parse().ok());
+    number.filter(|number| *number > 0).ok_or_else(|| {
+        QueryError::refused(format!("parameters are $1, $2 and so on, and not {name}"))
+    })
 }
 
 fn value(

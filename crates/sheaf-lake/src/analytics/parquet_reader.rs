@@ -14,6 +14,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::files::KnownFile;
+use super::scan::Tally;
 use crate::warehouse::Warehouse;
 
 /// Ends of files that are remembered, in bytes of memory.
@@ -24,15 +25,19 @@ const END_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<String, Arc<ParquetMetaData>> for ByBytes {
-    fn weight(&self, _: &String, end: &Arc<ParquetMetaData>) -> u64 {
-        u64::try_from(end.memory_size()).unwrap_or(u64::MAX)
+/// What the columns take as the engine knows them, beside what the end says.
+const COLUMNS_BYTES: usize = 8 * 1024;
+
+impl Weighter<String, ArrowReaderMetadata> for ByBytes {
+    fn weight(&self, _: &String, end: &ArrowReaderMetadata) -> u64 {
+        let bytes = end.metadata().memory_size() + COLUMNS_BYTES;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
 
 /// The ends of files, which say where in a file what is.
 #[derive(Debug)]
-pub(crate) struct FileEnds(Cache<String, Arc<ParquetMetaData>, ByBytes>);
+pub(crate) struct FileEnds(Cache<String, ArrowReaderMetadata, ByBytes>);
 
 impl FileEnds {
     pub(crate) fn new() -> FileEnds {
@@ -41,25 +46,30 @@ impl FileEnds {
 }
 
 /// A data file that is being read.
+#[derive(Clone)]
 pub(crate) struct FileReader {
     pub(crate) warehouse: Warehouse,
     pub(crate) ends: Arc<FileEnds>,
+    pub(crate) tally: Arc<Tally>,
     pub(crate) file: Arc<KnownFile>,
 }
 
 impl FileReader {
     /// What its end says, and its columns: texts as views of the pages that they are in.
     pub(crate) async fn open(&mut self) -> Result<ArrowReaderMetadata> {
-        let end = self.end().await?;
-        let plain = ArrowReaderMetadata::try_new(Arc::clone(&end), ArrowReaderOptions::new())?;
-        let viewed = super::columns::viewed(plain.schema());
-        ArrowReaderMetadata::try_new(end, ArrowReaderOptions::new().with_schema(viewed))
-    }
-
-    async fn end(&mut self) -> Result<Arc<ParquetMetaData>> {
         if let Some(end) = self.ends.0.get(&self.file.location) {
             return Ok(end);
         }
+        let end = self.end().await?;
+        let plain = ArrowReaderMetadata::try_new(Arc::clone(&end), ArrowReaderOptions::new())?;
+        let viewed = super::columns::viewed(plain.schema());
+        let end = ArrowReaderMetadata::try_new(end, ArrowReaderOptions::new().with_schema(viewed))?;
+        let location = self.file.location.clone();
+        self.ends.0.insert(location, end.clone());
+        Ok(end)
+    }
+
+    async fn end(&mut self) -> Result<Arc<ParquetMetaData>> {
         let mut reader = ParquetMetaDataReader::new();
         let bytes = self.file.bytes;
         let mut first = bytes.saturating_sub(END_BYTES);
@@ -78,11 +88,7 @@ impl FileReader {
                 Err(error) => return Err(error),
             }
         }
-        let end = Arc::new(reader.finish()?);
-        self.ends
-            .0
-            .insert(self.file.location.clone(), Arc::clone(&end));
-        Ok(end)
+        Ok(Arc::new(reader.finish()?))
     }
 }
 
@@ -95,6 +101,8 @@ impl AsyncFileReader for FileReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
+            let bytes = ranges.iter().map(|range| range.end - range.start);
+            self.tally.read(bytes.sum());
             let read = self
                 .warehouse
                 .read_ranges(&self.file.location, ranges)
@@ -108,6 +116,6 @@ impl AsyncFileReader for FileReader {
         &'a mut self,
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
-        self.end().boxed()
+        async move { Ok(Arc::clone(self.open().await?.metadata())) }.boxed()
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
 use arrow_array::{
     ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringViewArray,
     TimestampMicrosecondArray, UInt64Array,
@@ -10,6 +12,9 @@ use arrow_array::{
 use arrow_schema::{DataType, Schema, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{BinaryExpr, IsNotNullExpr, IsNullExpr};
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -20,69 +25,151 @@ use parquet::schema::types::SchemaDescriptor;
 use super::files::{ColumnBounds, Edge, KnownFile};
 use crate::schema::LakeTable;
 
-/// Of files those that may hold a row that satisfies the conditions.
-pub(crate) fn files_to_read(
-    table: LakeTable,
-    files: Vec<Arc<KnownFile>>,
-    conditions: &[Arc<dyn PhysicalExpr>],
-    whole: &SchemaRef,
-) -> Result<Vec<Arc<KnownFile>>> {
-    let Some(predicate) = predicate(conditions, whole)? else {
-        return Ok(files);
-    };
-    let bounds = FileBounds {
-        table,
-        whole,
-        files: &files,
-    };
-    let Some(kept) = kept(&predicate, &bounds) else {
-        return Ok(files);
-    };
-    let pairs = files.into_iter().zip(kept);
-    Ok(pairs
-        .filter_map(|(file, is_kept)| is_kept.then_some(file))
-        .collect())
+/// What conditions rule out, and where they hold anyway.
+#[derive(Debug)]
+pub(crate) struct Pruning {
+    /// Absent where nothing is ruled out.
+    predicate: Option<PruningPredicate>,
+    /// For each condition what rules out that it does not hold; absent where bounds cannot say.
+    opposites: Vec<Option<Opposite>>,
+    whole: SchemaRef,
 }
 
-/// Of groups of rows those that may hold a row that satisfies the conditions.
-pub(crate) fn groups_to_read(
-    end: &ArrowReaderMetadata,
-    groups: Vec<usize>,
-    conditions: &[Arc<dyn PhysicalExpr>],
-    whole: &SchemaRef,
-) -> Result<Vec<usize>> {
-    let Some(predicate) = predicate(conditions, whole)? else {
-        return Ok(groups);
-    };
-    let metadata = end.metadata();
-    let bounds = GroupBounds {
-        schema: end.schema(),
-        parquet_schema: metadata.file_metadata().schema_descr(),
-        groups: groups
-            .iter()
-            .map(|place| metadata.row_group(*place))
-            .collect(),
-    };
-    let Some(kept) = kept(&predicate, &bounds) else {
-        return Ok(groups);
-    };
-    let pairs = groups.into_iter().zip(kept);
-    Ok(pairs
-        .filter_map(|(place, is_kept)| is_kept.then_some(place))
-        .collect())
+/// The opposite of a condition.
+#[derive(Debug)]
+struct Opposite {
+    predicate: PruningPredicate,
+    columns: Vec<Column>,
 }
 
-/// None where the conditions rule nothing out.
-fn predicate(
-    conditions: &[Arc<dyn PhysicalExpr>],
-    whole: &SchemaRef,
-) -> Result<Option<PruningPredicate>> {
-    if conditions.is_empty() {
-        return Ok(None);
+impl Pruning {
+    /// What these conditions on columns of a table rule out.
+    pub(crate) fn new(
+        conditions: impl IntoIterator<Item = Arc<dyn PhysicalExpr>>,
+        whole: &SchemaRef,
+    ) -> Result<Pruning> {
+        let conditions: Vec<_> = conditions.into_iter().collect();
+        let opposites = conditions.iter().map(|condition| {
+            let predicate = PruningPredicate::try_new(opposite(condition)?, Arc::clone(whole));
+            let predicate = predicate
+                .ok()
+                .filter(|predicate| !predicate.always_true())?;
+            let columns = collect_columns(condition).into_iter();
+            let columns = columns
+                .map(|column| Column::from_name(column.name()))
+                .collect();
+            Some(Opposite { predicate, columns })
+        });
+        let opposites = opposites.collect();
+        let all = conjunction(conditions);
+        let predicate = PruningPredicate::try_new(all, Arc::clone(whole))?;
+        Ok(Pruning {
+            predicate: (!predicate.always_true()).then_some(predicate),
+            opposites,
+            whole: Arc::clone(whole),
+        })
     }
-    let all = conjunction(conditions.iter().cloned());
-    let predicate = PruningPredicate::try_new(all, Arc::clone(whole))?;
-    Ok((!predicate.always_true()).then_some(predicate))
+
+    /// Of each group of rows the places of those conditions that not all of its rows satisfy for certain, of the first so many.
+    pub(crate) fn asked(
+        &self,
+        end: &ArrowReaderMetadata,
+        groups: &[usize],
+        conditions: usize,
+    ) -> Vec<Vec<usize>> {
+        let bounds = GroupBounds::of(end, groups);
+        let mut asked = vec![Vec::new(); groups.len()];
+        for place in 0..conditions {
+            let opposite = self.opposites.get(place).and_then(Option::as_ref);
+            let may_fail = opposite.and_then(|opposite| opposite.may_hold(&bounds));
+            for (group, asked) in asked.iter_mut().enumerate() {
+                if may_fail.as_ref().is_none_or(|may_fail| may_fail[group]) {
+                    asked.push(place);
+                }
+            }
+        }
+        asked
+    }
+
+    /// Of files those that may hold a row that satisfies the conditions.
+    pub(crate) fn files(
+        &self,
+        table: LakeTable,
+        files: Vec<Arc<KnownFile>>,
+    ) -> Vec<Arc<KnownFile>> {
+        let bounds = FileBounds {
+            table,
+            whole: &self.whole,
+            files: &files,
+        };
+        let Some(kept) = self.kept(&bounds) else {
+            return files;
+        };
+        let pairs = files.into_iter().zip(kept);
+        pairs
+            .filter_map(|(file, is_kept)| is_kept.then_some(file))
+            .collect()
+    }
+
+    /// Of groups of rows those that may hold a row that satisfies the conditions.
+    pub(crate) fn groups(&self, end: &ArrowReaderMetadata, groups: Vec<usize>) -> Vec<usize> {
+        let bounds = GroupBounds::of(end, &groups);
+        let Some(kept) = self.kept(&bounds) else {
+            return groups;
+        };
+        let pairs = groups.into_iter().zip(kept);
+        pairs
+            .filter_map(|(place, is_kept)| is_kept.then_some(place))
+            .collect()
+    }
+
+    fn kept(&self, bounds: &dyn PruningStatistics) -> Option<Vec<bool>> {
+        kept(self.predicate.as_ref()?, bounds)
+    }
+}
+
+impl Opposite {
+    /// Of each group whether it may hold a row that does not satisfy the condition. Of a row without a value none of both holds.
+    fn may_hold(&self, bounds: &GroupBounds<'_>) -> Option<Vec<bool>> {
+        let mut may_hold = kept(&self.predicate, bounds)?;
+        for column in &self.columns {
+            let nulls = bounds.null_counts(column)?;
+            let nulls = nulls.as_primitive_opt::<UInt64Type>()?;
+            for (may_hold, nulls) in may_hold.iter_mut().zip(nulls) {
+                *may_hold |= nulls != Some(0);
+            }
+        }
+        Some(may_hold)
+    }
+}
+
+/// What holds of a row with a value in every column where the condition does not. None where bounds would not say it.
+fn opposite(condition: &Arc<dyn PhysicalExpr>) -> Option<Arc<dyn PhysicalExpr>> {
+    let expr = condition.as_any();
+    if let Some(test) = expr.downcast_ref::<IsNotNullExpr>() {
+        return Some(Arc::new(IsNullExpr::new(Arc::clone(test.arg()))));
+    }
+    let binary = expr.downcast_ref::<BinaryExpr>()?;
+    let (left, right) = (binary.left(), binary.right());
+    let joined = |op| -> Option<Arc<dyn PhysicalExpr>> {
+        let (left, right) = (opposite(left)?, opposite(right)?);
+        Some(Arc::new(BinaryExpr::new(left, op, right)))
+    };
+    let compared = |op| -> Option<Arc<dyn PhysicalExpr>> {
+        let (left, right) = (Arc::clone(left), Arc::clone(right));
+        Some(Arc::new(BinaryExpr::new(left, op, right)))
+    };
+    match binary.op() {
+        Operator::And => joined(Operator::Or),
+        Operator::Or => joined(Operator::And),
+        Operator::Eq => compared(Operator::NotEq),
+        Operator::NotEq => compared(Operator::Eq),
+        Operator::Lt => compared(Operator::GtEq),
+        Operator::LtEq => compared(Operator::Gt),
+        Operator::Gt => compared(Operator::LtEq),
+        Operator::GtEq => compared(Operator::Lt),
+        _ => None,
+    }
 }
 
 /// None where the bounds cannot be asked: nothing is passed over then. The engine makes some conditions on the beginnings of texts
@@ -212,7 +299,17 @@ struct GroupBounds<'a> {
     groups: Vec<&'a RowGroupMetaData>,
 }
 
-impl GroupBounds<'_> {
+impl<'a> GroupBounds<'a> {
+    fn of(end: &'a ArrowReaderMetadata, groups: &[usize]) -> GroupBounds<'a> {
+        let metadata = end.metadata();
+        let groups = groups.iter().map(|place| metadata.row_group(*place));
+        GroupBounds {
+            schema: end.schema(),
+            parquet_schema: metadata.file_metadata().schema_descr(),
+            groups: groups.collect(),
+        }
+    }
+
     fn converter<'c>(&'c self, column: &'c Column) -> Option<StatisticsConverter<'c>> {
         StatisticsConverter::try_new(&column.name, self.schema, self.parquet_schema).ok()
     }
@@ -252,5 +349,52 @@ impl PruningStatistics for GroupBounds<'_> {
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_expr::expressions::{binary, col, is_not_null, is_null, lit};
+
+    use super::*;
+    use crate::analytics::columns::schema_of;
+
+    #[test]
+    fn the_opposite_of_a_condition_is_known_where_bounds_could_say_it() {
+        let schema = schema_of(LakeTable::Facts);
+        let column = |name| col(name, &schema).expect("a column");
+        let compared = |name, op, number: i64| {
+            binary(column(name), op, lit(number), &schema).expect("a condition")
+        };
+        let joined = |one, op, other| binary(one, op, other, &schema).expect("a condition");
+        use Operator::{And, Eq, Gt, GtEq, Lt, LtEq, NotEq, Or, Plus};
+        let (int, entity) = ("value_int", "entity_id");
+        for (condition, wanted) in [
+            (compared(int, Eq, 1), Some(compared(int, NotEq, 1))),
+            (compared(int, Lt, 1), Some(compared(int, GtEq, 1))),
+            (compared(int, LtEq, 1), Some(compared(int, Gt, 1))),
+            (compared(int, GtEq, 1), Some(compared(int, Lt, 1))),
+            (
+                joined(compared(int, Gt, 1), And, compared(entity, NotEq, 2)),
+                Some(joined(compared(int, LtEq, 1), Or, compared(entity, Eq, 2))),
+            ),
+            (
+                joined(compared(int, Gt, 1), Or, compared(entity, NotEq, 2)),
+                Some(joined(compared(int, LtEq, 1), And, compared(entity, Eq, 2))),
+            ),
+            (
+                is_not_null(column(int)).expect("a condition"),
+                Some(is_null(column(int)).expect("a condition")),
+            ),
+            (is_null(column(int)).expect("a condition"), None),
+            (compared(int, Plus, 1), None),
+            (column("value_bool"), None),
+        ] {
+            let found = opposite(&condition);
+            assert_eq!(found.is_some(), wanted.is_some(), "{condition}");
+            if let (Some(found), Some(wanted)) = (found, wanted) {
+                assert!(found.eq(&wanted), "{condition}: {found}");
+            }
+        }
     }
 }

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{Array, BooleanArray, PrimitiveArray, RecordBatch};
 use arrow_schema::{ArrowError, SchemaRef};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::common::stats::Precision;
 use datafusion::common::{DataFusionError, Result, Statistics};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -28,7 +29,9 @@ use datafusion::physical_plan::{
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowPredicate, ArrowPredicateFn, RowFilter};
+use parquet::arrow::arrow_reader::{
+    ArrowPredicate, ArrowPredicateFn, ArrowReaderMetadata, RowFilter,
+};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::file::metadata::ParquetMetaData;
 
@@ -36,7 +39,8 @@ use super::columns::fitted;
 use super::error::{Bound, Exceeded};
 use super::files::Portion;
 use super::parquet_reader::{FileEnds, FileReader};
-use super::pruning::groups_to_read;
+use super::pruning::Pruning;
+use super::runs::{Run, runs};
 use super::slices::sliced;
 use crate::schema::LakeTable;
 use crate::stored_file::range_of;
@@ -56,6 +60,7 @@ pub(crate) struct Tally {
     groups: AtomicU64,
     readers: AtomicU64,
     rows: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What was read for a question.
@@ -67,6 +72,8 @@ pub struct Scanned {
     pub groups: u64,
     /// How many read at the same time, of all tables together.
     pub readers: u64,
+    /// Bytes that were read of files.
+    pub bytes: u64,
 }
 
 impl Tally {
@@ -75,7 +82,13 @@ impl Tally {
             files: self.files.load(Ordering::Relaxed),
             groups: self.groups.load(Ordering::Relaxed),
             readers: self.readers.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// So many bytes were read.
+    pub(crate) fn read(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -103,6 +116,8 @@ pub(crate) struct TenantScan {
     wanted: SchemaRef,
     /// What rows must satisfy, over the table's columns.
     conditions: Vec<Arc<dyn PhysicalExpr>>,
+    /// Groups of rows that need not be read for them.
+    pruning: Arc<Pruning>,
     /// Rows that each reader gives at most.
     limit: Option<usize>,
     properties: Arc<PlanProperties>,
@@ -113,7 +128,7 @@ impl TenantScan {
         source: Source,
         shares: Vec<Vec<Portion>>,
         (whole, wanted): (SchemaRef, SchemaRef),
-        conditions: Vec<Arc<dyn PhysicalExpr>>,
+        (conditions, pruning): (Vec<Arc<dyn PhysicalExpr>>, Pruning),
         limit: Option<usize>,
     ) -> TenantScan {
         let properties = PlanProperties::new(
@@ -128,6 +143,7 @@ impl TenantScan {
             whole,
             wanted,
             conditions,
+            pruning: Arc::new(pruning),
             limit,
             properties: Arc::new(properties),
         }
@@ -140,6 +156,7 @@ impl TenantScan {
             whole: Arc::clone(&self.whole),
             wanted: Arc::clone(&self.wanted),
             conditions: self.conditions.clone(),
+            pruning: Arc::clone(&self.pruning),
         }
     }
 }
@@ -228,6 +245,7 @@ impl ExecutionPlan for TenantScan {
 fn supposed(table: LakeTable) -> u64 {
     match table {
         LakeTable::Facts | LakeTable::FactsCorrected => 100_000_000,
+        LakeTable::Keyframes => 1_000_000,
         LakeTable::Entities => 100_000,
         LakeTable::Attributes => 1_000,
         LakeTable::Tenants => 1,
@@ -260,16 +278,17 @@ struct Reading {
     whole: SchemaRef,
     wanted: SchemaRef,
     conditions: Vec<Arc<dyn PhysicalExpr>>,
+    pruning: Arc<Pruning>,
 }
 
 impl Reading {
     /// The columns that are read: for rows that come out, and to decide which do.
-    fn columns_read(&self) -> BTreeSet<&str> {
+    fn columns_read(&self, asked: &[usize]) -> BTreeSet<&str> {
         let wanted = self.wanted.fields().iter();
         let mut names: BTreeSet<&str> = wanted.map(|field| field.name().as_str()).collect();
         names.insert(TENANT);
-        for condition in &self.conditions {
-            let columns = collect_columns(condition);
+        for place in asked {
+            let columns = collect_columns(&self.conditions[*place]);
             let places = columns.iter().map(|column| column.index());
             names.extend(places.map(|place| self.whole.field(place).name().as_str()));
         }
@@ -286,6 +305,7 @@ impl Reading {
         let mut reader = FileReader {
             warehouse: source.warehouse.clone(),
             ends: Arc::clone(&source.ends),
+            tally: Arc::clone(&source.tally),
             file: portion.file,
         };
         let end = reader.open().await.map_err(external)?;
@@ -300,7 +320,7 @@ impl Reading {
             }
         };
         let groups = of_tenant(end.metadata(), groups, source.tenant);
-        let groups = groups_to_read(&end, groups, &self.conditions, &self.whole)?;
+        let groups = self.pruning.groups(&end, groups);
         if groups.is_empty() {
             return Ok(stream::empty().boxed());
         }
@@ -316,29 +336,55 @@ impl Reading {
         if before.saturating_add(rows) > source.rows_max {
             return Err(Exceeded(Bound::Rows).into());
         }
-        let read = self.columns_read();
-        let bytes = groups
-            .iter()
-            .map(|place| bytes_of(end.metadata(), *place, &read));
+        let schema = end.schema();
+        if schema.index_of(TENANT).is_err() {
+            return Err(DataFusionError::Internal(format!(
+                "data file {location} does not say whose its rows are"
+            )));
+        }
+        let asked = self.pruning.asked(&end, &groups, self.conditions.len());
+        let is_own = |group: usize| {
+            range_of(end.metadata().row_group(group), TENANT) == (source.tenant, source.tenant)
+        };
+        let runs = runs(&groups, is_own, |place| asked[place].clone());
+        let bytes = runs.iter().flat_map(|run| {
+            let read = self.columns_read(&run.asked);
+            let metadata = end.metadata();
+            let groups = run.groups.iter();
+            groups.map(move |place| bytes_of(metadata, *place, &read))
+        });
         self.memory.try_resize(bytes.max().unwrap_or_default())?;
-        let rows_at_once = rows_at_once(end.metadata(), &groups);
+        let streams = runs.into_iter().map(|run| {
+            let (reader, end) = (reader.clone(), end.clone());
+            self.read(reader, end, run)
+        });
+        let streams = streams.collect::<Result<Vec<_>>>()?;
+        Ok(stream::iter(streams).flatten().boxed())
+    }
+
+    /// The rows of groups of which the same is asked.
+    fn read(
+        &self,
+        reader: FileReader,
+        end: ArrowReaderMetadata,
+        run: Run,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let tenant = self.source.tenant;
+        let rows_at_once = rows_at_once(end.metadata(), &run.groups);
         let file_schema = Arc::clone(end.schema());
         let parquet_schema = end.metadata().file_metadata().schema_descr_ptr();
         let mask = |names: &mut dyn Iterator<Item = &str>| {
             let places = names.filter_map(|name| file_schema.index_of(name).ok());
             ProjectionMask::roots(&parquet_schema, places.collect::<Vec<_>>())
         };
-        if file_schema.index_of(TENANT).is_err() {
-            return Err(DataFusionError::Internal(format!(
-                "data file {location} does not say whose its rows are"
-            )));
+        let mut filters: Vec<Box<dyn ArrowPredicate>> = Vec::new();
+        if !run.is_own {
+            // The first: what follows is asked of the rows that it leaves.
+            let mask = mask(&mut std::iter::once(TENANT));
+            filters.push(Box::new(whose(mask, tenant)));
         }
-        // The first: what follows is asked of the rows that it leaves.
-        let mut filters: Vec<Box<dyn ArrowPredicate>> = vec![Box::new(whose(
-            mask(&mut std::iter::once(TENANT)),
-            source.tenant,
-        ))];
-        for condition in &self.conditions {
+        for place in &run.asked {
+            let condition = &self.conditions[*place];
             let columns = collect_columns(condition);
             let mut places: Vec<usize> = columns.iter().map(|column| column.index()).collect();
             places.sort_unstable();
@@ -357,22 +403,27 @@ impl Reading {
                 satisfied.ok_or_else(|| ArrowError::ComputeError("no condition".to_owned()))
             })));
         }
-        let wanted = self
-            .wanted
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str());
-        let mask = mask(&mut wanted.into_iter());
-        let rows = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, end)
-            .with_row_groups(groups)
+        let wanted = self.wanted.fields().iter();
+        let wanted = wanted.map(|field| field.name().as_str());
+        let mask = match run.is_own {
+            true => mask(&mut wanted.chain([TENANT])),
+            false => mask(&mut wanted.into_iter()),
+        };
+        let mut rows = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, end)
+            .with_row_groups(run.groups)
             .with_projection(mask)
-            .with_row_filter(RowFilter::new(filters))
-            .with_batch_size(rows_at_once)
-            .build()
-            .map_err(external)?;
+            .with_batch_size(rows_at_once);
+        if !filters.is_empty() {
+            rows = rows.with_row_filter(RowFilter::new(filters));
+        }
+        let rows = rows.build().map_err(external)?;
         let wanted = Arc::clone(&self.wanted);
         let rows = rows.map(move |batch| -> Result<_> {
-            Ok(fitted(&batch.map_err(out_of_parquet)?, &wanted)?)
+            let mut batch = batch.map_err(out_of_parquet)?;
+            if run.is_own {
+                batch = only_of(batch, tenant)?;
+            }
+            Ok(fitted(&batch, &wanted)?)
         });
         // Rows of a group are not all as long as they are on average.
         Ok(sliced(rows).boxed())
@@ -386,12 +437,25 @@ fn whose(
 ) -> ArrowPredicateFn<impl FnMut(RecordBatch) -> Result<BooleanArray, ArrowError> + Send + 'static>
 {
     ArrowPredicateFn::new(mask, move |batch: RecordBatch| {
-        let column = batch.column_by_name(TENANT);
-        let tenants = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
-        let gone = || ArrowError::ComputeError("a row of no tenant".to_owned());
-        let tenants = tenants.ok_or_else(gone)?;
+        let tenants = tenants_of(&batch)?;
         Ok(BooleanArray::from_unary(tenants, |row| row == tenant))
     })
+}
+
+fn tenants_of(batch: &RecordBatch) -> Result<&PrimitiveArray<Int64Type>, ArrowError> {
+    let column = batch.column_by_name(TENANT);
+    let tenants = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
+    tenants.ok_or_else(|| ArrowError::ComputeError("a row of no tenant".to_owned()))
+}
+
+/// The tenant's rows of a batch: all of them, or what said so was wrong.
+fn only_of(batch: RecordBatch, tenant: i64) -> Result<RecordBatch, ArrowError> {
+    let tenants = tenants_of(&batch)?;
+    if tenants.null_count() == 0 && tenants.values().iter().all(|row| *row == tenant) {
+        return Ok(batch);
+    }
+    let is_own = BooleanArray::from_unary(tenants, |row| row == tenant);
+    filter_record_batch(&batch, &is_own)
 }
 
 /// Of groups of rows those whose bounds have room for the tenant.

@@ -24,8 +24,8 @@ use super::stop::Stop;
 use super::tame::Tame;
 
 /// The names under which tables are found. A question says neither.
-const CATALOG: &str = "sheaf";
-const SCHEMA: &str = "lake";
+pub(crate) const CATALOG: &str = "sheaf";
+pub(crate) const SCHEMA: &str = "lake";
 
 /// There are no stores: files are read by the tables alone.
 #[derive(Debug)]

@@ -116,8 +116,7 @@ impl Moments {
 
 /// How far the lake is behind the database's clock; absent where nobody can say.
 pub(crate) fn lag(complete_until: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
-    let micros = now.as_micros() - complete_until?.as_micros();
-    Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+    Some(now.since(complete_until?))
 }
 
 /// Where the lake is as a position of the database.

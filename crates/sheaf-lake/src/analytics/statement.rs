@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::error::QueryError;
+use super::views::type_of;
 
 /// A text that a question names may stand in every row of a batch: so many times this is made at once.
 pub(crate) const TEXT_BYTES_MAX: usize = 32 * 1024;
@@ -27,6 +28,8 @@ const TOKENS_MAX: usize = 3_000;
 const LINKS_MAX: usize = 600;
 /// Tables of a question, counted once for each place where a named query that reads them is used: each of these is planned.
 const RELATIONS_MAX: u64 = 64;
+/// What a view of current values counts for: it reads its table twice, and groups what it read three times.
+const VIEW_RELATIONS: u64 = 4;
 
 /// Ways in which a SELECT groups: a cube is as many as there are sets of its columns, and each is computed beside the others.
 const GROUPINGS_MAX: u64 = 256;
@@ -102,6 +105,35 @@ pub(crate) fn parse(text: &str) -> Result<Statement, QueryError> {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(statement),
     }
+}
+
+/// A word of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// As a name would be understood.
+    pub(crate) text: String,
+    pub(crate) is_quoted: bool,
+}
+
+/// The words of a question that was read.
+pub(crate) fn words(text: &str) -> Result<Vec<Word>, QueryError> {
+    let plain = Plain {
+        attempts_left: AtomicUsize::new(0),
+    };
+    let tokens = Tokenizer::new(&plain, text).tokenize();
+    let tokens = tokens.map_err(|error| QueryError::refused(error.to_string()))?;
+    let words = tokens.into_iter().filter_map(|token| match token {
+        Token::Word(word) => {
+            let is_quoted = word.quote_style.is_some();
+            let text = match is_quoted {
+                true => word.value,
+                false => word.value.to_lowercase(),
+            };
+            Some(Word { text, is_quoted })
+        }
+        _ => None,
+    });
+    Ok(words.collect())
 }
 
 fn bound(tokens: &[TokenWithSpan]) -> Result<(), QueryError> {
@@ -214,6 +246,12 @@ impl Visitor for Check {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<QueryError> {
+        if type_of(relation).is_some() {
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.relations += VIEW_RELATIONS;
+            }
+            return ControlFlow::Continue(());
+        }
         let [part] = relation.0.as_slice() else {
             return refuse(format!("no table {relation}"));
         };

@@ -14,17 +14,27 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::columns::{is_as_stored, schema_of, shown};
-use super::files::{FileBook, divide, of_tenant};
-use super::pruning::files_to_read;
+use super::files::{FileBook, KnownFile, divide, of_tenant};
+use super::implied::implied;
+use super::pruning::Pruning;
 use super::scan::{Source, TenantScan};
+use crate::error::LakeError;
 
 /// A table of the lake, of one tenant.
+#[derive(Clone)]
 pub(crate) struct TenantTable {
     source: Source,
-    /// Where its description is; absent for one that has none yet, which holds nothing.
-    description: Option<String>,
-    book: Arc<FileBook>,
+    files: Files,
     schema: SchemaRef,
+}
+
+/// What is read.
+#[derive(Clone)]
+enum Files {
+    /// Where the table's description is; absent for one that has none yet, which holds nothing.
+    Described(Option<String>, Arc<FileBook>),
+    /// Some of them.
+    These(Vec<Arc<KnownFile>>),
 }
 
 impl fmt::Debug for TenantTable {
@@ -42,8 +52,33 @@ impl TenantTable {
         TenantTable {
             schema: schema_of(source.table),
             source,
-            description,
-            book,
+            files: Files::Described(description, book),
+        }
+    }
+
+    /// Whose rows it gives.
+    pub(crate) fn tenant(&self) -> i64 {
+        self.source.tenant
+    }
+
+    /// The same of some of its files alone.
+    pub(crate) fn of_files(&self, files: Vec<Arc<KnownFile>>) -> TenantTable {
+        TenantTable {
+            files: Files::These(files),
+            ..self.clone()
+        }
+    }
+
+    /// The files that may hold rows of the tenant.
+    pub(crate) async fn files(&self) -> Result<Vec<Arc<KnownFile>>, LakeError> {
+        match &self.files {
+            Files::These(files) => Ok(files.clone()),
+            Files::Described(None, _) => Ok(Vec::new()),
+            Files::Described(Some(description), book) => {
+                let table = self.source.table;
+                let files = book.files(table, description).await?;
+                of_tenant(table, &files, self.source.tenant)
+            }
         }
     }
 
@@ -97,21 +132,20 @@ impl TableProvider for TenantTable {
             None => Arc::clone(&self.schema),
         };
         let of_table = DFSchema::try_from(Arc::clone(&self.schema))?;
-        let conditions = filters.iter().cloned();
-        let conditions = conditions.map(|filter| state.create_physical_expr(filter, &of_table));
+        let physical = |filter: Expr| state.create_physical_expr(filter, &of_table);
+        let conditions = filters.iter().cloned().map(physical);
         let conditions = conditions.collect::<Result<Vec<_>>>()?;
+        let implied = filters.iter().flat_map(implied).map(physical);
+        let implied = implied.collect::<Result<Vec<_>>>()?;
+        let pruning = Pruning::new(conditions.iter().cloned().chain(implied), &self.schema)?;
         let table = self.source.table;
-        let files = match &self.description {
-            Some(description) => self.book.files(table, description).await,
-            None => Ok(Vec::new()),
-        };
-        let external = |error| DataFusionError::External(Box::new(error));
-        let files = of_tenant(table, &files.map_err(external)?, self.source.tenant);
-        let files = files.map_err(external)?;
-        let files = files_to_read(table, files, &conditions, &self.schema)?;
+        let files = self.files().await;
+        let files = files.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let files = pruning.files(table, files);
         let shares = divide(&files, state.config().target_partitions());
         let schemas = (Arc::clone(&self.schema), wanted);
-        let scan = TenantScan::new(self.source.clone(), shares, schemas, conditions, limit);
+        let asked = (conditions, pruning);
+        let scan = TenantScan::new(self.source.clone(), shares, schemas, asked, limit);
         Ok(Arc::new(scan))
     }
 }

@@ -3,11 +3,12 @@
 use sheaf_cdc::change::{Catalogue, CatalogueRow, Change, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::letter::{LetterReason, Refusal};
-use sheaf_model::{AttributeId, AttributeType, ChangePosition, EntityId, TenantId};
+use sheaf_model::{AttributeId, AttributeType, ChangePosition, EntityId, LATE_SEQ, TenantId};
 
 use super::LakeSink;
 use crate::error::LakeError;
 use crate::fact::{EventFault, attributes_of};
+use crate::keyframes::attrs_of;
 use crate::pending::Pending;
 use crate::rows::StoredRow;
 use crate::schema::LakeTable;
@@ -23,6 +24,10 @@ impl LakeSink {
         match &change.row {
             ChangedRow::Event(event) => self
                 .put_event(pending, event)
+                .await?
+                .map_err(|source| LakeError::Event { position, source }),
+            ChangedRow::Catalogue(row) if row.catalogue == Catalogue::Keyframes => self
+                .put_keyframe(pending, row)
                 .await?
                 .map_err(|source| LakeError::Event { position, source }),
             ChangedRow::Catalogue(row) => {
@@ -44,7 +49,7 @@ impl LakeSink {
             _ => None,
         };
         match row.catalogue {
-            Catalogue::Tenants => {}
+            Catalogue::Tenants | Catalogue::Keyframes => {}
             Catalogue::Attributes => {
                 let kind = text("type").and_then(AttributeType::parse);
                 if let (Some(tenant), Some(id), Some(name), Some(kind)) = (
@@ -69,6 +74,45 @@ impl LakeSink {
                         .learn_entity(tenant, entity, entity_type, external_id);
                 }
             }
+        }
+    }
+
+    /// Whether a row of a snapshot is of a period that the lake has kept. Late events are not: of those that are there nothing is
+    /// added when they are looked up.
+    pub(super) fn is_archived(&self, change: &Change) -> bool {
+        let Some(before) = self.archived_before else {
+            return false;
+        };
+        match &change.row {
+            ChangedRow::Event(event) => event.observed_at < before && event.seq < LATE_SEQ,
+            ChangedRow::Catalogue(row) => {
+                let at = row.get("at");
+                row.catalogue == Catalogue::Keyframes
+                    && matches!(at, Some(ColumnValue::Time(at)) if *at <= before)
+            }
+        }
+    }
+
+    /// Takes a keyframe, or says what is wrong with it.
+    pub(super) async fn put_keyframe(
+        &mut self,
+        pending: &mut Pending,
+        row: &CatalogueRow,
+    ) -> Result<Result<(), EventFault>, LakeError> {
+        match pending.keyframes.push(row, &self.names) {
+            // It was named before this process began.
+            Err(EventFault::UnknownAttribute(_)) => {
+                let Some((tenant, attrs)) = attrs_of(row) else {
+                    return Ok(Err(EventFault::Attributes));
+                };
+                let ids = match attributes_of(attrs) {
+                    Ok(ids) => ids,
+                    Err(fault) => return Ok(Err(fault)),
+                };
+                self.names.find_attributes(tenant, &ids).await?;
+                Ok(pending.keyframes.push(row, &self.names))
+            }
+            pushed => Ok(pushed),
         }
     }
 
@@ -102,6 +146,7 @@ pub(super) fn stored_row(
         Catalogue::Tenants => LakeTable::Tenants,
         Catalogue::Attributes => LakeTable::Attributes,
         Catalogue::Entities => LakeTable::Entities,
+        Catalogue::Keyframes => LakeTable::Keyframes,
     };
     StoredRow::read(table, row, position).map_err(|source| LakeError::Row { position, source })
 }

@@ -3,7 +3,7 @@
 //! An event takes its place among those of its instant, which may be there already: it waits like a correction, and is applied like
 //! one, with a look at what is there. A row of a catalogue is merged with what is there by its position.
 
-use sheaf_cdc::change::{ChangedRow, EventRow};
+use sheaf_cdc::change::{Catalogue, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::letter::{Letter, Refusal};
 use sheaf_store::lake::{CorrectionKey, LakeCorrection};
@@ -32,6 +32,10 @@ impl LakeSink {
                     let read = self.put_event(&mut Pending::default(), event).await?;
                     let read = read.map_err(|source| LakeError::Event { position, source });
                     read.map(|()| prepared.noted.push(correction(event)))
+                }
+                ChangedRow::Catalogue(row) if row.catalogue == Catalogue::Keyframes => {
+                    let read = self.put_keyframe(&mut filling.pending, row).await?;
+                    read.map_err(|source| LakeError::Event { position, source })
                 }
                 ChangedRow::Catalogue(row) => {
                     let lacks_a_value = row.values.contains(&ColumnValue::Unchanged);

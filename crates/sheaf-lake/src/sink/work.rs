@@ -1,7 +1,9 @@
 //! What the sink does beside the stream: begun here, on threads that may be kept busy, from the lake as of its last commit.
 
-use sheaf_cdc::change::EventRow;
+use std::collections::BTreeSet;
+
 use sheaf_store::lake::{CorrectionKey, LakeCorrection, count_corrections, list_corrections};
+use sheaf_store::reconcile::list_repairs;
 
 use super::{Filling, LakeSink, waiting_since};
 use crate::background::in_background;
@@ -9,20 +11,29 @@ use crate::compaction::JoinLimits;
 use crate::error::LakeError;
 use crate::facts::day_of;
 use crate::files::Stop;
+use crate::instruments::CORRECTIONS_WAITING;
 use crate::orphans::sweep;
 use crate::pending::Pending;
+use crate::reconcile::event_row;
+use crate::repair::repair;
 use crate::rewrite::{Prepared, correct, join_files};
 use crate::schema::LakeTable;
+use crate::table::TableState;
 use crate::upkeep::Work;
 
 /// Corrections that are applied in one step.
 const STEP_ROWS: i64 = 10_000;
 /// And how many bytes of them.
 const STEP_BYTES: i64 = 16 << 20;
+/// And of how many days, in each of which files are written anew. A commit for each day would let late events of a year wait for a
+/// quarter of an hour.
+const STEP_DAYS: usize = 32;
 
 impl LakeSink {
     /// Begins what is due, if anything is.
     pub(super) async fn begin_work(&mut self, filling: &mut Filling) {
+        let waiting = filling.waiting.map_or(0, |waiting| waiting.count);
+        metrics::gauge!(CORRECTIONS_WAITING).set(waiting as f64);
         if let Some(work) = self.upkeep.due(self.is_following, filling.waiting)
             && let Err(error) = self.begin_this(filling, work).await
         {
@@ -33,6 +44,7 @@ impl LakeSink {
     async fn begin_this(&mut self, filling: &mut Filling, work: Work) -> Result<(), LakeError> {
         match work {
             Work::Correct => self.begin_correcting(filling).await,
+            Work::Repair => self.begin_repairing(filling).await,
             Work::Join => {
                 let stop = Stop::default();
                 let files = self.lake.files(stop.clone());
@@ -60,29 +72,31 @@ impl LakeSink {
         }
     }
 
-    /// Begins to apply the next of the corrections that wait: those of one day, so that few files are concerned.
+    /// Begins to apply the next of the corrections that wait: those of few days, so that few files are concerned.
     async fn begin_correcting(&mut self, filling: &mut Filling) -> Result<(), LakeError> {
         let (cdc, name) = (self.lake.cdc.clone(), self.lake.name.clone());
         let after = self.upkeep.corrected_until();
         let mut waiting = list_corrections(&cdc, &name, after, STEP_ROWS, STEP_BYTES).await?;
-        let day = |correction: &LakeCorrection| day_of(correction.key.observed_at.as_micros());
-        let first = waiting.first().map(day);
-        waiting.retain(|correction| Some(day(correction)) == first);
+        let mut days = BTreeSet::new();
+        waiting.retain(|correction| {
+            days.insert(day_of(correction.key.observed_at.as_micros()));
+            days.len() <= STEP_DAYS
+        });
         let Some(until) = waiting.last().map(|correction| correction.key) else {
             self.upkeep.end_round();
             let (count, oldest_at) = count_corrections(&cdc, &name).await?;
             filling.waiting = oldest_at.map(|at| waiting_since(count, at));
             return Ok(());
         };
-        let begun = self.begin_day(filling, waiting, until).await;
+        let begun = self.begin_days(filling, waiting, until).await;
         if begun.is_err() {
             self.upkeep.pass_over(until);
         }
         begun
     }
 
-    /// Begins to apply corrections of one day, the last of which is this.
-    async fn begin_day(
+    /// Begins to apply corrections of a few days, the last of which is this.
+    async fn begin_days(
         &mut self,
         filling: &Filling,
         waiting: Vec<LakeCorrection>,
@@ -92,16 +106,7 @@ impl LakeSink {
         let mut applied = Vec::with_capacity(waiting.len());
         for correction in waiting {
             applied.push(correction.key);
-            let event = EventRow {
-                tenant: correction.key.tenant,
-                entity: correction.key.entity,
-                observed_at: correction.key.observed_at,
-                seq: correction.key.seq,
-                op: correction.op,
-                batch: correction.batch,
-                ingested_at: correction.ingested_at,
-                attrs: correction.attrs,
-            };
+            let event = event_row(&correction);
             let position = filling.held.stream.unwrap_or(filling.held.base);
             let put = self.put_event(&mut pending, &event).await?;
             put.map_err(|source| LakeError::Event { position, source })?;
@@ -109,26 +114,66 @@ impl LakeSink {
         let events = self.lake.name(pending, &mut self.names).await?;
         let stop = Stop::default();
         let files = self.lake.files(stop.clone());
-        let table = |wanted: LakeTable| {
-            let mut tables = filling.lake.tables.iter();
-            let found = tables.find(|state| state.table == wanted);
-            found.cloned().ok_or(LakeError::NotAsked)
-        };
-        let (facts, corrected) = (table(LakeTable::Facts)?, table(LakeTable::FactsCorrected)?);
+        let [facts, corrected] = tables_of_facts(filling)?;
         let correcting = move || correct(&files, &facts, &corrected, &events, applied);
         let going = tokio::spawn(in_background(correcting));
         self.upkeep.begin(Work::Correct, until, stop, going);
         Ok(())
     }
 
-    /// Applies every correction that waits and joins every file that can be, and commits that: what else is done beside the
+    /// Begins to put right the next of the events that are asked for: those of one day, so that few files are concerned.
+    async fn begin_repairing(&mut self, filling: &Filling) -> Result<(), LakeError> {
+        let (cdc, name) = (self.lake.cdc.clone(), self.lake.name.clone());
+        let asked = list_repairs(&cdc, &name, STEP_ROWS, STEP_BYTES).await?;
+        let day = |key: &CorrectionKey| day_of(key.observed_at.as_micros());
+        let Some(first) = asked.first().map(|repair| day(&repair.key)) else {
+            self.upkeep.found_no_repairs();
+            return Ok(());
+        };
+        let (mut pending, mut keys, mut others) = (Pending::default(), Vec::new(), Vec::new());
+        for repair in asked.into_iter().filter(|asked| day(&asked.key) == first) {
+            // Meant for the lake that was there before this one began anew.
+            if repair.base != filling.held.base {
+                others.push(repair.key);
+                continue;
+            }
+            if let Some(event) = &repair.event
+                && let Err(fault) = self.put_event(&mut pending, &event_row(event)).await?
+            {
+                tracing::warn!(%fault, "an event that cannot be read was asked to be put right");
+                others.push(repair.key);
+                continue;
+            }
+            keys.push(repair.key);
+        }
+        tracing::info!(
+            events = keys.len(),
+            passed_over = others.len(),
+            "putting right events of the lake"
+        );
+        let events = self.lake.name(pending, &mut self.names).await?;
+        let stop = Stop::default();
+        let files = self.lake.files(stop.clone());
+        let [facts, corrected] = tables_of_facts(filling)?;
+        let repairing = move || {
+            let mut prepared = repair(&files, &facts, &corrected, &events, keys)?;
+            prepared.repaired.append(&mut others);
+            Ok(prepared)
+        };
+        let going = tokio::spawn(in_background(repairing));
+        self.upkeep
+            .begin(Work::Repair, CorrectionKey::FIRST, stop, going);
+        Ok(())
+    }
+
+    /// Applies every correction that waits, puts right what is asked and joins every file that can be, and commits that: what else is done beside the
     /// stream, as it is due. The snapshot has to have come to its end.
     ///
     /// # Errors
     /// The lake was not asked what it holds, or a commit failed. What it holds has to be asked again then.
     pub async fn tidy(&mut self) -> Result<(), LakeError> {
         let mut filling = self.open.take().ok_or(LakeError::NotAsked)?;
-        for work in [Work::Correct, Work::Join] {
+        for work in [Work::Correct, Work::Repair, Work::Join] {
             loop {
                 self.upkeep.wait().await;
                 if let Some(prepared) = self.upkeep.take().await {
@@ -145,4 +190,10 @@ impl LakeSink {
         self.open = Some(filling);
         Ok(())
     }
+}
+
+/// The facts that count, and those that are hidden.
+fn tables_of_facts(filling: &Filling) -> Result<[TableState; 2], LakeError> {
+    let table = |wanted| filling.lake.table(wanted).cloned();
+    Ok([table(LakeTable::Facts)?, table(LakeTable::FactsCorrected)?])
 }

@@ -151,6 +151,43 @@ async fn answers_are_those_that_the_events_give() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn conditions_mean_the_same_whether_bounds_decide_them_or_not() -> Result<()> {
+    let world = World::create().await?;
+    world.shared().await?;
+    world.fill("alone", &[OWN]).await?;
+    for catalog in ["sheaf", "alone"] {
+        let reader = world.reader(catalog).await?;
+        for condition in [
+            "value_int > -100000",
+            "value_int >= -50 AND value_int <= 10000",
+            "NOT value_int < -100000",
+            "value_int IS NOT NULL",
+            "value_int IS NULL",
+            "value_int <> 5",
+            "value_int = 5 OR value_int <> 5",
+            "observed_at >= '2013-01-01'",
+            "observed_at >= '2013-01-01' AND observed_at < '2014-01-01'",
+            "observed_at > '2013-01-02T00:00:00Z'",
+            "observed_at BETWEEN '2013-01-02' AND '2013-01-03'",
+            "attribute = 'an int'",
+            "attribute <> 'nothing'",
+            "attribute >= 'a' AND observed_at < '2020-01-01' AND value_float >= 0",
+            "entity_id > 0 OR value_int > 0",
+            "tenant_id = 1",
+            "entity_type = 'thing' AND removed = false",
+            "value_bool = true OR attribute = 'an text'",
+        ] {
+            let query = format!(
+                "SELECT (SELECT count(*) FROM facts WHERE {condition}), count(*) FILTER (WHERE {condition}) FROM facts"
+            );
+            let (_, found) = rows(&reader, OWN, &query, &[]).await?;
+            assert_eq!(found[0][0], found[0][1], "{condition}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_have_the_names_of_the_interface_and_our_types() -> Result<()> {
     let world = World::create().await?;
     world.shared().await?;

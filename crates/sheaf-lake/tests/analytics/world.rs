@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
-use iceberg::spec::{Datum, PrimitiveLiteral, Transform};
-use iceberg::transform::create_transform_function;
+use anyhow::Result;
 use sheaf_cdc::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
 use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::conformance::{position, transaction};
@@ -25,6 +23,8 @@ use uuid::Uuid;
 pub(crate) const KINDS: [&str; 7] = ["int", "float", "decimal", "text", "bool", "time", "json"];
 /// The tenant that asks.
 pub(crate) const OWN: TenantId = TenantId(1);
+/// The first tenant whose rows are in the same files.
+pub(crate) const OTHER: TenantId = TenantId(2);
 /// What only the other tenant has.
 pub(crate) const SECRET: &str = "globex-secret";
 /// A number that only the other tenant has.
@@ -43,35 +43,16 @@ pub(crate) struct Known {
 }
 
 pub(crate) struct World {
-    pub(crate) database: TestDatabase,
+    pub(crate) database: Arc<TestDatabase>,
     dir: ScratchDir,
     pub(crate) other: TenantId,
     pub(crate) events: Vec<Known>,
 }
 
-/// The first tenant whose rows are in the same files.
-fn neighbour(of: TenantId) -> Result<TenantId> {
-    let transform = create_transform_function(&Transform::Bucket(16))?;
-    let bucket = |tenant: i64| -> Result<i32> {
-        let bucket = transform.transform_literal(&Datum::long(tenant))?;
-        match bucket.context("a bucket")?.literal() {
-            PrimitiveLiteral::Int(bucket) => Ok(*bucket),
-            other => anyhow::bail!("a bucket {other:?}"),
-        }
-    };
-    let own = bucket(of.0)?;
-    for tenant in of.0 + 1.. {
-        if bucket(tenant)? == own {
-            return Ok(TenantId(tenant));
-        }
-    }
-    anyhow::bail!("every tenant has its own bucket")
-}
-
 impl World {
     pub(crate) async fn create() -> Result<World> {
-        let database = TestDatabase::create().await?;
-        let other = neighbour(OWN)?;
+        let database = Arc::new(TestDatabase::create().await?);
+        let other = OTHER;
         let world = World {
             database,
             dir: ScratchDir::new("analytics")?,
@@ -104,7 +85,13 @@ impl World {
         Pool::new(&self.database.config(role), 4, &Tls::none())
     }
 
-    fn options(&self, catalog: &str) -> LakeOptions {
+    /// What writes a lake of this name.
+    pub(crate) fn sink(&self, catalog: &str) -> Result<LakeSink> {
+        let cdc = self.pool("sheaf_cdc");
+        Ok(LakeSink::new(&cdc, self.options(catalog))?)
+    }
+
+    pub(crate) fn options(&self, catalog: &str) -> LakeOptions {
         let mut options = LakeOptions {
             // Commits only where a test asks for one.
             pending_age_max: std::time::Duration::from_secs(3600),
@@ -121,7 +108,7 @@ impl World {
 
     /// A lake that these tenants have for themselves.
     pub(crate) async fn fill(&self, catalog: &str, tenants: &[TenantId]) -> Result<()> {
-        let mut sink = LakeSink::new(&self.pool("sheaf_cdc"), self.options(catalog))?;
+        let mut sink = self.sink(catalog)?;
         sink.held().await?;
         sink.begin(position(10, 0)).await?;
         let mut names = Vec::new();
@@ -190,7 +177,7 @@ fn events(other: TenantId) -> Vec<Known> {
     events
 }
 
-fn row_of(event: &Known) -> ChangedRow {
+pub(crate) fn row_of(event: &Known) -> ChangedRow {
     let number = |place| attribute_number(event.tenant, place);
     let (int, float, text, truth) = (number(1), number(2), number(4), number(5));
     let attrs = format!(
@@ -209,7 +196,26 @@ fn row_of(event: &Known) -> ChangedRow {
     })
 }
 
-fn catalogues(tenant: TenantId, other: TenantId) -> Vec<ChangedRow> {
+pub(crate) fn catalogues(tenant: TenantId, other: TenantId) -> Vec<ChangedRow> {
+    let name = if tenant == other { "globex" } else { "acme" };
+    let entities = (1..=6).map(|entity| {
+        // The other tenant has a type of its own.
+        let of = if tenant == other && entity == 6 {
+            "globex type"
+        } else {
+            "thing"
+        };
+        (entity, of.to_owned(), format!("{name} {entity}"))
+    });
+    catalogues_of(tenant, other, entities.collect())
+}
+
+/// The names of a tenant with these entities: number, type and id.
+pub(crate) fn catalogues_of(
+    tenant: TenantId,
+    other: TenantId,
+    entities: Vec<(i64, String, String)>,
+) -> Vec<ChangedRow> {
     let text = |text: String| ColumnValue::Text(text);
     let int = ColumnValue::Int;
     let name = if tenant == other { "globex" } else { "acme" };
@@ -232,14 +238,14 @@ fn catalogues(tenant: TenantId, other: TenantId) -> Vec<ChangedRow> {
             ],
         ));
     }
-    for entity in 1..=6 {
+    for (entity, of, id) in entities {
         rows.push(row(
             Catalogue::Entities,
             &[
                 ("tenant_id", int(tenant.0)),
                 ("entity_id", int(entity)),
-                ("entity_type", text("thing".to_owned())),
-                ("external_id", text(format!("{name} {entity}"))),
+                ("entity_type", text(of)),
+                ("external_id", text(id)),
                 ("created_at", ColumnValue::Time(Timestamp::MIN)),
             ],
         ));
@@ -247,7 +253,8 @@ fn catalogues(tenant: TenantId, other: TenantId) -> Vec<ChangedRow> {
     rows
 }
 
-fn row(catalogue: Catalogue, columns: &[(&str, ColumnValue)]) -> ChangedRow {
+/// A row of a catalogue.
+pub(crate) fn row(catalogue: Catalogue, columns: &[(&str, ColumnValue)]) -> ChangedRow {
     ChangedRow::Catalogue(CatalogueRow {
         catalogue,
         is_new: true,

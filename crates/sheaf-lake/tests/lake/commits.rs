@@ -50,7 +50,7 @@ async fn every_event_is_found_with_its_typed_values_and_nothing_is_lost() -> Res
     assert_eq!(progress.stream, Some(position(20, 9)));
     let noon = "1709208000000000";
     let wanted: BTreeSet<String> = [
-        format!("1 5 3 {noon} 0 patch false value_decimal=-12500000000000"),
+        format!("1 5 3 {noon} 0 patch false value_decimal=-12500000000000 value_text=-12.50"),
         format!("1 5 4 {noon} 0 patch false value_text=a text"),
         format!("1 5 5 {noon} 0 patch false value_bool=true"),
         format!("1 5 6 {noon} 0 patch false value_time=1709208000000001"),

@@ -196,11 +196,21 @@ async fn what_a_snapshot_brings_late_is_replaced_all_the_same() -> Result<()> {
     world.require_one_value("sheaf").await
 }
 
+/// Gives a batch as the change stream does: not while there is no room.
+async fn give(sink: &mut LakeSink, batch: &Batch) -> Result<()> {
+    while !sink.has_room() {
+        sink.idle().await?;
+        tokio::task::yield_now().await;
+    }
+    sink.apply(batch).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_waits_while_too_many_corrections_do() -> Result<()> {
+async fn no_more_corrections_wait_than_may_and_the_stream_does_instead() -> Result<()> {
     let world = World::create().await?;
+    let full = Injected::new("batch without room");
     let mut options = world.options("sheaf");
-    options.pending_age_max = Duration::ZERO;
     options.corrections_max = 10;
     let mut sink = LakeSink::new(&world.cdc(), options)?;
     sink.held().await?;
@@ -211,16 +221,33 @@ async fn the_stream_waits_while_too_many_corrections_do() -> Result<()> {
         rows.collect::<Vec<_>>()
     };
     sink.apply(&transaction(20, said(0, Op::Patch))).await?;
-    // They have to wait while a snapshot is read.
+    sink.flush().await?;
+    // They have to wait while a snapshot is read, and no more of the stream is taken.
     sink.apply(&transaction(30, said(1, Op::Correct))).await?;
+    assert!(!sink.has_room());
+    sink.flush().await?;
+    sink.idle().await?;
+    assert!(!sink.has_room());
     assert_eq!(world.waiting("sheaf").await?, 30);
     sink.follow();
-    sink.apply(&transaction(40, said(2, Op::Correct))).await?;
-    let waiting = world.waiting("sheaf").await?;
-    assert!(waiting < 10, "{waiting} wait");
+    let mut lsn = 40;
+    for seq in 2..=5 {
+        for rows in said(seq, Op::Correct).chunks(5) {
+            if !sink.has_room() {
+                full.count();
+            }
+            give(&mut sink, &transaction(lsn, rows.to_vec())).await?;
+            let waiting = world.waiting("sheaf").await?;
+            assert!(waiting < 10 + 5, "{waiting} wait");
+            lsn += 10;
+        }
+    }
+    sink.flush().await?;
     sink.tidy().await?;
+    assert!(sink.has_room());
     assert_eq!(world.facts("sheaf").await?.len(), 30);
-    assert_eq!(world.replaced("sheaf").await?.len(), 60);
+    assert_eq!(world.replaced("sheaf").await?.len(), 5 * 30);
+    full.require();
     Ok(())
 }
 
@@ -231,7 +258,7 @@ async fn the_stream_waits_too_while_corrections_cannot_be_applied() -> Result<()
     let mut options = world.options("sheaf");
     options.pending_age_max = Duration::ZERO;
     options.corrections_max = 1;
-    let mut sink = LakeSink::new(&world.cdc(), options)?;
+    let mut sink = LakeSink::new(&world.cdc(), options.clone())?;
     sink.held().await?;
     sink.begin(position(10, 0)).await?;
     let row = |seq, op| vec![event(5, NOON, seq, op, r#"{"1":1}"#)];
@@ -241,10 +268,17 @@ async fn the_stream_waits_too_while_corrections_cannot_be_applied() -> Result<()
         injected.count();
     }
     sink.follow();
-    let batch = transaction(30, row(1, Op::Correct));
-    let applied = tokio::time::timeout(Duration::from_secs(3), sink.apply(&batch));
-    assert!(applied.await.is_err(), "it went on");
+    assert!(sink.has_room());
+    sink.apply(&transaction(30, row(1, Op::Correct))).await?;
+    for _ in 0..20 {
+        assert!(!sink.has_room());
+        sink.idle().await?;
+    }
     assert_eq!(world.waiting("sheaf").await?, 1);
+    // Nor does a writer that begins again take more.
+    let mut again = LakeSink::new(&world.cdc(), options)?;
+    again.held().await?;
+    assert!(!again.has_room());
     injected.require();
     Ok(())
 }

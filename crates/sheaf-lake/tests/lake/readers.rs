@@ -100,6 +100,7 @@ async fn pyiceberg_and_duckdb_find_what_was_written_before_and_after_a_second_co
             "lake.entities",
             "lake.facts",
             "lake.facts_corrected",
+            "lake.keyframes",
             "lake.tenants"
         ])
     );

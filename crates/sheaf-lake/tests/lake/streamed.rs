@@ -16,13 +16,14 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
 use sheaf_store::tenants::{TenantPolicy, create_tenant};
-use sheaf_testkit::{Injected, ScratchDir, TestDatabase, wait_until};
+use sheaf_testkit::{Injected, ScratchDir, TestCluster, TestDatabase, wait_until};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres::Config;
 
 use crate::world::{Row, World};
 
-const WITHIN: Duration = Duration::from_secs(120);
+pub(crate) const WITHIN: Duration = Duration::from_secs(120);
 const COLUMNS: [&str; 20] = [
     "tenant_id",
     "entity_id",
@@ -73,21 +74,25 @@ const STORED: &str = "
     ) f
     LEFT JOIN sheaf.attributes a ON a.tenant_id = e.tenant_id AND a.attribute_id = f.key::bigint";
 
-struct Running {
-    task: JoinHandle<()>,
-    status: watch::Receiver<StreamStatus>,
-    stop: watch::Sender<bool>,
+pub(crate) struct Running {
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) status: watch::Receiver<StreamStatus>,
+    pub(crate) stop: watch::Sender<bool>,
 }
 
-struct Source {
-    world: World,
+pub(crate) struct Source {
+    pub(crate) world: World,
     writer: Writer,
-    scope: TenantScope,
+    pub(crate) scope: TenantScope,
 }
 
 impl Source {
-    async fn create() -> Result<Source> {
-        let database = TestDatabase::create().await?;
+    pub(crate) async fn create() -> Result<Source> {
+        Source::create_in(&TestCluster::shared().await?).await
+    }
+
+    pub(crate) async fn create_in(cluster: &Arc<TestCluster>) -> Result<Source> {
+        let database = TestDatabase::create_in(cluster).await?;
         let grant = format!(
             "GRANT CREATE ON DATABASE {} TO sheaf_owner",
             database.name()
@@ -110,7 +115,19 @@ impl Source {
         })
     }
 
-    async fn ingest(&self, lines: Vec<String>) -> Result<()> {
+    /// Another tenant.
+    pub(crate) async fn tenant(&self, name: &str) -> Result<TenantScope> {
+        let app = Pool::new(&self.world.database.config("sheaf_app"), 1, &Tls::none());
+        let policy = TenantPolicy::default();
+        let tenant = create_tenant(&app, &Name::parse(name)?, &policy, Timestamp::now()).await?;
+        Ok(TenantScope::authenticated(tenant.context("a new name")?))
+    }
+
+    pub(crate) async fn ingest(&self, lines: Vec<String>) -> Result<()> {
+        self.ingest_of(&self.scope, lines).await
+    }
+
+    pub(crate) async fn ingest_of(&self, scope: &TenantScope, lines: Vec<String>) -> Result<()> {
         let request = IngestRequest {
             body: Bytes::from(lines.join("\n")),
             format: BodyFormat::Ndjson,
@@ -119,43 +136,64 @@ impl Source {
             idempotency_key: None,
             received_at: Timestamp::now(),
         };
-        self.writer.ingest(&self.scope, request).await?;
+        self.writer.ingest(scope, request).await?;
         Ok(())
     }
 
-    async fn execute(&self, sql: &str) -> Result<()> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         let client = self.world.database.superuser().await?;
         Ok(client.batch_execute(sql).await?)
     }
 
     /// A stream into the lake, in small parts.
-    fn stream(&self) -> Result<Running> {
-        let mut lake = self.world.options("sheaf");
-        lake.pending_bytes_max = 20_000;
-        lake.pending_age_max = Duration::from_millis(200);
-        lake.corrections_age_max = Duration::from_millis(300);
-        lake.join_commits = 8;
-        self.stream_into(lake)
+    pub(crate) fn stream(&self) -> Result<Running> {
+        self.stream_into(self.quick())
     }
 
-    fn stream_into(&self, lake: LakeOptions) -> Result<Running> {
+    /// A lake that is written in small parts.
+    pub(crate) fn quick(&self) -> LakeOptions {
+        LakeOptions {
+            pending_bytes_max: 20_000,
+            pending_age_max: Duration::from_millis(200),
+            corrections_age_max: Duration::from_millis(300),
+            repairs_every: Duration::from_millis(300),
+            join_commits: 8,
+            ..self.world.options("sheaf")
+        }
+    }
+
+    pub(crate) fn stream_into(&self, lake: LakeOptions) -> Result<Running> {
+        let config = self.world.database.config("sheaf_cdc");
+        self.stream_of(&config, &self.world.cdc(), lake)
+    }
+
+    /// The same of another server that has the database.
+    pub(crate) fn stream_of(
+        &self,
+        config: &Config,
+        cdc: &Pool,
+        lake: LakeOptions,
+    ) -> Result<Running> {
         let options = StreamOptions {
             tick_every: Duration::from_millis(50),
             store_every: Duration::from_millis(100),
             snapshot_rows: 40,
             batch_changes_max: 30,
             retry_after: Duration::from_millis(100),
-            ..StreamOptions::new(format!("slot_{}", self.world.database.name()))
+            ..StreamOptions::new(self.slot())
         };
-        let sink: Box<dyn Sink> = Box::new(LakeSink::new(&self.world.cdc(), lake)?);
-        let config = self.world.database.config("sheaf_cdc");
-        let (stream, status) =
-            ChangeStream::new(self.world.cdc(), config, Tls::none(), options, vec![sink]);
+        let sink: Box<dyn Sink> = Box::new(LakeSink::new(cdc, lake)?);
+        let (cdc, config) = (cdc.clone(), config.clone());
+        let (stream, status) = ChangeStream::new(cdc, config, Tls::none(), options, vec![sink]);
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             stream.run(stopped).await.expect("nothing stops it but us");
         });
         Ok(Running { task, status, stop })
+    }
+
+    pub(crate) fn slot(&self) -> String {
+        format!("slot_{}", self.world.database.name())
     }
 
     /// The facts that count, and those that were replaced.
@@ -181,7 +219,7 @@ impl Source {
         Ok(found)
     }
 
-    async fn require_all_once(&self) -> Result<()> {
+    pub(crate) async fn require_all_once(&self) -> Result<()> {
         let stored = self.stored().await?;
         ensure!(!stored[0].is_empty(), "there are facts");
         let count = |facts: &[Vec<String>; 2]| [facts[0].len(), facts[1].len()];
@@ -208,7 +246,7 @@ fn text_of(row: &Row) -> String {
     columns.join("|")
 }
 
-fn line(entity: usize, second: usize, attributes: &str) -> String {
+pub(crate) fn line(entity: usize, second: usize, attributes: &str) -> String {
     let time = format!(
         "2024-02-{:02}T00:{:02}:{:02}Z",
         27 + second % 3,
