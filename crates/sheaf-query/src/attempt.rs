@@ -8,11 +8,12 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
 
 use crate::answer::Read;
-use crate::consistency::ReadOptions;
+use crate::archive::{ArchiveError, TOKEN_WAIT_MAX};
+use crate::consistency::{ConsistencyLevel, ReadOptions};
 use crate::cursor::seen_in;
 use crate::error::ReadError;
 use crate::reader::Reader;
-use crate::source::{Choice, Replica, Source};
+use crate::source::{Choice, Replica, Shelf, Source, Whole};
 
 /// How often a read is tried under another catalogue. Each further time needs another change of the catalogue within a
 /// millisecond or so. Other sources are tried once each.
@@ -25,6 +26,8 @@ pub(crate) struct Attempt<'a> {
     choice: Choice<'a>,
     catalogue: Arc<Catalogue>,
     count: u32,
+    /// What all of a history is read from, where that is the archive.
+    whole: Option<Whole>,
 }
 
 impl<'a> Attempt<'a> {
@@ -57,7 +60,44 @@ impl<'a> Attempt<'a> {
             catalogue: choice.current_catalogue(&reader.catalogues, scope).await?,
             choice,
             count: 1,
+            whole: None,
         })
+    }
+
+    /// The same for a history: at level `analytics` the archive answers where it is fresh enough, and sources where it is not.
+    pub(crate) async fn of_history(
+        reader: &'a Reader,
+        scope: &'a TenantScope,
+        options: &ReadOptions,
+        cursor: Option<&str>,
+    ) -> Result<Attempt<'a>, ReadError> {
+        let mut attempt = Attempt::resumed(reader, scope, options, cursor).await?;
+        attempt.look_at_archive().await;
+        Ok(attempt)
+    }
+
+    async fn look_at_archive(&mut self) {
+        self.whole = None;
+        let options = self.choice.options;
+        let archive = match options.level {
+            ConsistencyLevel::Analytics => self.reader.archive.as_ref(),
+            ConsistencyLevel::Strong | ConsistencyLevel::Session | ConsistencyLevel::Eventual => {
+                None
+            }
+        };
+        let Some(archive) = archive else {
+            return;
+        };
+        match archive.look(options.token, TOKEN_WAIT_MAX).await {
+            Ok(state) => {
+                let freshness = state.standing().freshness(&options);
+                self.whole = freshness.map(|freshness| Whole { state, freshness });
+            }
+            Err(error) => {
+                let cause = sheaf_pg::chain(&error);
+                tracing::debug!(cause, "the archive was not looked at");
+            }
+        }
     }
 
     /// The catalogue to read under.
@@ -67,7 +107,9 @@ impl<'a> Attempt<'a> {
 
     /// The source to read from.
     pub(crate) async fn source(&mut self) -> Result<Source, ReadError> {
-        self.choice.source().await
+        let source = self.choice.source().await?;
+        let shelf = Shelf::new(self.reader.archive.clone(), self.whole.clone());
+        Ok(source.beside(shelf))
     }
 
     /// The answer with its freshness, or nothing where the read has to be tried again. A name that a remembered catalogue
@@ -95,6 +137,15 @@ impl<'a> Attempt<'a> {
         match self.next_of(&error, replica.is_some()) {
             Next::Source => replica.into_iter().for_each(|it| self.choice.exclude(it)),
             Next::Catalogue => self.refresh(error, replica).await?,
+            Next::State => {
+                self.count += 1;
+                self.look_at_archive().await;
+            }
+            Next::WithoutArchive => {
+                let cause = sheaf_pg::chain(&error);
+                tracing::warn!(cause, "a history was not read from the archive");
+                self.whole = None;
+            }
             Next::Nothing => return Err(self.last(error)),
         }
         Ok(None)
@@ -109,6 +160,10 @@ impl<'a> Attempt<'a> {
                     Next::Nothing
                 }
             }
+            ReadError::Archive(ArchiveError::Superseded { .. }) if self.count < ATTEMPTS_MAX => {
+                Next::State
+            }
+            ReadError::Archive(_) if self.whole.is_some() => Next::WithoutArchive,
             ReadError::Unfit { .. } => Next::Source,
             ReadError::Postgres(_) if is_replica => Next::Source,
             error if self.count == 1 && error.code() == "unknown_attribute" => Next::Catalogue,
@@ -164,6 +219,10 @@ enum Next {
     Source,
     /// The catalogue as it is now.
     Catalogue,
+    /// The archive as it is now.
+    State,
+    /// The sources, as the archive cannot be read.
+    WithoutArchive,
     /// Nothing: the error is the outcome.
     Nothing,
 }

@@ -8,14 +8,21 @@ use sheaf_model::{AttributeType, Duration, Timestamp, Value};
 
 use crate::answer::Page;
 
+mod beside;
+mod divided;
 mod fill;
 mod page;
 mod series;
+mod starts;
+mod tally;
 mod width;
 
+pub(crate) use beside::{WantedBeside, beside};
+pub(crate) use divided::Divided;
 pub(crate) use fill::Beside;
 pub use series::aggregates_of;
 pub(crate) use series::{Series, number as exact_number};
+pub(crate) use tally::Tallies;
 pub(crate) use width::Width;
 
 /// A way to make one value of many.

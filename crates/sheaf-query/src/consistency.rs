@@ -121,6 +121,8 @@ pub enum DataSource {
     Redis,
     /// The lake.
     Lake,
+    /// Another source, and the lake for what is before the boundary of the history or the history alone.
+    WithLake(Arc<DataSource>),
 }
 
 /// As `X-Data-Source` has it.
@@ -132,6 +134,7 @@ impl fmt::Display for DataSource {
             DataSource::Cache => f.write_str("cache"),
             DataSource::Redis => f.write_str("redis"),
             DataSource::Lake => f.write_str("lake"),
+            DataSource::WithLake(other) => write!(f, "{other},lake"),
         }
     }
 }
@@ -277,5 +280,7 @@ mod tests {
         );
         let replica = DataSource::Replica("west".into());
         assert_eq!(replica.to_string(), "replica:west");
+        let both = DataSource::WithLake(Arc::new(replica));
+        assert_eq!(both.to_string(), "replica:west,lake");
     }
 }

@@ -4,6 +4,7 @@ use sheaf_model::AttributeId;
 use sheaf_pg::{Disposition, PgError};
 use sheaf_store::stored::StoredFault;
 
+use crate::archive::ArchiveError;
 use crate::filter::FilterError;
 
 /// A read that was refused or failed.
@@ -96,6 +97,9 @@ pub enum ReadError {
     /// The catalogue that was read with lacks an attribute that is named by number in what was read.
     #[error("the catalogue lacks attribute {0}")]
     MissingAttribute(AttributeId),
+    /// History that is in the archive could not be read there.
+    #[error("a part of this history is in the archive, which cannot be read now")]
+    Archive(#[source] ArchiveError),
     /// PostgreSQL failed, or the way to it.
     #[error(transparent)]
     Postgres(PgError),
@@ -122,6 +126,13 @@ impl ReadError {
             ReadError::CatalogueChanged => "overloaded",
             // Where only a newer catalogue was needed, the read was tried again with it.
             ReadError::MissingAttribute(_) => "internal",
+            ReadError::Archive(error) => match error {
+                // Looked at anew, the state was not there either.
+                ArchiveError::Unavailable { .. } | ArchiveError::Superseded { .. } => {
+                    "archive_unavailable"
+                }
+                ArchiveError::Limit { .. } => "query_limit",
+            },
             ReadError::Postgres(error) => match error.disposition() {
                 Disposition::Unavailable => "database_unavailable",
                 Disposition::Retry => "overloaded",
@@ -129,6 +140,36 @@ impl ReadError {
                 Disposition::TimedOut => "query_limit",
                 Disposition::Conflict | Disposition::Stop => "internal",
             },
+        }
+    }
+
+    /// Whether the same read may be answered later although nobody changes it.
+    pub fn passes_by_itself(&self) -> bool {
+        match self {
+            ReadError::TokenNotReached { .. }
+            | ReadError::LagExceeded { .. }
+            | ReadError::PrimaryCrowded
+            | ReadError::Unfit { .. }
+            | ReadError::QueryLimit { .. }
+            | ReadError::CatalogueChanged => true,
+            ReadError::Archive(_) => true,
+            ReadError::Postgres(error) => match error.disposition() {
+                Disposition::Unavailable
+                | Disposition::Retry
+                | Disposition::StorageFull
+                | Disposition::TimedOut => true,
+                Disposition::Conflict | Disposition::Stop => false,
+            },
+            ReadError::Filter(_)
+            | ReadError::UnknownAttribute { .. }
+            | ReadError::InvalidParameter { .. }
+            | ReadError::InvalidAggregate { .. }
+            | ReadError::InvalidCursor
+            | ReadError::InvalidToken
+            | ReadError::StaleTimeline
+            | ReadError::LaterTimeline
+            | ReadError::Unbounded { .. }
+            | ReadError::MissingAttribute(_) => false,
         }
     }
 

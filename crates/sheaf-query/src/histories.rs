@@ -17,9 +17,10 @@ use crate::cursor::{Keyset, QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::filter::{Expr, TypedExpr};
-use crate::history::{HistoryItem, HistoryQuery, Room, check_range, instants_of};
+use crate::history::{HistoryItem, HistoryQuery, OneOf, Room, check_range, instants_of};
 use crate::list::{Member, MembersOf, property};
 use crate::reader::{Reader, page_limit, type_filter};
+use crate::retention::shown_from;
 use crate::source::Source;
 
 mod divided;
@@ -98,6 +99,8 @@ struct Attempted<'a> {
     catalogue: &'a Catalogue,
     members: MembersOf<'a>,
     limit: usize,
+    /// Nothing before this is.
+    shown_from: Timestamp,
 }
 
 /// A page that is being filled.
@@ -144,16 +147,22 @@ impl Reader {
             None => None,
         };
         let cursor = query.cursor.as_deref();
-        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
+        let mut attempt = Attempt::of_history(self, scope, options, cursor).await?;
         loop {
             let source = attempt.source().await?;
             let catalogue = attempt.catalogue();
+            let shown_from = shown_from(catalogue, options.now);
+            let query = HistoriesQuery {
+                from: query.from.max(shown_from),
+                ..query.clone()
+            };
+            let query = &query;
             let attempted = Attempted::resolve(
                 (&source, scope, catalogue),
                 query,
                 entity_type.as_ref(),
                 options,
-                limit,
+                (limit, shown_from),
             );
             let result = match attempted {
                 Ok(attempted) => attempted.page(keyset.as_ref(), upcoming).await,
@@ -185,7 +194,7 @@ impl<'a> Attempted<'a> {
         query: &'a HistoriesQuery,
         entity_type: Option<&'a Name>,
         options: &'a ReadOptions,
-        limit: usize,
+        (limit, shown_from): (usize, Timestamp),
     ) -> Result<Attempted<'a>, ReadError> {
         let filter = match &query.filter {
             Some(expr) => Some(TypedExpr::resolve(expr, &|name| property(name, catalogue))?),
@@ -203,6 +212,7 @@ impl<'a> Attempted<'a> {
                 is_by_type: query.is_by_type,
             },
             limit,
+            shown_from,
         })
     }
 
@@ -325,10 +335,14 @@ impl<'a> Attempted<'a> {
         let mut histories = Vec::with_capacity(members.len());
         for (place, member) in members.iter().enumerate() {
             let begin = match after {
-                Some(time) if place == 0 => Place::after(time),
+                Some(time) if place == 0 && time >= self.query.from => Place::after(time),
                 Some(_) | None => Place::before(self.query.from),
             };
-            histories.push((member.name(), begin));
+            histories.push(OneOf {
+                name: member.name(),
+                entity: member.entity,
+                place: begin,
+            });
         }
         let mut left = &histories[..];
         let mut names = members.iter();

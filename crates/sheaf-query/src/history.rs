@@ -6,10 +6,7 @@
 use sheaf_model::{BatchId, Timestamp, Value};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogue;
-use sheaf_store::events::history_of;
-use sheaf_store::history::{Direction, HistoryOf, HistoryStep, Place, is_whole};
-use sheaf_store::snapshot::limit_time;
-use tokio_postgres::Row;
+use sheaf_store::history::{HistoryOf, Place};
 
 use crate::answer::{Page, Read};
 use crate::attempt::Attempt;
@@ -17,16 +14,18 @@ use crate::consistency::ReadOptions;
 use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
-use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::reader::{Reader, page_limit};
+use crate::retention::shown_from;
 use crate::selection::Selection;
 use crate::source::Source;
+use crate::united::{self, Step};
 
 mod collector;
 mod several;
 
 use collector::Collector;
 pub(crate) use collector::{item_of_instant, named};
-pub(crate) use several::{Room, instants_of};
+pub(crate) use several::{OneOf, Room, instants_of};
 
 /// Rows of one step: at most so many are in memory beside the page's items.
 const STEP_ROWS_MAX: usize = 250;
@@ -117,7 +116,7 @@ impl Reader {
             limit,
         };
         let cursor = query.cursor.as_deref();
-        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
+        let mut attempt = Attempt::of_history(self, scope, options, cursor).await?;
         loop {
             let source = attempt.source().await?;
             let catalogue = attempt.catalogue();
@@ -140,33 +139,30 @@ impl Reader {
         options: &ReadOptions,
     ) -> Result<Option<HistoryAnswer>, ReadError> {
         let selection = Selection::resolve_attributes(query.attributes.as_deref(), catalogue)?;
-        let keys = selection.keys();
         let name = &walk.name;
         let of = HistoryOf::new(scope.tenant(), &name.entity_type, &name.external_id);
-        let rows_max = (walk.limit + 1).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX);
-        let (direction, end) = (query.direction(), query.end());
-        let step_from = |place| {
-            let rows_max = i64::try_from(rows_max).expect("some hundred rows fit an i64");
-            let step = HistoryStep::new(&of, direction, place, end, keys.as_ref(), rows_max);
-            step.of_bytes(bytes_of(STEP_BYTES_MAX))
+        let bounds = (
+            (walk.limit + 1).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX),
+            STEP_BYTES_MAX,
+        );
+        let shown_from = shown_from(catalogue, options.now);
+        let (start, end) = match query.descending {
+            true => (walk.start, query.end().max(shown_from)),
+            false if walk.start.observed_at < shown_from => {
+                (Place::before(shown_from), query.end())
+            }
+            false => (walk.start, query.end()),
         };
-        let first = step_from(walk.start);
-        let statements = vec![
-            limit_time(&STATEMENT_TIME_MAX),
-            of.find(),
-            first.statement(),
-        ];
-        let rows = source.run(scope, statements).await?;
-        if rows[1].is_empty() {
+        let towards = (query.descending, end);
+        let mut rows = united::Walk::new((source, scope), catalogue, of, &selection, towards)?;
+        let Some(first) = rows.first(start, bounds).await? else {
             return Ok(None);
-        }
-        let mut progress = Progress::new(walk, Collector::new(catalogue, selection, query));
-        let mut is_done = progress.take(&rows[2], rows_max, catalogue)?;
-        while !is_done {
-            let step = step_from(progress.place);
-            let statements = vec![limit_time(&STATEMENT_TIME_MAX), step.statement()];
-            let rows = source.run(scope, statements).await?;
-            is_done = progress.take(&rows[1], rows_max, catalogue)?;
+        };
+        let collector = Collector::new(catalogue, selection, query);
+        let mut progress = Progress::new(collector, walk.limit);
+        let mut next = progress.take(first)?;
+        while let Some(place) = next {
+            next = progress.take(rows.step(place, bounds).await?)?;
         }
         let (items, resume) = progress.collector.into_page(walk.limit, progress.is_end);
         let next_cursor = resume.map(|place| {
@@ -204,10 +200,6 @@ impl Reader {
     }
 }
 
-fn bytes_of(bytes: usize) -> i64 {
-    i64::try_from(bytes).expect("some megabytes fit an i64")
-}
-
 fn place_in(keyset: &[Option<String>]) -> Option<Place> {
     let [Some(micros), Some(seq)] = keyset else {
         return None;
@@ -229,7 +221,6 @@ struct Walk {
 /// How far a walk has come.
 struct Progress<'a> {
     collector: Collector<'a>,
-    place: Place,
     limit: usize,
     steps: usize,
     bytes: usize,
@@ -237,56 +228,35 @@ struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    fn new(walk: &Walk, collector: Collector<'a>) -> Progress<'a> {
+    fn new(collector: Collector<'a>, limit: usize) -> Progress<'a> {
         Progress {
             collector,
-            place: walk.start,
-            limit: walk.limit,
+            limit,
             steps: 0,
             bytes: 0,
             is_end: false,
         }
     }
 
-    /// Takes the rows of a step; tells whether the page is done.
-    fn take(
-        &mut self,
-        rows: &[Row],
-        rows_max: usize,
-        catalogue: &Catalogue,
-    ) -> Result<bool, ReadError> {
-        let mut whole_count = 0;
-        for row in rows.iter().take_while(|row| is_whole(row)) {
-            whole_count += 1;
-            self.bytes += row.raw_size_bytes();
-            let row = history_of(row, catalogue)?;
-            self.place = Place {
-                observed_at: row.row.observed_at,
-                seq: row.row.seq,
-            };
+    /// Takes a step; tells where the next one begins, unless the page is done.
+    fn take(&mut self, step: Step) -> Result<Option<Place>, ReadError> {
+        self.bytes += step.bytes;
+        self.steps += 1;
+        for (_, row) in step.rows {
             self.collector.push(row)?;
         }
-        self.steps += 1;
-        if rows.len() < rows_max && whole_count == rows.len() {
+        if step.next.is_none() {
             self.collector.finish()?;
             self.is_end = true;
-            return Ok(true);
         }
         let is_full = self.collector.item_count() > self.limit;
         let is_long = self.steps >= STEPS_MAX || self.bytes > PAGE_BYTES_MAX;
-        Ok(is_full || (is_long && self.collector.closed().is_some()))
+        let is_done = is_full || (is_long && self.collector.closed().is_some());
+        Ok(step.next.filter(|_| !is_done))
     }
 }
 
 impl HistoryQuery {
-    fn direction(&self) -> Direction {
-        if self.descending {
-            Direction::Backwards
-        } else {
-            Direction::Forwards
-        }
-    }
-
     /// Where the walk ends.
     fn end(&self) -> Timestamp {
         if self.descending {

@@ -3,6 +3,7 @@
 //! [`Reader`] answers every read of the interface. It knows no HTTP; what it refuses, it refuses as a [`ReadError`].
 
 mod answer;
+mod archive;
 mod attempt;
 mod buckets;
 mod changes;
@@ -16,12 +17,15 @@ mod histories;
 mod history;
 mod list;
 mod reader;
+mod retention;
 mod seal;
 mod selection;
 mod source;
 pub mod token;
+mod united;
 
 pub use answer::{EntityAnswer, Page, Read};
+pub use archive::{Archive, ArchiveError, ArchiveFuture, ArchiveStanding, Archived, Keyframe};
 pub use buckets::{
     Aggregate, AggregateValue, BucketItem, BucketQuery, BucketsAnswer, Fill, aggregates_of,
 };

@@ -9,6 +9,7 @@ use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
 
+use crate::archive::Archive;
 use crate::consistency::ReadOptions;
 use crate::cursor::{Binding, QueryDigest};
 use crate::error::ReadError;
@@ -27,6 +28,7 @@ pub struct Reader {
     pub(crate) settings: Arc<Settings>,
     pub(crate) catalogues: Arc<Catalogues>,
     pub(crate) cache: Option<Cache>,
+    pub(crate) archive: Option<Arc<dyn Archive>>,
 }
 
 impl Reader {
@@ -45,6 +47,7 @@ impl Reader {
             settings,
             catalogues,
             cache: None,
+            archive: None,
         }
     }
 
@@ -52,6 +55,14 @@ impl Reader {
     pub fn remembering(self, cache: Cache) -> Reader {
         Reader {
             cache: Some(cache),
+            ..self
+        }
+    }
+
+    /// The same reader, which reads history from this archive as well.
+    pub fn with_archive(self, archive: Arc<dyn Archive>) -> Reader {
+        Reader {
+            archive: Some(archive),
             ..self
         }
     }

@@ -1,18 +1,21 @@
 //! One page of buckets: which buckets, then what is in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sheaf_model::{EntityId, Timestamp};
+use sheaf_model::{AttributeId, Duration, EntityId, Timestamp};
 use sheaf_pg::PgTime;
 use sheaf_store::TenantScope;
-use sheaf_store::buckets::BucketRange;
-use sheaf_store::histories::{ValuesBeside, values_beside};
+use sheaf_store::archive::{Boundaries, boundaries_of, read_boundaries};
+use sheaf_store::catalogue::Catalogue;
 use sheaf_store::history::HistoryOf;
 use sheaf_store::snapshot::limit_time;
 use tokio_postgres::Row;
 
+use super::beside::{WantedBeside, beside};
+use super::divided::{Divided, bucket_range};
 use super::fill::{Beside, Buckets, Nearest};
 use super::series::Series;
+use super::starts::{late_starts, starts};
 use super::width::Width;
 use super::{BucketItem, BucketQuery, BucketsAnswer, Fill};
 use crate::answer::{Page, Read};
@@ -23,10 +26,12 @@ use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::history::{check_range, describe_range};
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
+use crate::retention::shown_from;
+use crate::selection::Selection;
 use crate::source::Source;
 
 /// Aggregated attributes of one page, over all its buckets.
-const ROWS_MAX: i64 = 100_000;
+const TALLIES_MAX: usize = 100_000;
 
 impl Reader {
     /// A page of an entity's history in buckets. Nothing for an entity that never had an event.
@@ -44,13 +49,25 @@ impl Reader {
         let digest = query.digest(&name);
         let range = self.bucket_range(scope, digest, query, options)?;
         let cursor = query.cursor.as_deref();
-        let mut attempt = Attempt::resumed(self, scope, options, cursor).await?;
+        let mut attempt = Attempt::of_history(self, scope, options, cursor).await?;
         loop {
             let source = attempt.source().await?;
-            let result = match Series::resolve(query, attempt.catalogue()) {
+            let catalogue = attempt.catalogue();
+            let result = match Series::resolve(query, catalogue) {
                 Ok(series) => {
-                    self.buckets_under(&series, &source, scope, &name, range, limit)
-                        .await
+                    let of = Of {
+                        asked: (&source, scope),
+                        catalogue,
+                        series: &series,
+                        history: HistoryOf::new(
+                            scope.tenant(),
+                            &name.entity_type,
+                            &name.external_id,
+                        ),
+                        entity: EntityId(0),
+                        shown_from: shown_from(catalogue, options.now),
+                    };
+                    of.page(range, limit).await
                 }
                 Err(error) => Err(error),
             };
@@ -88,6 +105,7 @@ impl Reader {
         let mut range = Range {
             from: query.from,
             to: query.to,
+            shown_from: Timestamp::MIN,
         };
         let Some(text) = &query.cursor else {
             return Ok(range);
@@ -108,67 +126,172 @@ impl Reader {
         }
         Ok(range)
     }
+}
 
-    async fn buckets_under(
-        &self,
-        series: &Series<'_>,
-        source: &Source,
-        scope: &TenantScope,
-        name: &EntityName,
-        range: Range,
+/// Whose history is read, and how it is divided.
+struct Of<'a> {
+    asked: (&'a Source, &'a TenantScope),
+    catalogue: &'a Catalogue,
+    series: &'a Series<'a>,
+    history: HistoryOf,
+    entity: EntityId,
+    /// Nothing before this is.
+    shown_from: Timestamp,
+}
+
+impl Of<'_> {
+    async fn page(
+        mut self,
+        mut range: Range,
         limit: usize,
     ) -> Result<Option<BucketPage>, ReadError> {
-        let of = HistoryOf::new(scope.tenant(), &name.entity_type, &name.external_id);
-        let query = series.query;
+        range.shown_from = self.shown_from;
+        let (source, scope) = self.asked;
+        let query = self.series.query;
         let width = Width::new(query.bucket);
-        let whole = BucketRange::new(&of, range.bounds(), width.as_micros(), width.origin());
-        let keys = series.keys();
+        let history = self.history.clone();
+        let whole = bucket_range(&history, range.bounds(), width);
+        let keys = self.series.keys();
         let buckets_max = i64::from(query.limit) + 1;
-        let find = if query.descending {
-            whole.find_last(&keys, &buckets_max)
-        } else {
-            whole.find_first(&keys, &buckets_max)
-        };
-        let statements = vec![
-            limit_time(&STATEMENT_TIME_MAX),
-            of.find(),
-            match query.fill {
-                Fill::None => find,
-                Fill::Null | Fill::Previous | Fill::Linear => whole.find_ends(),
-            },
-        ];
-        let rows = source.run(scope, statements).await?;
-        if rows[1].is_empty() {
-            return Ok(None);
+        let mut statements = vec![limit_time(&STATEMENT_TIME_MAX), history.find()];
+        if source.archive().whole().is_none() {
+            statements.push(read_boundaries());
+            statements.push(match (query.fill, query.descending) {
+                (Fill::None, true) => whole.find_last(&keys, &buckets_max),
+                (Fill::None, false) => whole.find_first(&keys, &buckets_max),
+                (Fill::Null | Fill::Previous | Fill::Linear, _) => whole.find_ends(),
+            });
         }
+        let rows = source.run(scope, statements).await?;
+        let Some(found) = rows[1].first() else {
+            return Ok(None);
+        };
+        self.entity = EntityId(found.get("entity_id"));
+        let here: &[Row] = rows.get(3).map_or(&[], Vec::as_slice);
+        let boundaries = match rows.get(2) {
+            Some(rows) => boundaries_of(rows)?,
+            None => Boundaries {
+                closed_before: None,
+                archived_before: Some(Timestamp::MAX),
+            },
+        };
         let mut starts = match query.fill {
-            Fill::None => rows[2]
-                .iter()
-                .map(|row| row.get::<_, PgTime>("starts_at").0)
-                .collect(),
+            Fill::None => {
+                let starts = here.iter();
+                let starts = starts.map(|row| row.get::<_, PgTime>("starts_at").0);
+                self.starts(starts.collect(), (range, boundaries), limit + 1)
+                    .await?
+            }
             Fill::Null | Fill::Previous | Fill::Linear => {
-                range.every_start(width, &rows[2], query.descending, limit + 1)
+                let ends = self.ends(here, range, boundaries).await?;
+                range.every_start(width, ends, query.descending, limit + 1)
             }
         };
         let has_more = starts.len() > limit;
         starts.truncate(limit);
         let resume = starts.last().copied().filter(|_| has_more);
-        let entity = EntityId(rows[1][0].get("entity_id"));
-        let of = Of {
-            source,
-            scope,
-            entity,
-            history: &of,
-        };
-        let items = self.aggregate(series, &of, range, starts).await?;
+        let items = self.aggregate(range, starts).await?;
         Ok(Some((items, resume)))
+    }
+
+    /// The part of a range that is before a boundary.
+    fn older(range: Range, boundary: Option<Timestamp>) -> Option<(Timestamp, Timestamp)> {
+        let (from, to) = range.bounds();
+        let to = to.min(boundary?);
+        (from < to).then_some((from, to))
+    }
+
+    /// The first buckets that hold something, given those that do in PostgreSQL but for late rows.
+    async fn starts(
+        &self,
+        here: BTreeSet<Timestamp>,
+        (range, boundaries): (Range, Boundaries),
+        most: usize,
+    ) -> Result<Vec<Timestamp>, ReadError> {
+        let query = self.series.query;
+        let mut all = here;
+        // Newest first, those that are newer may fill the page alone.
+        let is_full = |all: &BTreeSet<Timestamp>, to: Timestamp| {
+            query.descending && all.len() >= most && all.iter().rev().nth(most - 1) >= Some(&to)
+        };
+        let selection = self.series.selection();
+        let of = (self.entity, &selection, self.catalogue);
+        let from = (query.descending, Width::new(query.bucket), most);
+        if let Some(late) = Of::older(range, boundaries.closed_before)
+            && !is_full(&all, late.1)
+        {
+            all.extend(late_starts(self.asked, of, late, from).await?);
+        }
+        if let Some(older) = Of::older(range, boundaries.archived_before)
+            && !is_full(&all, older.1)
+        {
+            all.extend(starts(self.asked, of, older, from).await?);
+        }
+        let all = all.into_iter();
+        Ok(match query.descending {
+            true => all.rev().take(most).collect(),
+            false => all.take(most).collect(),
+        })
+    }
+
+    /// The first and the last instant of the history in a range, given those in PostgreSQL but for late rows.
+    async fn ends(
+        &self,
+        here: &[Row],
+        range: Range,
+        boundaries: Boundaries,
+    ) -> Result<Ends, ReadError> {
+        let end = |column| {
+            let time: Option<PgTime> = here.first()?.get(column);
+            time.map(|time| time.0)
+        };
+        let mut first: Vec<Timestamp> = end("first_at").into_iter().collect();
+        let mut last: Vec<Timestamp> = end("last_at").into_iter().collect();
+        let is_open = range.from.is_none() || range.to.is_none();
+        let of = (self.entity, &Selection::All, self.catalogue);
+        let unit = Duration::from_micros(1).expect("invariant: a duration");
+        let unit = Width::new(unit);
+        for (newest_first, found) in [(false, &mut first), (true, &mut last)] {
+            let one = (newest_first, unit, 1);
+            let late = Of::older(range, boundaries.closed_before).filter(|_| is_open);
+            if let Some(late) = late {
+                found.extend(late_starts(self.asked, of, late, one).await?);
+            }
+            let older = Of::older(range, boundaries.archived_before).filter(|_| is_open);
+            if let Some(older) = older {
+                found.extend(starts(self.asked, of, older, one).await?);
+            }
+        }
+        Ok(Ends {
+            first: first.into_iter().min(),
+            last: last.into_iter().max(),
+        })
+    }
+
+    /// All of the range that was asked for.
+    fn bounds(&self) -> (Timestamp, Timestamp) {
+        let query = self.series.query;
+        let range = Range {
+            from: query.from,
+            to: query.to,
+            shown_from: self.shown_from,
+        };
+        range.bounds()
+    }
+
+    fn divided(&self) -> Divided<'_> {
+        Divided {
+            asked: self.asked,
+            catalogue: self.catalogue,
+            series: self.series,
+            is_one_series: false,
+            of_one: Some(&self.history),
+        }
     }
 
     /// What is in the buckets that begin at these instants.
     async fn aggregate(
         &self,
-        series: &Series<'_>,
-        of: &Of<'_>,
         range: Range,
         mut starts: Vec<Timestamp>,
     ) -> Result<Vec<BucketItem>, ReadError> {
@@ -176,29 +299,19 @@ impl Reader {
         let (Some(first), Some(last)) = (starts.first(), starts.last()) else {
             return Ok(Vec::new());
         };
+        let series = self.series;
         let width = Width::new(series.query.bucket);
         let (first, last) = (*first, *last);
-        let page = BucketRange::new(
-            of.history,
-            range.within(first, width.end(last)),
-            width.as_micros(),
-            width.origin(),
-        );
-        let attributes = series.aggregated();
-        let rows_max = ROWS_MAX + 1;
-        let statements = vec![
-            limit_time(&STATEMENT_TIME_MAX),
-            page.aggregate(&attributes, &rows_max),
-        ];
-        let rows = of.source.run(of.scope, statements).await?;
-        if i64::try_from(rows[1].len()).is_ok_and(|count| count > ROWS_MAX) {
-            return Err(ReadError::QueryLimit {
-                detail: "aggregates of one page; name fewer attributes or ask for a smaller page",
-                source: None,
-            });
-        }
-        let buckets = series.buckets(width, &rows[1])?;
-        let beside = self.beside(series, of, (first, last), &buckets).await?;
+        let page = range.within(first, width.end(last));
+        let divided = self.divided();
+        let entity = [self.entity];
+        let tallies = divided.tallies(&entity, page, TALLIES_MAX, |_| true);
+        let tallies = tallies.await?.ok_or(ReadError::QueryLimit {
+            detail: "aggregates of one page; name fewer attributes or ask for a smaller page",
+            source: None,
+        })?;
+        let buckets = series.buckets(&tallies, self.entity)?;
+        let beside = self.beside((first, last), &buckets).await?;
         let mut items = series.items(&starts, width, buckets, &beside)?;
         if series.query.descending {
             items.reverse();
@@ -209,53 +322,51 @@ impl Reader {
     /// The nearest buckets with values on either side of a page, where what stands in it depends on them.
     async fn beside(
         &self,
-        series: &Series<'_>,
-        of: &Of<'_>,
         (first, last): (Timestamp, Timestamp),
         buckets: &Buckets<'_>,
     ) -> Result<Beside, ReadError> {
-        let (from, to) = series.query.bounds();
+        let series = self.series;
+        let (from, to) = self.bounds();
         let mut beside = Beside::default();
         // What precedes the range counts for `previous` alone: a line needs a bucket of the range on either side.
         let before = match series.query.fill {
             Fill::None | Fill::Null => return Ok(beside),
-            Fill::Previous => Timestamp::MIN,
+            Fill::Previous => self.shown_from,
             Fill::Linear => from,
         };
         let lacking = series.lacking(buckets.get(&first));
         if !lacking.is_empty() {
-            let (values, is_last) = (of.values(lacking, (before, first.max(from))), true);
-            beside.before = self.nearest(series, of, &values, is_last).await?;
+            beside.before = self
+                .nearest(lacking, (before, first.max(from)), true)
+                .await?;
         }
         let end = Width::new(series.query.bucket).end(last);
         let lacking = series.lacking(buckets.get(&last));
         if series.query.fill == Fill::Linear && !lacking.is_empty() && end < to {
-            let (values, is_last) = (of.values(lacking, (end, to)), false);
-            beside.after = self.nearest(series, of, &values, is_last).await?;
+            beside.after = self.nearest(lacking, (end, to), false).await?;
         }
         Ok(beside)
     }
 
-    /// The buckets of the range that hold these values; a value before the range stands for itself.
+    /// The buckets of the range that hold the values nearest to it; a value before the range stands for itself.
     async fn nearest(
         &self,
-        series: &Series<'_>,
-        of: &Of<'_>,
-        values: &ValuesBeside,
+        keys: Vec<String>,
+        bounds: (Timestamp, Timestamp),
         is_last: bool,
     ) -> Result<Nearest, ReadError> {
-        let statement = if is_last {
-            values.find_last()
-        } else {
-            values.find_first()
-        };
-        let statements = vec![limit_time(&STATEMENT_TIME_MAX), statement];
-        let rows = of.source.run(of.scope, statements).await?;
-        let (from, to) = series.query.bounds();
+        let series = self.series;
+        let wanted = vec![WantedBeside {
+            entity: self.entity,
+            of: self.history.clone(),
+            keys,
+        }];
+        let values = beside(self.asked, self.catalogue, wanted, bounds, is_last).await?;
+        let (from, to) = self.bounds();
         let width = Width::new(series.query.bucket);
         let mut nearest = Nearest::new();
         let mut keys_by_start: BTreeMap<Timestamp, Vec<String>> = BTreeMap::new();
-        for found in values_beside(&rows[1])? {
+        for found in values {
             let start = width.start(found.observed_at);
             if found.observed_at >= from {
                 keys_by_start.entry(start).or_default().push(found.key);
@@ -266,17 +377,12 @@ impl Reader {
         }
         for (start, keys) in keys_by_start {
             let bounds = (start.max(from), width.end(start).min(to));
-            let bucket = BucketRange::new(of.history, bounds, width.as_micros(), width.origin());
-            let attributes = series.aggregated_where(|attribute| {
-                let key = attribute.id.to_string();
-                keys.contains(&key)
-            });
-            let statements = vec![
-                limit_time(&STATEMENT_TIME_MAX),
-                bucket.aggregate(&attributes, &ROWS_MAX),
-            ];
-            let rows = of.source.run(of.scope, statements).await?;
-            for (start, attributes) in series.buckets(width, &rows[1])? {
+            let divided = self.divided();
+            let is_wanted = |id: AttributeId| keys.contains(&id.to_string());
+            let entity = [self.entity];
+            let tallies = divided.tallies(&entity, bounds, TALLIES_MAX, is_wanted);
+            let tallies = tallies.await?.expect("invariant: a bucket is few");
+            for (start, attributes) in series.buckets(&tallies, self.entity)? {
                 for (name, aggregates) in attributes {
                     nearest.insert(name.to_owned(), (start, aggregates));
                 }
@@ -286,19 +392,11 @@ impl Reader {
     }
 }
 
-/// Whose history is read.
-struct Of<'a> {
-    source: &'a Source,
-    scope: &'a TenantScope,
-    entity: EntityId,
-    history: &'a HistoryOf,
-}
-
-impl Of<'_> {
-    fn values(&self, keys: Vec<String>, bounds: (Timestamp, Timestamp)) -> ValuesBeside {
-        let wanted = keys.into_iter().map(|key| (self.entity, key));
-        ValuesBeside::new(self.scope.tenant(), wanted, bounds)
-    }
+/// The first and the last instant of a history; absent where there is none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ends {
+    first: Option<Timestamp>,
+    last: Option<Timestamp>,
 }
 
 /// Buckets, and the start of the one that the next page follows.
@@ -309,12 +407,14 @@ type BucketPage = (Vec<BucketItem>, Option<Timestamp>);
 struct Range {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
+    /// Nothing before this is.
+    shown_from: Timestamp,
 }
 
 impl Range {
     fn bounds(&self) -> (Timestamp, Timestamp) {
         (
-            self.from.unwrap_or(Timestamp::MIN),
+            self.from.unwrap_or(Timestamp::MIN).max(self.shown_from),
             self.to.unwrap_or(Timestamp::MAX),
         )
     }
@@ -329,19 +429,15 @@ impl Range {
     fn every_start(
         &self,
         width: Width,
-        ends: &[Row],
+        ends: Ends,
         descending: bool,
         buckets_max: usize,
     ) -> Vec<Timestamp> {
-        let end = |column| {
-            let row = ends.first()?;
-            let time: Option<PgTime> = row.get(column);
-            time.map(|time| time.0)
-        };
-        let from = self.from.or_else(|| end("first_at"));
+        let from = self.from.map(|from| from.max(self.shown_from));
+        let from = from.or(ends.first);
         let last = match self.to {
             Some(to) => Some(to.saturating_add_micros(-1)),
-            None => end("last_at"),
+            None => ends.last,
         };
         let (Some(from), Some(last)) = (from, last) else {
             return Vec::new();
@@ -369,15 +465,6 @@ impl Range {
 }
 
 impl BucketQuery {
-    /// The range, its open ends as far out as there are times.
-    pub(crate) fn bounds(&self) -> (Timestamp, Timestamp) {
-        let range = Range {
-            from: self.from,
-            to: self.to,
-        };
-        range.bounds()
-    }
-
     fn digest(&self, name: &EntityName) -> QueryDigest {
         let mut description = QueryDescription::new("history in buckets");
         let attributes = self.attributes.as_deref();

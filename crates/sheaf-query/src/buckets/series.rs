@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sheaf_model::{AttributeType, Timestamp, Value};
-use sheaf_pg::{PgError, PgTime};
+use sheaf_model::{AttributeId, AttributeType, EntityId, Timestamp, Value};
+use sheaf_pg::PgError;
 use sheaf_store::buckets::AggregatedAttributes;
 use sheaf_store::catalogue::{Attribute, Catalogue};
-use tokio_postgres::Row;
 
 use super::fill::{self, Beside, Buckets};
+use super::tally::Tallies;
 use super::width::Width;
 use super::{Aggregate, AggregateValue, BucketItem, BucketQuery, Fill};
 use crate::error::ReadError;
-use crate::selection::find;
+use crate::selection::{Selection, find};
 
-const STEP: &str = "reading aggregates";
+pub(super) const STEP: &str = "reading aggregates";
 
 /// What the aggregates of one attribute in one bucket came to, in the order asked for.
 pub(crate) type Aggregates = Vec<(Aggregate, AggregateValue)>;
@@ -136,32 +136,44 @@ impl<'a> Series<'a> {
         }
     }
 
-    /// What the rows of aggregates say, bucket by bucket.
-    pub(crate) fn buckets<'r>(
+    /// Which rows matter.
+    pub(crate) fn selection(&self) -> Selection {
+        match self.query.attributes {
+            None => Selection::All,
+            Some(_) => Selection::These(self.kinds().map(|(id, _)| id).collect()),
+        }
+    }
+
+    /// The attributes with their types.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (AttributeId, AttributeType)> {
+        let attributes = self.attributes.iter().map(|wanted| wanted.attribute);
+        attributes.map(|attribute| (attribute.id, attribute.kind))
+    }
+
+    /// What the tallies of an entity say, bucket by bucket.
+    pub(crate) fn buckets(
         &self,
-        width: Width,
-        rows: impl IntoIterator<Item = &'r Row>,
+        tallies: &Tallies,
+        entity: EntityId,
     ) -> Result<Buckets<'_>, ReadError> {
-        let by_key: HashMap<String, &Wanted<'_>> = self
+        let by_id: HashMap<AttributeId, &Wanted<'_>> = self
             .attributes
             .iter()
-            .map(|wanted| (wanted.attribute.id.to_string(), wanted))
+            .map(|wanted| (wanted.attribute.id, wanted))
             .collect();
         let mut buckets = Buckets::new();
-        for row in rows {
-            let key: &str = row.get("key");
-            let wanted = by_key
-                .get(key)
-                .ok_or_else(|| PgError::unreadable(STEP, key))?;
-            let kind = wanted.attribute.kind;
-            let values = wanted
-                .aggregates
-                .iter()
-                .map(|aggregate| Ok((*aggregate, value(*aggregate, kind, row)?)))
-                .collect::<Result<Vec<_>, PgError>>()?;
-            let starts_at = width.start(row.get::<_, PgTime>("starts_at").0);
-            let bucket = buckets.entry(starts_at).or_default();
-            bucket.insert(wanted.attribute.name.as_str(), values);
+        for (start, tallies) in tallies.of_entity(entity) {
+            let bucket = buckets.entry(start).or_default();
+            for (id, tally) in tallies {
+                let wanted = by_id.get(id);
+                let wanted = wanted.ok_or_else(|| PgError::unreadable(STEP, id.to_string()))?;
+                let kind = wanted.attribute.kind;
+                let values = wanted.aggregates.iter();
+                let values =
+                    values.map(|aggregate| Ok((*aggregate, tally.value(*aggregate, kind)?)));
+                let values = values.collect::<Result<Vec<_>, PgError>>()?;
+                bucket.insert(wanted.attribute.name.as_str(), values);
+            }
         }
         Ok(buckets)
     }
@@ -316,30 +328,6 @@ pub(super) fn nothing(aggregates: &[Aggregate]) -> Aggregates {
             )
         })
         .collect()
-}
-
-fn value(aggregate: Aggregate, kind: AttributeType, row: &Row) -> Result<AggregateValue, PgError> {
-    let text = |column: &str| -> Result<String, PgError> {
-        let text: Option<String> = row.get(column);
-        text.ok_or_else(|| PgError::unreadable(STEP, column))
-    };
-    match aggregate {
-        Aggregate::Count => Ok(AggregateValue::Value(Value::Int(row.get("count")))),
-        Aggregate::First | Aggregate::Last => {
-            let raw = text(aggregate.as_str())?;
-            let value = Value::from_stored(kind, &raw);
-            let value = value.ok_or_else(|| PgError::unreadable(STEP, aggregate.as_str()))?;
-            Ok(AggregateValue::Value(value))
-        }
-        Aggregate::Min | Aggregate::Max | Aggregate::Sum => number(kind, text(aggregate.as_str())?),
-        Aggregate::Avg => {
-            let kind = match kind {
-                AttributeType::Decimal => AttributeType::Decimal,
-                _ => AttributeType::Float,
-            };
-            number(kind, text("avg")?)
-        }
-    }
 }
 
 /// An exact number as a value of a type: as its digits where an int or a decimal cannot hold it, null where a double

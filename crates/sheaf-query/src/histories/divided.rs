@@ -3,19 +3,18 @@
 //! A range is read whole where what stands in a bucket depends on others, so that it does not depend on the page that it is
 //! on; and so it may have only so many buckets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use sheaf_model::{EntityId, Timestamp};
-use sheaf_store::histories::{Division, HistoriesOf, ValuesBeside, values_beside};
-use sheaf_store::snapshot::limit_time;
-use tokio_postgres::Row;
+use sheaf_store::history::HistoryOf;
 
 use super::{Attempted, Filling, SeriesEntry, SeriesItem, cursor_after, cursor_within};
-use crate::buckets::{Beside, BucketItem, Fill, Series, Width};
+use crate::buckets::{
+    Beside, BucketItem, Divided, Fill, Series, Tallies, WantedBeside, Width, beside,
+};
 use crate::cursor::Keyset;
 use crate::error::ReadError;
 use crate::list::Member;
-use crate::reader::STATEMENT_TIME_MAX;
 
 /// Aggregated attributes of one statement, over all its entities and buckets.
 const VALUES_MAX: usize = 100_000;
@@ -103,26 +102,24 @@ impl Attempted<'_> {
     }
 
     /// What the histories of these entities came to, by entity; all of them are entity 0 in one series. Nothing where that
-    /// is too much for one statement.
+    /// is too much at once.
     async fn aggregated(
         &self,
         series: &Series<'_>,
-        entities: impl IntoIterator<Item = EntityId>,
+        entities: &[EntityId],
         (from, to): Range,
-    ) -> Result<Option<Vec<Row>>, ReadError> {
-        let width = self.width();
+    ) -> Result<Option<Tallies>, ReadError> {
+        let divided = Divided {
+            asked: (self.source, self.scope),
+            catalogue: self.catalogue,
+            series,
+            is_one_series: self.query.is_one_series,
+            of_one: None,
+        };
         let bounds = (from, to.unwrap_or(Timestamp::MAX));
-        let of = HistoriesOf::new(self.scope.tenant(), entities, bounds);
-        let division = Division::new(width.as_micros(), width.origin());
-        let attributes = series.aggregated();
-        let rows_max = i64::try_from(VALUES_MAX + 1).expect("a small number");
-        let statements = vec![
-            limit_time(&STATEMENT_TIME_MAX),
-            of.aggregate(&division, &attributes, &self.query.is_one_series, &rows_max),
-        ];
-        let mut rows = self.source.run(self.scope, statements).await?;
-        let rows = rows.pop().unwrap_or_default();
-        Ok((rows.len() <= VALUES_MAX).then_some(rows))
+        divided
+            .tallies(entities, bounds, VALUES_MAX, |_| true)
+            .await
     }
 
     /// The buckets of these entities, the first one's after a time. Tells whether they could be read at once; if not, none
@@ -134,20 +131,15 @@ impl Attempted<'_> {
         after: Option<Timestamp>,
         filling: &mut Filling,
     ) -> Result<bool, ReadError> {
-        let entities = members.iter().map(|member| member.entity);
-        let Some(rows) = self.aggregated(series, entities, self.range()).await? else {
+        let entities: Vec<EntityId> = members.iter().map(|member| member.entity).collect();
+        let Some(tallies) = self.aggregated(series, &entities, self.range()).await? else {
             return Ok(false);
         };
-        let mut by_entity: HashMap<EntityId, Vec<&Row>> = HashMap::new();
-        for row in &rows {
-            let entity = EntityId(row.get("entity_id"));
-            by_entity.entry(entity).or_default().push(row);
-        }
-        let mut before = self.before(series, members, &by_entity).await?;
+        let mut before = self.before(series, members, &tallies).await?;
         for (place, member) in members.iter().enumerate() {
-            let rows = by_entity.remove(&member.entity).unwrap_or_default();
             let beside = before.remove(&member.entity).unwrap_or_default();
-            let items = self.items(series, rows, &beside, self.range())?;
+            let of = (&tallies, member.entity);
+            let items = self.items(series, of, &beside, self.range())?;
             let after = after.filter(|_| place == 0);
             let new = items
                 .into_iter()
@@ -173,12 +165,12 @@ impl Attempted<'_> {
     fn items(
         &self,
         series: &Series<'_>,
-        rows: Vec<&Row>,
+        (tallies, entity): (&Tallies, EntityId),
         beside: &Beside,
         (from, to): Range,
     ) -> Result<Vec<BucketItem>, ReadError> {
         let width = self.width();
-        let buckets = series.buckets(width, rows)?;
+        let buckets = series.buckets(tallies, entity)?;
         let starts: Vec<Timestamp> = match self.fill() {
             Fill::None => buckets.keys().copied().collect(),
             Fill::Null | Fill::Previous | Fill::Linear => {
@@ -198,7 +190,7 @@ impl Attempted<'_> {
         &self,
         series: &Series<'_>,
         members: &[Member],
-        by_entity: &HashMap<EntityId, Vec<&Row>>,
+        tallies: &Tallies,
     ) -> Result<HashMap<EntityId, Beside>, ReadError> {
         let mut all = HashMap::new();
         if self.fill() != Fill::Previous {
@@ -208,26 +200,21 @@ impl Attempted<'_> {
         let first = width.start(self.query.from);
         let mut wanted = Vec::new();
         for member in members {
-            let rows = by_entity.get(&member.entity).into_iter().flatten();
-            let keys: BTreeSet<&str> = rows
-                .filter(|row| {
-                    let starts_at = row.get::<_, sheaf_pg::PgTime>("starts_at").0;
-                    width.start(starts_at) == first
-                })
-                .map(|row| row.get("key"))
-                .collect();
-            let lacking = series.lacking(None).into_iter();
-            let lacking = lacking.filter(|key| !keys.contains(key.as_str()));
-            wanted.extend(lacking.map(|key| (member.entity, key)));
+            let buckets = series.buckets(tallies, member.entity)?;
+            let keys = series.lacking(buckets.get(&first));
+            if !keys.is_empty() {
+                let tenant = self.scope.tenant();
+                let of = HistoryOf::new(tenant, &member.entity_type, &member.external_id);
+                let entity = member.entity;
+                wanted.push(WantedBeside { entity, of, keys });
+            }
         }
         if wanted.is_empty() {
             return Ok(all);
         }
-        let bounds = (Timestamp::MIN, self.query.from);
-        let values = ValuesBeside::new(self.scope.tenant(), wanted, bounds);
-        let statements = vec![limit_time(&STATEMENT_TIME_MAX), values.find_last()];
-        let rows = self.source.run(self.scope, statements).await?;
-        for found in values_beside(&rows[1])? {
+        let bounds = (self.shown_from, self.query.from);
+        let asked = (self.source, self.scope);
+        for found in beside(asked, self.catalogue, wanted, bounds, true).await? {
             let (name, aggregates) = series.of_one_value(&found.key, &found.raw)?;
             let beside: &mut Beside = all.entry(found.entity).or_default();
             let start = width.start(found.observed_at);
@@ -245,10 +232,11 @@ impl Attempted<'_> {
     ) -> Result<Vec<BucketItem>, ReadError> {
         entities_at_once(self, series, self.limit)?;
         let range = self.range_after(after);
-        let rows = self.aggregated(series, entities.iter().copied(), range);
-        let rows = rows.await?.ok_or_else(too_many_values)?;
+        let tallies = self.aggregated(series, entities, range);
+        let tallies = tallies.await?.ok_or_else(too_many_values)?;
         // What precedes the range would have to be looked for in every history: a series of all begins with the range.
-        self.items(series, rows.iter().collect(), &Beside::default(), range)
+        let all = (&tallies, EntityId(0));
+        self.items(series, all, &Beside::default(), range)
     }
 }
 

@@ -4,10 +4,7 @@
 //! next row in it: what a step costs does not depend on how much is left of the range.
 
 use sheaf_model::{EntityId, Timestamp};
-use sheaf_store::events::{HistoryRow, history_of};
-use sheaf_store::histories::{HistoriesOf, SharedPlace, SharedWalk};
-use sheaf_store::history::is_whole;
-use sheaf_store::snapshot::limit_time;
+use sheaf_store::events::HistoryRow;
 
 use super::upcoming::OfSeries;
 use super::{Attempted, Filling, SeriesEntry, SeriesItem};
@@ -15,8 +12,8 @@ use crate::buckets::Series;
 use crate::cursor::Keyset;
 use crate::error::ReadError;
 use crate::history::{PAGE_BYTES_MAX, STEP_BYTES_MAX, item_of_instant};
-use crate::reader::STATEMENT_TIME_MAX;
 use crate::selection::Selection;
+use crate::united::{InstantRows, Located, SeveralWalk, attributes_of, key_before, key_of};
 
 /// Rows of one step of a walk: as many as items of a page. Each step costs a probe an entity, so that fewer cost more of
 /// them a row.
@@ -65,78 +62,44 @@ impl Attempted<'_> {
     ) -> Result<(), ReadError> {
         let names = Some(self.query.attributes.as_slice());
         let selection = Selection::resolve_attributes(names, self.catalogue)?;
-        let keys = selection.keys().unwrap_or_default();
+        let attributes = attributes_of(&selection, self.catalogue)?.unwrap_or_default();
         let to = self.query.to.unwrap_or(Timestamp::MAX);
         let range = (self.query.from, to);
-        let entities = all.entities.iter().copied();
-        let of = HistoriesOf::new(self.scope.tenant(), entities, range);
-        let (observed_at, entity, seq) = place.unwrap_or((self.query.from, EntityId(i64::MIN), -1));
-        let mut place = SharedPlace {
-            observed_at,
-            entity,
-            seq,
-        };
-        let rows_max = i64::try_from(STEP_ROWS).expect("a small number");
-        let bytes_max = i64::try_from(STEP_BYTES_MAX).expect("a small number");
-        let (mut pending, mut bytes): (Vec<(EntityId, HistoryRow)>, usize) = (Vec::new(), 0);
-        loop {
-            let until = all.window.end(place.observed_at, to);
-            let walk = SharedWalk::new(place, until);
-            let statements = vec![
-                limit_time(&STATEMENT_TIME_MAX),
-                of.walk(&walk, &keys, (&rows_max, &bytes_max)),
-            ];
-            let rows = self.source.run(self.scope, statements).await?;
-            let whole = rows[1].iter().take_while(|row| is_whole(row));
-            let mut whole_count = 0;
-            for row in whole {
-                whole_count += 1;
-                bytes += row.raw_size_bytes();
-                let entity = EntityId(row.get("entity_id"));
-                let row = history_of(row, self.catalogue)?;
-                let (observed_at, seq) = (row.row.observed_at, row.row.seq);
-                let end = pending
-                    .last()
-                    .map(|(entity, history)| (history.row.observed_at, *entity));
-                if let Some(end) = end.filter(|end| *end != (observed_at, entity)) {
-                    // Full only now: whether there is more is known by its first row.
-                    let is_long = bytes > PAGE_BYTES_MAX;
-                    self.close(&mut pending, &selection, filling)?;
-                    if filling.items.len() == self.limit || is_long {
-                        filling.next = Some(keyset(end.0, end.1, i16::MAX));
-                        return Ok(());
-                    }
+        let asked = (self.source, self.scope);
+        let mut walk = SeveralWalk::new(asked, self.catalogue, &all.entities, attributes, range);
+        let begin = key_before(self.query.from);
+        let mut next = Some(place.map_or(begin, |place| place.max(begin)));
+        let (mut instants, mut bytes) = (InstantRows::default(), 0);
+        while let Some(place) = next {
+            let until = all.window.end(place.0, to);
+            let step = walk.step(place, until, (STEP_ROWS, STEP_BYTES_MAX)).await?;
+            bytes += step.bytes;
+            for row in step.stretch.rows {
+                let ended = instants.push(row);
+                // Full only now: whether there is more is known by its first row.
+                let Some(end) = ended.last().map(key_of) else {
+                    continue;
+                };
+                self.close(ended, &selection, filling)?;
+                if filling.items.len() == self.limit || bytes > PAGE_BYTES_MAX {
+                    filling.next = Some(keyset(end.0, end.1, i16::MAX));
+                    return Ok(());
                 }
-                pending.push((entity, row));
-                place = SharedPlace {
-                    observed_at,
-                    entity,
-                    seq,
-                };
             }
-            let is_full = rows[1].len() == STEP_ROWS || whole_count < rows[1].len();
-            if !is_full && until == to {
-                return self.close(&mut pending, &selection, filling);
-            }
-            if !is_full {
-                place = SharedPlace {
-                    observed_at: until,
-                    entity: EntityId(i64::MIN),
-                    seq: -1,
-                };
-            }
-            all.window = all.window.next(is_full);
+            all.window = all.window.next(step.is_full);
+            next = step.stretch.reach;
         }
+        self.close(instants.finish(), &selection, filling)
     }
 
     /// Makes an item of the rows of one instant of one entity.
     fn close(
         &self,
-        pending: &mut Vec<(EntityId, HistoryRow)>,
+        rows: Vec<Located>,
         selection: &Selection,
         filling: &mut Filling,
     ) -> Result<(), ReadError> {
-        let rows: Vec<HistoryRow> = pending.drain(..).map(|(_, row)| row).collect();
+        let rows: Vec<HistoryRow> = rows.into_iter().map(|(_, row)| row).collect();
         if let Some(item) = item_of_instant(&rows, selection, self.catalogue)? {
             filling.items.push(SeriesItem {
                 entity: None,

@@ -22,6 +22,7 @@ use tokio_postgres::Row;
 use super::breaker::Event;
 use super::proof::{Demand, PROMOTED, judge};
 use super::registry::{Replica, SourcePools, Sources};
+use super::shelf::Shelf;
 use super::view::LOST_AFTER;
 use crate::consistency::{DataSource, Freshness, Lag, ReadOptions};
 use crate::error::ReadError;
@@ -44,6 +45,7 @@ pub(crate) struct Source {
     options: ReadOptions,
     proven: Mutex<Option<Freshness>>,
     covers: Mutex<Option<Lsn>>,
+    archive: Shelf,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,18 @@ impl Source {
             options: *options,
             proven: Mutex::new(None),
             covers: Mutex::new(None),
+            archive: Shelf::default(),
         }
+    }
+
+    /// The same, with what the archive has beside it.
+    pub(crate) fn beside(self, archive: Shelf) -> Source {
+        Source { archive, ..self }
+    }
+
+    /// What the archive has beside it.
+    pub(crate) fn archive(&self) -> &Shelf {
+        &self.archive
     }
 
     /// How far the source had come before its last transaction, where that was asked: all that was acknowledged with a token
@@ -186,11 +199,11 @@ impl Source {
         proven.as_ref().map(|proven| proven.position)
     }
 
-    /// What the transactions so far have proven; absent before the first.
+    /// What the transactions so far have proven, and what was read of the archive; absent before the first.
     pub(crate) fn into_freshness(self) -> Option<Freshness> {
-        self.proven
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+        let proven = self.proven.into_inner();
+        let proven = proven.unwrap_or_else(PoisonError::into_inner)?;
+        Some(self.archive.together(proven))
     }
 
     /// Runs statements in one transaction under row-level security, from one snapshot and in one round trip.
@@ -216,6 +229,7 @@ impl Source {
         &self,
         statements: Vec<Statement<'_>>,
     ) -> Result<Vec<Vec<Row>>, ReadError> {
+        self.archive.saw_documents();
         self.transact(Role::Search, None, statements).await
     }
 
@@ -483,6 +497,11 @@ fn both(one: Freshness, other: Freshness) -> Result<Freshness, ReadError> {
     if one.position.lineage() != other.position.lineage() {
         return Err(ReadError::CatalogueChanged);
     }
+    Ok(together(one, &other))
+}
+
+/// As old as the older one, and covered by the newer one. Both are of one lineage.
+pub(super) fn together(one: Freshness, other: &Freshness) -> Freshness {
     let lag = match (one.lag, other.lag) {
         (Lag::Measured(one), Lag::Measured(other)) => Lag::Measured(one.max(other)),
         (Lag::Unknown, _) | (_, Lag::Unknown) => Lag::Unknown,
@@ -492,5 +511,5 @@ fn both(one: Freshness, other: Freshness) -> Result<Freshness, ReadError> {
     together.lag = lag;
     together.data_timestamp = together.data_timestamp.min(other.data_timestamp);
     together.position.lsn = Lsn(lsn);
-    Ok(together)
+    together
 }

@@ -100,7 +100,7 @@ impl Heart {
         let Some(beat) = look.beat else {
             return Heart::Stopped;
         };
-        if span(beat.at, look.clock) > HEART_STOPPED_AFTER {
+        if look.clock.since(beat.at) > HEART_STOPPED_AFTER {
             return Heart::Stopped;
         }
         Heart::Beating(PrimaryClock {
@@ -112,16 +112,10 @@ impl Heart {
     /// How far behind a source is that shows this beat and no later one.
     pub(crate) fn lag(self, beat: Option<Beat>, now: Instant) -> Lag {
         match (self, beat) {
-            (Heart::Beating(clock), Some(beat)) => Lag::Measured(span(beat.at, clock.at(now))),
+            (Heart::Beating(clock), Some(beat)) => Lag::Measured(clock.at(now).since(beat.at)),
             (Heart::Unknown | Heart::Stopped, _) | (_, None) => Lag::Unknown,
         }
     }
-}
-
-/// From one instant to another, zero where it is none later.
-fn span(from: Timestamp, to: Timestamp) -> Duration {
-    let micros = to.as_micros().saturating_sub(from.as_micros());
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 /// The timeline that a server writes on; absent for one that follows.

@@ -12,6 +12,7 @@ mod histories;
 mod history;
 mod list;
 mod many_histories;
+mod means;
 mod remembered;
 mod streams;
 mod tenants;
