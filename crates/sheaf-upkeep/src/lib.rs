@@ -1,6 +1,7 @@
 //! Background work that keeps the database as it should be. It takes no input, can run twice and on several servers,
 //! wakes on a signal and on a timer, and reports what it did. It serves no request.
 
+mod archive;
 mod heartbeat;
 mod holds;
 mod horizon;
@@ -16,6 +17,10 @@ use sheaf_model::Timestamp;
 use sheaf_pg::{PgError, Pool};
 use tokio::sync::{Notify, watch};
 
+pub use archive::{
+    ARCHIVE_FAILURES_TOTAL, ARCHIVE_STEPS_TOTAL, ArchiveError, ArchiveLake, Compared, LakeView,
+    Step, advance, archive_what_is_due,
+};
 pub use heartbeat::{BEAT_EVERY, keep_beating};
 pub use holds::{beyond_bound, held_max};
 pub use horizon::forget;
