@@ -191,6 +191,42 @@ pub(crate) async fn is_still_admitted(
     }
 }
 
+/// What a name and a key open together for reading: the tenant of that name. Where they do not, it is not told which of them is
+/// wrong, and the key alone is looked up: the name opens no work of its own, but to an administrator.
+pub(crate) async fn admit_named(
+    shared: &Shared,
+    name: &str,
+    key: &str,
+    peer: Option<IpAddr>,
+) -> Result<TenantScope, Problem> {
+    let sources = shared.state.reader.sources();
+    let owner = shared.keys.verify_key(sources, Some(key), peer).await?;
+    match owner {
+        KeyOwner::Tenant {
+            tenant,
+            name: own,
+            scopes,
+        } if own == name => match scopes.contains(&KeyScope::Read) {
+            true => Ok(TenantScope::authenticated(tenant)),
+            false => Err(Problem::new(
+                Code::Forbidden,
+                "the key lacks the scope read",
+            )),
+        },
+        KeyOwner::Tenant { .. } => Err(shared.keys.failed(peer)),
+        KeyOwner::Admin => {
+            let Ok(name) = Name::parse(name) else {
+                return Err(shared.keys.failed(peer));
+            };
+            match shared.keys.tenant(&shared.state.app, &name).await {
+                Ok(tenant) => Ok(TenantScope::authenticated(tenant)),
+                Err(problem) if problem.code == Code::NotFound => Err(shared.keys.failed(peer)),
+                Err(problem) => Err(problem),
+            }
+        }
+    }
+}
+
 fn named_tenant(headers: &HeaderMap) -> Result<Option<Name>, Problem> {
     let Some(value) = headers.get(TENANT) else {
         return Ok(None);
@@ -269,7 +305,18 @@ impl KeyRing {
                 "the request carries no key",
             ));
         }
-        let Some(key) = sent_key(headers).as_deref().and_then(ApiKey::parse) else {
+        self.verify_key(sources, sent_key(headers).as_deref(), peer)
+            .await
+    }
+
+    /// Whose key this is, as it was sent.
+    async fn verify_key(
+        &self,
+        sources: &Arc<Sources>,
+        sent: Option<&str>,
+        peer: Option<IpAddr>,
+    ) -> Result<KeyOwner, Problem> {
+        let Some(key) = sent.and_then(ApiKey::parse) else {
             return Err(self.failed(peer));
         };
         let is_believed = |verified_at: Instant| verified_at.elapsed() < self.believed;

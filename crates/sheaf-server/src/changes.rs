@@ -205,11 +205,7 @@ fn answer_headers(
     let complete_until = feed.complete_until();
     let lag = match complete_until {
         None => Lag::Unknown,
-        Some(until) => {
-            let micros = Timestamp::now().as_micros() - until.as_micros();
-            let micros = u64::try_from(micros).unwrap_or(0);
-            Lag::Measured(std::time::Duration::from_micros(micros))
-        }
+        Some(until) => Lag::Measured(Timestamp::now().since(until)),
     };
     let mut headers = token_header(lineage.at(from), tenant, state);
     let mut put = |name, value| put(&mut headers, name, value);

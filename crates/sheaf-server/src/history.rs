@@ -134,7 +134,8 @@ impl SeriesItemBody {
 /// What stands for buckets without values, as errors say it.
 pub(crate) const FILLS: &str = "none, null, previous or linear";
 
-/// Show an entity's history, raw or in buckets of time.
+/// Show an entity's history, raw or in buckets of time. What was archived is read from the lake and joined with the rest:
+/// X-Data-Source then names both, as in `primary,lake`.
 #[utoipa::path(get, path = "/v1/entities/{type}/{id}/history", tag = "entities",
     params(("type" = String, Path), ("id" = String, Path),
         ("attribute" = Option<String>, Query, description = "Attributes, as a comma list; absent: all"),

@@ -1,9 +1,10 @@
-//! HTTP: wire types, authentication to scope, error to status, OpenAPI.
+//! HTTP and PostgreSQL's protocol: wire types, authentication to scope, error to status, OpenAPI.
 //!
 //! A handler takes its request apart, asks the writer or the reader, and writes the answer; it decides nothing that they
 //! decide. This crate writes no SQL and reads no environment.
 
 mod admission;
+mod archive;
 mod attributes;
 mod auth;
 mod batches;
@@ -26,6 +27,7 @@ mod observe;
 mod openapi;
 mod page;
 mod params;
+mod pgwire;
 mod problem;
 mod rejections;
 mod remainder;
@@ -41,11 +43,15 @@ mod waiting;
 mod wire;
 
 pub use admission::THROTTLED_TOTAL;
+pub use archive::LakeArchive;
 pub use changes::{
     ChangeFeed, SUBSCRIPTION_EVENTS_LEFT_OUT_TOTAL, SUBSCRIPTIONS_RUNNING, SUBSCRIPTIONS_TOTAL,
 };
 pub use observe::{REQUEST_SECONDS, REQUESTS_TOTAL};
-pub use routes::router;
+pub use pgwire::{
+    CONNECTIONS, CONNECTIONS_TOTAL, PgWire, PgWireBounds, QUESTIONS_TOTAL, serve_pgwire,
+};
+pub use routes::{router, router_and_pgwire};
 pub use serve::serve;
 pub use state::{
     AppState, BodyPace, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds,

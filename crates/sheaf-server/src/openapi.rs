@@ -33,7 +33,7 @@ const READ_OPTIONS: [(&str, ParameterIn, &str); 3] = [
     (
         "consistency",
         ParameterIn::Query,
-        "strong, session, eventual or analytics; strong where nothing is said, session where a token is sent",
+        "strong, session, eventual or analytics; strong where nothing is said, session where a token is sent. At analytics, histories and as_of are read from the lake where there is one; other reads may be five minutes old",
     ),
     (
         "max_lag",

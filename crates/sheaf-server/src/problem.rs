@@ -324,7 +324,8 @@ impl From<ReadError> for Problem {
             | ReadError::LagExceeded { .. }
             | ReadError::PrimaryCrowded
             | ReadError::QueryLimit { .. }
-            | ReadError::CatalogueChanged) => Problem::new(code, error.to_string()).because(error),
+            | ReadError::CatalogueChanged
+            | ReadError::Archive(_)) => Problem::new(code, error.to_string()).because(error),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::changes::{self, Places};
 use crate::docs::{self, Document};
 use crate::observe::observe;
 use crate::openapi;
+use crate::pgwire::{PgWire, PgWireBounds};
 use crate::problem::Problem;
 use crate::state::{AppState, Shared};
 use crate::stream::Streams;
@@ -25,12 +26,27 @@ use crate::{
 
 /// The whole interface.
 pub fn router(state: AppState) -> Router {
-    let shared = Shared {
+    router_of(shared(state))
+}
+
+/// The same, and beside it what is served to clients of PostgreSQL: keys, and how many questions there may be, are looked after
+/// together.
+pub fn router_and_pgwire(state: AppState, bounds: PgWireBounds) -> (Router, PgWire) {
+    let shared = shared(state);
+    let pgwire = PgWire::new(shared.clone(), bounds);
+    (router_of(shared), pgwire)
+}
+
+fn shared(state: AppState) -> Shared {
+    Shared {
         keys: Arc::new(KeyRing::new(&state.bounds)),
         streams: Arc::new(Streams::new(state.bounds.streams)),
         subscriptions: Arc::new(Places::new(state.bounds.subscriptions)),
         state: Arc::new(state),
-    };
+    }
+}
+
+fn router_of(shared: Shared) -> Router {
     let (router, document) = declared(&shared).split_for_parts();
     router
         .fallback(async || Problem::not_found())

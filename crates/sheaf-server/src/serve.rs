@@ -32,11 +32,11 @@ const HEAD_BYTES_MAX: usize = 128 * 1024;
 const HEADERS_MAX: usize = 100;
 /// How long a client may take next to nothing of an answer that is being sent. Longer lets stalled readers hold streams; shorter cuts
 /// off those whose line is away for a moment.
-const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// How long running requests may take to end once the server stops.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
+pub(crate) const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 /// How long to wait after a failed accept: it fails for want of file descriptors, and at once again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves at most so many connections at once until `shutdown` completes; then takes no more and lets running requests
 /// end, within 20 seconds.

@@ -127,17 +127,13 @@ pub(crate) async fn query(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let format = match form_of(&headers)? {
-        Form::Page => None,
-        Form::Csv => Some(Format::Csv),
-        Form::Arrow => Some(Format::Arrow),
-        Form::Ndjson => {
-            return Err(Problem::new(
-                Code::NotAcceptable,
-                "the answer is application/json, text/csv or application/vnd.apache.arrow.stream",
-            ));
-        }
-    };
+    let form = form_of(&headers)?;
+    if form == Form::Ndjson {
+        return Err(Problem::new(
+            Code::NotAcceptable,
+            "the answer is application/json, text/csv or application/vnd.apache.arrow.stream",
+        ));
+    }
     let is_known = |text: &str| (text == ConsistencyLevel::Analytics.as_str()).then_some(());
     params.take_as("consistency", "analytics", is_known)?;
     params.finish()?;
@@ -155,14 +151,14 @@ pub(crate) async fn query(
     let (snapshot, freshness) = fresh(lake, &options).await?;
     let headers = read_headers(&freshness, scope.tenant(), &state);
     let answer = lake.ask(&scope, &snapshot, asked.question).await?;
-    match format {
+    match form.file() {
         None => Ok((headers, json(answer).await?).into_response()),
-        Some(format) => stream(format, answer, permit, headers).await,
+        Some(format) => stream((form, format), answer, permit, headers).await,
     }
 }
 
 /// A state of the lake that is as fresh as was asked for.
-async fn fresh(
+pub(crate) async fn fresh(
     lake: &LakeReader,
     options: &ReadOptions,
 ) -> Result<(LakeSnapshot, Freshness), Problem> {
@@ -264,7 +260,7 @@ enum Broken {
 /// Streams the answer. What is wrong with the question shows before the answer's head is sent, and so does what stops it before
 /// its first rows.
 async fn stream(
-    format: Format,
+    (form, format): (Form, Format),
     answer: Answer,
     permit: StreamPermit,
     headers: HeaderMap,
@@ -293,10 +289,6 @@ async fn stream(
         Ok::<_, Broken>(Some((Bytes::from(piece), (sending, next?))))
     });
     let mut response = (headers, Body::from_stream(pieces)).into_response();
-    let form = match format {
-        Format::Csv => Form::Csv,
-        Format::Arrow => Form::Arrow,
-    };
     let kind = HeaderValue::from_static(form.media_type());
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
@@ -337,8 +329,11 @@ impl From<QueryError> for Problem {
                 }
             }
             error @ QueryError::Empty => Problem::new(Code::LagExceeded, error.to_string()),
+            error @ QueryError::Superseded { .. } => {
+                Problem::new(Code::Overloaded, error.to_string()).because(error)
+            }
             QueryError::Postgres(error) => error.into(),
-            error @ (QueryError::Lake(_) | QueryError::Internal { .. }) => Problem::internal(error),
+            error @ QueryError::Internal { .. } => Problem::internal(error),
         }
     }
 }
@@ -383,6 +378,16 @@ mod tests {
         ] {
             assert_eq!(SqlBody::read(body).expect_err("refused").code, code);
         }
+    }
+
+    #[test]
+    fn who_asked_a_state_that_is_gone_is_told_to_ask_again() {
+        let source = "the file is not there".into();
+        let problem = Problem::from(QueryError::Superseded { source });
+        assert_eq!(problem.code.status(), 503);
+        assert!(problem.retry_after_s.is_some());
+        assert!(problem.detail.contains("ask again"), "{}", problem.detail);
+        assert!(!problem.detail.contains("file"), "{}", problem.detail);
     }
 
     #[test]

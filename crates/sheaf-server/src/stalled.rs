@@ -34,6 +34,11 @@ impl<T> Stalled<T> {
         }
     }
 
+    /// The connection alone.
+    pub(crate) fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// Passes on how a write went; an error where too little has gone anywhere for too long.
     fn judge_write(
         &mut self,

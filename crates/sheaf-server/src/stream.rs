@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::try_unfold;
-use sheaf_export::{ExportError, File, Format};
+use sheaf_export::{ExportError, File};
 use sheaf_model::Timestamp;
 use sheaf_query::{ReadError, ReadOptions};
 use sheaf_store::TenantScope;
@@ -104,12 +104,7 @@ pub(crate) async fn respond(
             return Err(error.into());
         }
     };
-    let format = match form {
-        Form::Page | Form::Ndjson => None,
-        Form::Csv => Some(Format::Csv),
-        Form::Arrow => Some(Format::Arrow),
-    };
-    if let Some(format) = format {
+    if let Some(format) = form.file() {
         let catalogue = stream.state.catalogues.current(&stream.scope).await?;
         let layout = stream.source.layout(&catalogue)?;
         let file = File::begin(format, layout.columns().to_vec()).map_err(Problem::internal)?;

@@ -2,12 +2,18 @@
 
 #[path = "http/admission.rs"]
 mod admission;
+#[path = "http/archive.rs"]
+mod archive;
+#[path = "../../sheaf-lake/tests/analytics/attempts.rs"]
+mod attempts;
 #[path = "http/attributes.rs"]
 mod attributes;
 #[path = "http/changes.rs"]
 mod changes;
 #[path = "http/entities.rs"]
 mod entities;
+#[path = "http/escapes.rs"]
+mod escapes;
 #[path = "http/explain.rs"]
 mod explain;
 #[path = "http/facets.rs"]
@@ -20,6 +26,8 @@ mod influx;
 mod ingest;
 #[path = "http/keys.rs"]
 mod keys;
+#[path = "http/pgwire.rs"]
+mod pgwire;
 #[path = "http/rejections.rs"]
 mod rejections;
 #[path = "http/service.rs"]
@@ -36,3 +44,9 @@ mod streams;
 mod support;
 #[path = "http/tenants.rs"]
 mod tenants;
+#[path = "../../sheaf-lake/tests/analytics/world.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the lake's reader, which use all of it"
+)]
+mod world;

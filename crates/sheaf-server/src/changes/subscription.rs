@@ -327,7 +327,7 @@ impl Subscription {
             }
             Err(NamingError::OtherLineage) => return Ok(Next::End(Ending::Shutdown)),
             Err(NamingError::NotVisible) => waiting.for_a_name(),
-            Err(NamingError::Read(error)) if passes(error.code()) => {
+            Err(NamingError::Read(error)) if error.passes_by_itself() => {
                 let cause = chain(&error);
                 tracing::debug!(cause, "changes cannot be named now");
                 waiting.after(FAILED_PAUSE)
@@ -451,14 +451,6 @@ fn event_of(event: &JournalEvent) -> ChangedEvent<'_> {
 /// Returns once the server is told to stop, or nobody is left to tell it.
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Whether what failed with this code may go well by itself.
-fn passes(code: &str) -> bool {
-    matches!(
-        code,
-        "database_unavailable" | "overloaded" | "query_limit" | "storage_full"
-    )
 }
 
 /// Where to go on after each of some events of which these are the commits, when everything that was committed before a position

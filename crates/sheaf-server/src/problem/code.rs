@@ -47,6 +47,7 @@ pub(crate) enum Code {
     TokenNotReached,
     AckUnavailable,
     ChangesUnavailable,
+    ArchiveUnavailable,
     StorageFull,
 }
 
@@ -76,7 +77,7 @@ const fn row(
 }
 
 #[rustfmt::skip]
-pub(crate) const CODES: [CodeRow; 45] = [
+pub(crate) const CODES: [CodeRow; 46] = [
     row(Code::TenantRequired, "tenant_required", 400, "a tenant is required", "An administrator's key opens every tenant: the header X-Tenant says which one is meant."),
     row(Code::MalformedBody, "malformed_body", 400, "the body cannot be read", "The body ended early, its compression is broken, or it is not UTF-8."),
     row(Code::MalformedJson, "malformed_json", 400, "the body is not the expected JSON", "The body is not valid JSON of the shape that the route expects, or a key stands twice."),
@@ -121,6 +122,7 @@ pub(crate) const CODES: [CodeRow; 45] = [
     row(Code::TokenNotReached, "token_not_reached", 503, "token not reached", "No source has reached the consistency token in time."),
     row(Code::AckUnavailable, "ack_unavailable", 503, "acknowledgement unavailable", "The acknowledgement that was asked for cannot be given now: the detail says whether anything was stored. The same request again waits again, and stores nothing twice where it has an Idempotency-Key or its events have times."),
     row(Code::ChangesUnavailable, "changes_unavailable", 503, "changes are not available here", "This server does not follow the change stream: it is not configured to, another server does, or it has just begun. Ask again, or ask another server; a token stays good."),
+    row(Code::ArchiveUnavailable, "archive_unavailable", 503, "archived history cannot be read", "A part of the history that was asked for is in the lake, which cannot be reached or read now, or which this server is not configured with. Nothing of it is left out in silence: ask again, or for what is later than the boundary."),
     row(Code::StorageFull, "storage_full", 507, "storage full", "The database has no room left."),
 ];
 

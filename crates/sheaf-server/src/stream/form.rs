@@ -1,6 +1,7 @@
 //! Which form of an answer the client prefers.
 
 use axum::http::{HeaderMap, header};
+use sheaf_export::Format;
 
 use crate::problem::{Code, Problem};
 
@@ -27,6 +28,15 @@ impl Form {
             Form::Ndjson => "application/x-ndjson",
             Form::Csv => "text/csv; charset=utf-8; header=present",
             Form::Arrow => "application/vnd.apache.arrow.stream",
+        }
+    }
+
+    /// The file that it is; absent where it is JSON.
+    pub(crate) fn file(self) -> Option<Format> {
+        match self {
+            Form::Page | Form::Ndjson => None,
+            Form::Csv => Some(Format::Csv),
+            Form::Arrow => Some(Format::Arrow),
         }
     }
 

@@ -1,5 +1,6 @@
 //! A server for one test.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +14,9 @@ use sheaf_lake::{LakeOptions, LakeSink};
 use sheaf_model::{Limits, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_query::Reader;
-use sheaf_server::{AppState, Bounds, ChangeFeed, Check, CheckStatus, ReadinessCheck};
+use sheaf_server::{
+    AppState, Bounds, ChangeFeed, Check, CheckStatus, LakeArchive, PgWireBounds, ReadinessCheck,
+};
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::keys::{ApiKey, insert_admin_key};
 use sheaf_store::settings::Settings;
@@ -26,11 +29,26 @@ pub(crate) struct TestServer {
     pub(crate) anonymous: HttpClient,
     pub(crate) admin: HttpClient,
     pub(crate) authority: String,
+    /// Where PostgreSQL's protocol is served.
+    pub(crate) pgwire: SocketAddr,
+    pub(crate) admin_key: String,
+    /// What reads the lake, where there is one.
+    pub(crate) lake: Option<LakeReader>,
     pub(crate) wake_upkeep: Arc<Notify>,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    stop: Option<watch::Sender<bool>>,
     following: Option<Following>,
     /// The flushers go on while it lives.
     _flushing: watch::Sender<bool>,
+}
+
+/// What a server has beside what every one has.
+#[derive(Default)]
+struct Parts {
+    admission: Option<Admission>,
+    staging: Option<StagingOptions>,
+    following: Option<Following>,
+    lake: Option<LakeReader>,
+    pgwire: PgWireBounds,
 }
 
 /// A change stream into a journal.
@@ -101,7 +119,7 @@ impl Following {
 impl Drop for TestServer {
     fn drop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
+            let _ = stop.send(true);
         }
     }
 }
@@ -118,19 +136,22 @@ impl TestServer {
     /// One that admits within these rates, with room for so many bytes of bodies.
     pub(crate) async fn start_admitting(rates: Rates, body_bytes_max: usize) -> Result<TestServer> {
         let database = Arc::new(TestDatabase::create().await?);
-        let admission = Admission::new(rates, body_bytes_max);
         let limits = Limits::DEFAULT;
-        let parts = (admission, None, None);
+        let parts = Parts {
+            admission: Some(Admission::new(rates, body_bytes_max)),
+            ..Parts::default()
+        };
         TestServer::start_within(database, Bounds::default(), limits, parts).await
     }
 
     /// One that stages.
     pub(crate) async fn start_staging(options: StagingOptions) -> Result<TestServer> {
         let database = Arc::new(TestDatabase::create().await?);
-        let limits = Limits::DEFAULT;
-        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
-        let parts = (admission, Some(options), None);
-        TestServer::start_within(database, Bounds::default(), limits, parts).await
+        let parts = Parts {
+            staging: Some(options),
+            ..Parts::default()
+        };
+        TestServer::start_within(database, Bounds::default(), Limits::DEFAULT, parts).await
     }
 
     /// One that follows changes, of which it keeps so many.
@@ -140,20 +161,41 @@ impl TestServer {
         kept: journal::Bounds,
     ) -> Result<TestServer> {
         let database = Arc::new(TestDatabase::create().await?);
-        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
-        let following = Some(Following::start(&database, kept, false).await?);
-        let parts = (admission, None, following);
+        let parts = Parts {
+            following: Some(Following::start(&database, kept, false).await?),
+            ..Parts::default()
+        };
         TestServer::start_within(database, bounds, limits, parts).await
     }
 
     /// One with a lake that is fed.
     pub(crate) async fn start_asking() -> Result<TestServer> {
+        TestServer::start_asking_within(PgWireBounds::default()).await
+    }
+
+    /// The same, with these bounds on PostgreSQL's protocol.
+    pub(crate) async fn start_asking_within(pgwire: PgWireBounds) -> Result<TestServer> {
         let database = Arc::new(TestDatabase::create().await?);
-        let limits = Limits::DEFAULT;
-        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
         let following = Following::start(&database, journal::Bounds::of(1 << 20), true).await?;
-        let parts = (admission, None, Some(following));
-        TestServer::start_within(database, Bounds::default(), limits, parts).await
+        let parts = Parts {
+            lake: following.lake.clone(),
+            following: Some(following),
+            pgwire,
+            ..Parts::default()
+        };
+        TestServer::start_within(database, Bounds::default(), Limits::DEFAULT, parts).await
+    }
+
+    /// One with a lake that was filled by hand.
+    pub(crate) async fn start_reading(
+        database: Arc<TestDatabase>,
+        lake: LakeReader,
+    ) -> Result<TestServer> {
+        let parts = Parts {
+            lake: Some(lake),
+            ..Parts::default()
+        };
+        TestServer::start_within(database, Bounds::default(), Limits::DEFAULT, parts).await
     }
 
     /// Changes are not followed any more, and who follows them here is told that the server stops.
@@ -169,16 +211,24 @@ impl TestServer {
         bounds: Bounds,
         limits: Limits,
     ) -> Result<TestServer> {
-        let admission = Admission::new(Rates::default(), 4 * limits.body_bytes_max);
-        TestServer::start_within(database, bounds, limits, (admission, None, None)).await
+        TestServer::start_within(database, bounds, limits, Parts::default()).await
     }
 
     async fn start_within(
         database: Arc<TestDatabase>,
         bounds: Bounds,
         limits: Limits,
-        (admission, staging, following): (Admission, Option<StagingOptions>, Option<Following>),
+        parts: Parts,
     ) -> Result<TestServer> {
+        let Parts {
+            admission,
+            staging,
+            following,
+            lake,
+            pgwire,
+        } = parts;
+        let admission = admission
+            .unwrap_or_else(|| Admission::new(Rates::default(), 4 * limits.body_bytes_max));
         let pool = |role: &str| Pool::new(&database.config(role), 4, &Tls::none());
         let app = pool("sheaf_app");
         let settings = Arc::new(Settings::read(&app).await?);
@@ -202,9 +252,14 @@ impl TestServer {
             Arc::clone(&settings),
             Arc::clone(&catalogues),
         );
+        let reader = match &lake {
+            Some(lake) => reader.with_archive(Arc::new(LakeArchive(lake.clone()))),
+            None => reader,
+        };
         let key = ApiKey::generate();
         insert_admin_key(&pool("sheaf_upkeep"), &key, Timestamp::now()).await?;
         let wake_upkeep = Arc::new(Notify::new());
+        let reading = lake.clone();
         let state = AppState {
             app,
             settings,
@@ -212,9 +267,7 @@ impl TestServer {
             admission,
             writer,
             reader,
-            lake: following
-                .as_ref()
-                .and_then(|following| following.lake.clone()),
+            lake,
             changes: following.as_ref().map(|following| following.feed.clone()),
             wake_upkeep: Arc::clone(&wake_upkeep),
             metrics: metrics(),
@@ -224,14 +277,23 @@ impl TestServer {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let authority = listener.local_addr()?.to_string();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let pgwire_listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let pgwire_address = pgwire_listener.local_addr()?;
+        let (router, pgwire) = sheaf_server::router_and_pgwire(state, pgwire);
+        let (stop, stopped) = watch::channel(false);
+        let until = async |mut stopped: watch::Receiver<bool>| {
+            let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
+        };
         tokio::spawn(sheaf_server::serve(
             listener,
-            sheaf_server::router(state),
+            router,
             CONNECTIONS_MAX,
-            async {
-                let _ = stopped.await;
-            },
+            until(stopped.clone()),
+        ));
+        tokio::spawn(sheaf_server::serve_pgwire(
+            pgwire_listener,
+            pgwire,
+            until(stopped),
         ));
         let anonymous = HttpClient::new(&format!("http://{authority}"))?;
         Ok(TestServer {
@@ -239,6 +301,9 @@ impl TestServer {
             admin: anonymous.with_key(key.reveal()),
             anonymous,
             authority,
+            pgwire: pgwire_address,
+            admin_key: key.reveal().to_owned(),
+            lake: reading,
             wake_upkeep,
             stop: Some(stop),
             following,
