@@ -4,6 +4,7 @@
 //! run, one a case for the full scale, so that no case meets what another has written. Absolute numbers depend on the
 //! machine; ratios are what is compared. A case that fails is told and fails the run; the others go on.
 
+mod analytics;
 mod cdc;
 mod connection;
 mod cost;
@@ -57,6 +58,7 @@ pub(crate) async fn run(args: BenchArgs) -> Result<()> {
         Suite::Ingest => ingest::Case::NAMES.map(|(name, _)| name).to_vec(),
         Suite::Read => read::CASES.to_vec(),
         Suite::Cdc => cdc::CASES.to_vec(),
+        Suite::Analytics => analytics::CASES.to_vec(),
     };
     let chosen = chosen(&known, &args.case)?;
     let mut report = Report::new(args.json.as_deref())?;
@@ -95,6 +97,7 @@ async fn run_case(world: &World, args: &BenchArgs, case: &str, report: &mut Repo
         }
         Suite::Read => read::run(world, case, args.scale, report).await,
         Suite::Cdc => cdc::run(world, case, args.scale, report).await,
+        Suite::Analytics => analytics::run(world, args, case, report).await,
     }
 }
 

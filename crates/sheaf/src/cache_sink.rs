@@ -144,7 +144,7 @@ fn written(change: &Change) -> Option<Waiting> {
                 entity: EntityId(row.number("entity_id")?),
                 is_first: true,
             },
-            Catalogue::Tenants | Catalogue::Attributes => return None,
+            Catalogue::Tenants | Catalogue::Attributes | Catalogue::Keyframes => return None,
         },
     };
     Some(Waiting {

@@ -16,7 +16,7 @@ use sheaf_cdc::status::StreamStatus;
 use sheaf_cdc::stream::{ChangeStream, StreamOptions};
 use sheaf_config::{Changes, Lake, Settings};
 use sheaf_model::Timestamp;
-use sheaf_pg::{Pool, Tls, check_role};
+use sheaf_pg::{NewestTimeline, Pool, Tls, check_role};
 use sheaf_server::ChangeFeed;
 use sheaf_store as store;
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::cache_sink::{self, CacheSink};
 use crate::connect::{Access, CDC, OWNER};
 use crate::http_sinks;
 use crate::lake;
+use crate::reconciling;
 use crate::serving::StopSignal;
 
 /// Connections beside those of sinks: one that prepares and measures, one that stores positions.
@@ -94,6 +95,7 @@ pub(crate) async fn follow(
     following: Following,
     database: &Arc<store::settings::Settings>,
     cache: Option<&Cache>,
+    newest: &Arc<NewestTimeline>,
     stop: &StopSignal,
 ) -> Result<Followed> {
     let Following {
@@ -122,7 +124,7 @@ pub(crate) async fn follow(
     // The cache and the lake ask besides.
     let asking = usize::from(cache.is_some()) + usize::from(lake.is_some());
     let connections = CONNECTIONS_BESIDE + sinks.len() + 2 * asking;
-    let pool = Pool::new(&config, connections, &tls);
+    let pool = Pool::of_cluster(&config, connections, &tls, newest);
     if let Some(lake) = &lake {
         sinks.push(Box::new(lake::sink(lake, &pool)?));
     }
@@ -138,6 +140,16 @@ pub(crate) async fn follow(
         )),
         "each sink is one that is told of"
     );
+    let reconciling = match &lake {
+        Some(lake) => {
+            let pool = Pool::of_cluster(&config, reconciling::CONNECTIONS, &tls, newest);
+            let reconciler = lake::reconciler(lake, &changes.slot, &pool, |options| options)?;
+            let every = lake.reconcile_every;
+            let task = reconciling::run(reconciler, pool, every, stop.clone());
+            Some(Box::pin(task) as Task)
+        }
+        None => None,
+    };
     let options = StreamOptions::new(changes.slot);
     let (stream, status) = ChangeStream::new(pool, config, tls, options, sinks);
     let feed = journal.map(|journal| ChangeFeed {
@@ -156,7 +168,8 @@ pub(crate) async fn follow(
             );
         }
     };
-    let tasks: Vec<Task> = vec![Box::pin(run), Box::pin(tell(status))];
+    let mut tasks: Vec<Task> = vec![Box::pin(run), Box::pin(tell(status))];
+    tasks.extend(reconciling);
     Ok(Followed { tasks, feed })
 }
 
@@ -187,9 +200,9 @@ fn show(status: &StreamStatus) {
     let now = Timestamp::now();
     for sink in &status.sinks {
         let name = || sink.name.clone();
-        let lag = sink.applied_at.map_or(f64::NAN, |applied_at| {
-            (now.as_micros() - applied_at.as_micros()).max(0) as f64 / 1e6
-        });
+        let lag = sink
+            .applied_at
+            .map_or(f64::NAN, |applied_at| now.since(applied_at).as_secs_f64());
         metrics::gauge!(LAG_SECONDS, "sink" => name()).set(lag);
         metrics::counter!(CHANGES_TOTAL, "sink" => name()).absolute(sink.changes);
         metrics::counter!(FAILURES_TOTAL, "sink" => name()).absolute(sink.failures);

@@ -11,7 +11,7 @@ use crate::import::Format;
 /// Entities, their attributes and their history, over PostgreSQL.
 ///
 /// Exit codes: 0 done, 1 failed, 2 a command line or configuration that cannot be used, 3 something that was named
-/// does not exist, 4 something that was to be created exists.
+/// does not exist, 4 something that was to be created exists, 5 both sides that were compared differ, 6 they could not be compared.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub(crate) struct Cli {
@@ -45,6 +45,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PartitionCommand,
     },
+    /// Compare the lake with PostgreSQL, fact by fact where they differ, and put right what does
+    Reconcile(ReconcileArgs),
     /// Check the database as a server would, and say what is wrong
     Doctor(DoctorArgs),
     /// Send a CSV, NDJSON or Parquet file to a server; run again after an interruption to go on
@@ -61,6 +63,9 @@ pub(crate) struct DevArgs {
     /// Where to serve
     #[arg(long, default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
+    /// Where questions are answered by PostgreSQL's protocol; where it is taken they are not
+    #[arg(long, default_value = "127.0.0.1:7072")]
+    pub(crate) pgwire_listen: SocketAddr,
     /// The directory of PostgreSQL's programs, instead of the one that is found
     #[arg(long)]
     pub(crate) postgres: Option<PathBuf>,
@@ -196,6 +201,67 @@ pub(crate) enum PartitionCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
+    /// Show what is archived, what is on its way there, and what is due
+    Plan {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Leave the oldest partition to the lake, while a server runs that writes it; run again after an interruption to go on
+    Archive {
+        /// The partition
+        name: String,
+        /// How many seconds the lake is waited for
+        #[arg(long, default_value_t = 600)]
+        wait: u64,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Put the partition that is archived last back into the history, from the lake where it was dropped; it stays closed to writes
+    Restore {
+        /// The partition
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconcileArgs {
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Read everything anew, and not only what changed since the last time
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Only what differs of this tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only what differs from this instant on, to the hour
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// Only what differs before this instant, to the hour
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// Make the lake what PostgreSQL is, where they differ; a server that writes the lake has to run
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Compare all documents with their events too: slow on a large database
+    #[arg(long)]
+    pub(crate) documents: bool,
+    /// How many differences are shown one by one
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// How many seconds what was received has to be old to be compared: requests take as long to be stored
+    #[arg(long, default_value_t = 10)]
+    pub(crate) settled_after: u64,
+    /// How many seconds the lake is waited for to come as far as PostgreSQL, and to be put right
+    #[arg(long, default_value_t = 120)]
+    pub(crate) wait: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -279,6 +345,9 @@ pub(crate) struct BenchArgs {
     /// Draw throughput and latency over time, one SVG file a case, into this directory
     #[arg(long)]
     pub(crate) svg: Option<PathBuf>,
+    /// A Python that has DuckDB, for the suite analytics, instead of the one of the tests
+    #[arg(long)]
+    pub(crate) python: Option<PathBuf>,
     /// How long the case memory writes, instead of what its scale says
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1440))]
     pub(crate) minutes: Option<u32>,
@@ -296,4 +365,6 @@ pub(crate) enum Suite {
     Read,
     /// Following changes into the lake
     Cdc,
+    /// Asking questions over the lake
+    Analytics,
 }

@@ -1,5 +1,6 @@
 //! The commands: each reads its arguments, calls what does the work, and prints the result.
 
+mod archive;
 mod dev;
 mod doctor;
 mod import;
@@ -7,6 +8,7 @@ mod key;
 mod migrate;
 mod partition;
 mod private;
+mod reconcile;
 mod serve;
 mod settings;
 mod tenant;
@@ -44,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             Command::Tenant { command } => tenant::run(command).await,
             Command::Key { command } => key::run(command).await,
             Command::Partition { command } => partition::run(command).await,
+            Command::Reconcile(args) => reconcile::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Import(args) => import::run(args).await,
             Command::Bench(args) => crate::bench::run(args).await,

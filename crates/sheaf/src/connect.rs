@@ -20,8 +20,9 @@ pub(crate) const UPKEEP: &str = "sheaf_upkeep";
 pub(crate) const CDC: &str = "sheaf_cdc";
 pub(crate) const OWNER: &str = "sheaf_owner";
 
-/// Upkeep acts rarely and one thing at a time; the second connection is for a look while it does.
-const UPKEEP_CONNECTIONS: usize = 2;
+/// Upkeep acts rarely and one thing at a time; the second connection is for a look while it does. An archive has two: one keeps a
+/// restore away while the other detaches.
+const UPKEEP_CONNECTIONS: usize = 4;
 
 /// How to reach a database as each role.
 pub(crate) struct Access {

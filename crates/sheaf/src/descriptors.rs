@@ -12,9 +12,10 @@ const RESERVED: u64 = 256;
 const CONNECTIONS_LEAST: u64 = 16;
 
 /// Raises the soft limit of file descriptors as far as it is needed and allowed, and says how many connections that
-/// leaves.
-pub(crate) fn connections_max() -> usize {
-    let wanted = CONNECTIONS_MAX + RESERVED;
+/// leaves beside so many of another kind.
+pub(crate) fn connections_max(beside: usize) -> usize {
+    let reserved = RESERVED.saturating_add(u64::try_from(beside).unwrap_or(u64::MAX));
+    let wanted = CONNECTIONS_MAX.saturating_add(reserved);
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < wanted) {
         let raised = rustix::process::Rlimit {
@@ -26,7 +27,7 @@ pub(crate) fn connections_max() -> usize {
             Err(error) => tracing::warn!(%error, "the limit of file descriptors stays as it is"),
         }
     }
-    let connections = connections_within(limit.current);
+    let connections = connections_within(limit.current, reserved);
     if connections < CONNECTIONS_MAX {
         tracing::info!(
             connections,
@@ -37,8 +38,8 @@ pub(crate) fn connections_max() -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX)
 }
 
-fn connections_within(descriptors: Option<u64>) -> u64 {
-    let left = descriptors.map_or(CONNECTIONS_MAX, |limit| limit.saturating_sub(RESERVED));
+fn connections_within(descriptors: Option<u64>, reserved: u64) -> u64 {
+    let left = descriptors.map_or(CONNECTIONS_MAX, |limit| limit.saturating_sub(reserved));
     left.clamp(CONNECTIONS_LEAST, CONNECTIONS_MAX)
 }
 
@@ -48,15 +49,16 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_the_rest() {
-        for (descriptors, connections) in [
-            (None, 4_000),
-            (Some(1_000_000), 4_000),
-            (Some(1_024), 768),
-            (Some(272), 16),
-            (Some(0), 16),
+        for (descriptors, reserved, connections) in [
+            (None, 256, 4_000),
+            (Some(1_000_000), 256, 4_000),
+            (Some(1_024), 256, 768),
+            (Some(1_024), 512, 512),
+            (Some(272), 256, 16),
+            (Some(0), 256, 16),
         ] {
             assert_eq!(
-                connections_within(descriptors),
+                connections_within(descriptors, reserved),
                 connections,
                 "{descriptors:?}"
             );

@@ -17,6 +17,12 @@ pub(crate) enum Stop {
     /// 4: a thing that was to be made exists.
     #[error("{0}")]
     Exists(String),
+    /// 5: what was compared is not the same.
+    #[error("{0}")]
+    Different(String),
+    /// 6: what was to be compared could not be.
+    #[error("{0}")]
+    NotCompared(String),
 }
 
 impl Stop {
@@ -25,6 +31,8 @@ impl Stop {
             Stop::Usage(_) => 2,
             Stop::NotFound(_) => 3,
             Stop::Exists(_) => 4,
+            Stop::Different(_) => 5,
+            Stop::NotCompared(_) => 6,
         }
     }
 }

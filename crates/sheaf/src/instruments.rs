@@ -8,14 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use sheaf_ingest::instruments::{
-    DOCUMENTS_TOTAL, EVENTS_TOTAL, GROUP_EVENTS, QUEUE_EVENTS, REJECTIONS_TOTAL,
+    DOCUMENTS_TOTAL, EVENTS_TOTAL, GROUP_EVENTS, LATE_EVENTS_TOTAL, QUEUE_EVENTS, REJECTIONS_TOTAL,
     STAGING_LOSSES_TOTAL, STAGING_REFUSED_TOTAL, STAGING_TURNED_DURABLE_TOTAL, STEP_SECONDS,
     VALUES_TOTAL,
+};
+use sheaf_lake::instruments::{
+    CORRECTIONS_WAITING, SQL_MEMORY_BYTES, SQL_QUESTIONS_TOTAL, SQL_RESULTS, SQL_RUNNING,
+    SQL_SCANNED_BYTES_TOTAL, SQL_SECONDS, SQL_WAITING,
 };
 use sheaf_model::RefusalCode;
 use sheaf_pg::{PgError, Pool};
 use sheaf_query::{SOURCE_BREAKER, SOURCE_LAG_SECONDS, SOURCE_UP};
-use sheaf_server::{REQUEST_SECONDS, REQUESTS_TOTAL};
+use sheaf_server::{CONNECTIONS, QUESTIONS_TOTAL, REQUEST_SECONDS, REQUESTS_TOTAL};
 
 use crate::serving::StopSignal;
 
@@ -31,6 +35,10 @@ const STEP_SECONDS_BOUNDS: [f64; 14] = [
 ];
 /// A group is one edit or up to a few thousand events; what single parts add to that is rare.
 const GROUP_EVENTS_BOUNDS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
+/// A small question takes some milliseconds, and all end within half a minute.
+const SQL_SECONDS_BOUNDS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 const CONDENSE_EVERY: Duration = Duration::from_secs(5);
 
 /// Begins to count. The primary has just answered.
@@ -43,6 +51,9 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
         })
         .and_then(|builder| {
             builder.set_buckets_for_metric(bounds(GROUP_EVENTS), &GROUP_EVENTS_BOUNDS)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(bounds(SQL_SECONDS), &SQL_SECONDS_BOUNDS)
         })
         .and_then(PrometheusBuilder::install_recorder)
         .context("beginning to count")?;
@@ -60,6 +71,8 @@ fn register() {
     }
     metrics::counter!(VALUES_TOTAL).absolute(0);
     metrics::counter!(sheaf_upkeep::INTERVAL_CHANGES_TOTAL).absolute(0);
+    metrics::counter!(sheaf_upkeep::ARCHIVE_FAILURES_TOTAL).absolute(0);
+    metrics::counter!(LATE_EVENTS_TOTAL).absolute(0);
     for code in RefusalCode::ALL {
         metrics::counter!(REJECTIONS_TOTAL, "code" => code.as_str()).absolute(0);
     }
@@ -73,6 +86,29 @@ fn register() {
         STAGING_TURNED_DURABLE_TOTAL,
     ] {
         metrics::counter!(counter).absolute(0);
+    }
+    metrics::gauge!(CONNECTIONS).set(0.0);
+    for result in [
+        "answered",
+        "refused",
+        "limited",
+        "cancelled",
+        "left",
+        "failed",
+    ] {
+        metrics::counter!(QUESTIONS_TOTAL, "result" => result).absolute(0);
+    }
+    for result in SQL_RESULTS {
+        metrics::counter!(SQL_QUESTIONS_TOTAL, "result" => result).absolute(0);
+    }
+    metrics::counter!(SQL_SCANNED_BYTES_TOTAL).absolute(0);
+    for gauge in [
+        SQL_RUNNING,
+        SQL_WAITING,
+        SQL_MEMORY_BYTES,
+        CORRECTIONS_WAITING,
+    ] {
+        metrics::gauge!(gauge).set(0.0);
     }
     // The primary has just answered; from now on the watch tells.
     metrics::gauge!(SOURCE_UP, "source" => "primary").set(1.0);

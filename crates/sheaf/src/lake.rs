@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sheaf_config::{Lake, LakeLocation, Password};
-use sheaf_lake::analytics::{LakeReader, ReaderOptions};
-use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location};
+use sheaf_lake::analytics::{LakeReader, QueryBounds, ReaderOptions};
+use sheaf_lake::reconcile::{ReconcileOptions, Reconciler};
+use sheaf_lake::{Bucket, LakeArchive, LakeOptions, LakeSink, Location};
 use sheaf_pg::Pool;
 use sheaf_store as store;
 
@@ -26,8 +27,46 @@ pub(crate) fn reader(
     app: &Pool,
     database: &Arc<store::settings::Settings>,
 ) -> Result<LakeReader> {
-    let options = ReaderOptions::of(&options(lake)?, slot.to_owned());
+    let queries = &lake.queries;
+    let options = ReaderOptions {
+        bounds: QueryBounds {
+            query_bytes_max: queries.query_bytes_max,
+            tenant_bytes_max: queries.tenant_bytes_max,
+            all_bytes_max: queries.all_bytes_max,
+            rows_max: queries.rows_max,
+            time_max: queries.deadline,
+            ..QueryBounds::default()
+        },
+        ..ReaderOptions::of(&options(lake)?, slot.to_owned())
+    };
     LakeReader::new(app, Arc::clone(database), options).context("opening the lake")
+}
+
+/// What archives compare with it.
+pub(crate) fn archive(
+    lake: &Lake,
+    slot: &str,
+    upkeep: &Pool,
+    database: &Arc<store::settings::Settings>,
+) -> Result<LakeArchive> {
+    let archive = LakeArchive::new(
+        upkeep,
+        Arc::clone(database),
+        &options(lake)?,
+        slot.to_owned(),
+    );
+    archive.context("opening the lake")
+}
+
+/// What compares it with PostgreSQL.
+pub(crate) fn reconciler(
+    lake: &Lake,
+    slot: &str,
+    cdc: &Pool,
+    adjust: impl FnOnce(ReconcileOptions) -> ReconcileOptions,
+) -> Result<Reconciler> {
+    let options = ReconcileOptions::of(&options(lake)?, slot.to_owned());
+    Reconciler::new(cdc, adjust(options)).context("opening the lake")
 }
 
 fn options(lake: &Lake) -> Result<LakeOptions> {

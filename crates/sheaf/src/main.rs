@@ -2,6 +2,7 @@
 //!
 //! Only this crate reads the environment, configuration files and the command line. Everything else is told.
 
+mod archiving;
 mod bench;
 mod cache_sink;
 mod caching;
@@ -17,7 +18,9 @@ mod import;
 mod instruments;
 mod lake;
 mod logging;
+mod pgwire;
 mod private_file;
+mod reconciling;
 mod replicas;
 mod serving;
 mod waiting;

@@ -15,7 +15,8 @@ use sheaf_model::{Limits, Name};
 use sheaf_pg::Pool;
 use sheaf_query::Reader;
 use sheaf_server::{
-    AppState, Bounds, Check, CheckStatus, ReadinessCheck, StreamBounds, SubscriptionBounds,
+    AppState, Bounds, Check, CheckStatus, LakeArchive, ReadinessCheck, StreamBounds,
+    SubscriptionBounds,
 };
 use sheaf_store as store;
 use sheaf_store::catalogue::Catalogues;
@@ -24,11 +25,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::archiving::{self, ArchivingLake};
 use crate::caching;
 use crate::changes::{self, Following};
 use crate::descriptors::connections_max;
 use crate::instruments::{self, ping};
 use crate::lake;
+use crate::pgwire;
 use crate::replicas::{self, SettingsFile};
 
 /// How long background work may take to end after the last request, which itself may take 20 s. Service managers
@@ -90,10 +93,18 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<TcpListener> {
         .with_context(|| format!("listening on {address}"))
 }
 
+/// Where clients connect.
+pub(crate) struct Listeners {
+    /// By HTTP.
+    pub(crate) http: TcpListener,
+    /// By PostgreSQL's protocol, where that is served.
+    pub(crate) pgwire: Option<TcpListener>,
+}
+
 /// Serves until told to stop, then lets running requests and background work finish. Replicas are those of the settings,
 /// and of their file where it changes.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listeners: Listeners,
     settings: &Settings,
     pools: Roles<Pool>,
     following: Option<Following>,
@@ -129,7 +140,14 @@ pub(crate) async fn serve(
     let mut feed = None;
     if let Some(following) = following {
         let cache = cached.as_ref().map(|(cache, _)| cache);
-        let followed = changes::follow(following, &database, cache, &stop).await?;
+        let followed = changes::follow(
+            following,
+            &database,
+            cache,
+            pools.app.newest_timeline(),
+            &stop,
+        )
+        .await?;
         for task in followed.tasks {
             background.spawn(task);
         }
@@ -155,7 +173,17 @@ pub(crate) async fn serve(
                 _ = until_drained.wait_for(|is_drained| *is_drained) => {}
             }
         });
+        state.reader = state
+            .reader
+            .with_archive(Arc::new(LakeArchive(reader.clone())));
         state.lake = Some(reader);
+        let archive = lake::archive(settings_of_lake, slot, &pools.upkeep, &state.settings)?;
+        background.spawn(archiving::run(
+            pools.upkeep.clone(),
+            ArchivingLake(archive),
+            settings.archive.after,
+            stop.clone(),
+        ));
     }
     let sources = Arc::clone(state.reader.sources());
     replicas::add(settings, &sources)?;
@@ -178,8 +206,22 @@ pub(crate) async fn serve(
             }
         });
     }
-    let router = sheaf_server::router(state);
-    sheaf_server::serve(listener, router, connections_max(), stop.requested()).await;
+    let bounds = pgwire::bounds(&settings.pgwire)?;
+    let beside = listeners
+        .pgwire
+        .as_ref()
+        .map_or(0, |_| bounds.connections_max);
+    let (router, questions) = sheaf_server::router_and_pgwire(state, bounds);
+    let mut stop_questions = stop.clone();
+    let served_questions = async {
+        if let Some(listener) = listeners.pgwire {
+            let stopped = stop_questions.requested();
+            sheaf_server::serve_pgwire(listener, questions, stopped).await;
+        }
+    };
+    let connections_max = connections_max(beside);
+    let served = sheaf_server::serve(listeners.http, router, connections_max, stop.requested());
+    tokio::join!(served, served_questions);
     drained.send_replace(true);
     let rest = async { while background.join_next().await.is_some() {} };
     if tokio::time::timeout(REST_MAX, rest).await.is_err() {

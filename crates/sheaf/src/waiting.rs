@@ -44,7 +44,7 @@ pub(crate) async fn require_sound(
     let error = require_passing(error)?;
     let (over, is_over) = oneshot::channel::<()>();
     let router = sheaf_server::waiting_router();
-    let served = sheaf_server::serve(twin(listener)?, router, connections_max(), async {
+    let served = sheaf_server::serve(twin(listener)?, router, connections_max(0), async {
         // Dropped is over as well.
         let _ = is_over.await;
     });

@@ -8,6 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sheaf_testkit::ScratchDir;
 
+/// What `scripts/bootstrap.sh --test` installs DuckDB into.
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/venv/bin/python");
+
 fn bench(dir: &ScratchDir, suite: &str, arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(env!("CARGO_BIN_EXE_sheaf"))
         .args(["bench", suite])
@@ -162,6 +165,8 @@ fn following_is_measured_until_the_lake_holds_everything() -> Result<()> {
         "lag_under_ingest lag_p99",
         "lag_under_ingest paced_request_p99",
         "lag_under_ingest paced_values",
+        "memory follower_resident_max",
+        "memory resident_max",
         "stream_to_lake follower_resident_max",
         "stream_to_lake postgres_cpu",
         "stream_to_lake server_cpu",
@@ -171,6 +176,53 @@ fn following_is_measured_until_the_lake_holds_everything() -> Result<()> {
     ensure!(
         measured.iter().map(String::as_str).eq(all),
         "measured: {measured:?}\n{shown}"
+    );
+    Ok(())
+}
+
+#[test]
+fn questions_are_measured_against_engines_that_answer_the_same() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let json = dir.path().join("out.json");
+    let json_text = json.display().to_string();
+    let arguments = ["--scale", "tiny", "--json", &json_text, "--python", PYTHON];
+    let shown = text(&bench(&dir, "analytics", &arguments)?);
+    ensure!(!shown.contains("FAILED"), "a case failed:\n{shown}");
+    let mut measured: BTreeSet<String> = BTreeSet::new();
+    for line in std::fs::read_to_string(&json)?.lines() {
+        let line: Value = serde_json::from_str(line).context("a line is one object")?;
+        check(&line, "analytics")?;
+        let of = |member: &str| line[member].as_str().unwrap_or("-").to_owned();
+        measured.insert(format!("{} {}", of("measure"), of("baseline")));
+    }
+    let questions = [
+        "mean_per_hour_and_attribute",
+        "top_entities",
+        "distribution",
+        "join_with_current",
+        "distinct_counts",
+    ];
+    let against = ["duckdb", "postgres"];
+    let mut all: BTreeSet<String> = questions
+        .iter()
+        .flat_map(|question| against.map(|baseline| format!("{question} {baseline}")))
+        .collect();
+    all.extend(["geometric_mean duckdb".to_owned(), "warm -".to_owned()]);
+    ensure!(measured == all, "measured: {measured:?}\n{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_baseline_that_is_not_installed_fails_and_is_not_passed_over() -> Result<()> {
+    let dir = ScratchDir::new("bench")?;
+    let none = dir.path().join("no_python").display().to_string();
+    let arguments = ["--scale", "tiny", "--case", "questions", "--python", &none];
+    let output = bench(&dir, "analytics", &arguments)?;
+    let shown = text(&output);
+    ensure!(!output.status.success(), "{shown}");
+    ensure!(
+        shown.contains("scripts/bootstrap.sh --test installs it"),
+        "{shown}"
     );
     Ok(())
 }

@@ -5,9 +5,10 @@
 //! memory can be told apart. Between its lives the slot keeps the log, once there is one.
 
 mod commits;
-mod feed;
-mod follower;
+pub(super) mod feed;
+pub(super) mod follower;
 mod lag;
+mod memory;
 mod paced;
 mod size;
 mod stream;
@@ -24,7 +25,7 @@ const MEGABYTE: f64 = 1e6;
 /// What the process that follows may need, at any rate.
 const MEGABYTES_MAX: f64 = 500.0;
 /// Every case of the suite, in the order in which they run. The first begins with a lake that was never begun.
-pub(super) const CASES: [&str; 3] = [stream::CASE, paced::CASE, size::CASE];
+pub(super) const CASES: [&str; 4] = [stream::CASE, paced::CASE, size::CASE, memory::CASE];
 
 pub(super) async fn run(
     world: &World,
@@ -35,6 +36,7 @@ pub(super) async fn run(
     match case {
         paced::CASE => paced::run(world, scale, report).await,
         size::CASE => size::run(world, scale, report).await,
+        memory::CASE => memory::run(world, scale, report).await,
         _ => stream::run(world, scale, report).await,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sheaf_config::{Lake, Roles};
+use sheaf_config::Roles;
 use sheaf_model::{Name, Timestamp};
 use sheaf_pg::cluster::{Binaries, Cluster, ClusterOptions, SUPERUSER, StopMode};
 use sheaf_pg::{Pool, Tls};
@@ -19,15 +19,13 @@ use crate::cli::DevArgs;
 use crate::commands::{key, private};
 use crate::connect::Access;
 use crate::exit::{Stop, say};
-use crate::serving::{self, StopSignal};
+use crate::serving::{self, Listeners, StopSignal};
 use crate::{logging, private_file};
 
 /// The tenant that is there from the start.
 const TENANT: &str = "demo";
 /// Where changes are kept for those who follow them, beside the rest.
 const JOURNAL_DIR: &str = "changes-journal";
-/// Where the lake's files are, beside the rest.
-const LAKE_DIR: &str = "lake";
 /// A server that dies again at once is not restarted faster than this.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -37,9 +35,15 @@ pub(super) async fn run(args: DevArgs) -> Result<()> {
     logging::begin(settings.log)?;
     let stop = serving::stop_signal()?;
     // First, because it is what fails when another one runs.
-    let listener = serving::listen(args.listen).await?;
+    let http = serving::listen(args.listen).await?;
+    // Whoever has taken this one is most likely another one of these, and it is not what anything depends on.
+    let pgwire = match args.no_changes {
+        true => None,
+        false => serving::listen(args.pgwire_listen).await.ok(),
+    };
+    let listeners = Listeners { http, pgwire };
     let cluster = Arc::new(start_cluster(&args).await?);
-    let outcome = run_on(&args, &cluster, listener, stop).await;
+    let outcome = run_on(&args, &cluster, listeners, stop).await;
     let stopped = cluster.stop(StopMode::Fast).await;
     outcome?;
     Ok(stopped?)
@@ -63,7 +67,7 @@ async fn start_cluster(args: &DevArgs) -> Result<Cluster> {
 async fn run_on(
     args: &DevArgs,
     cluster: &Arc<Cluster>,
-    listener: tokio::net::TcpListener,
+    listeners: Listeners,
     mut stop: StopSignal,
 ) -> Result<()> {
     let prepared = async {
@@ -73,7 +77,7 @@ async fn run_on(
         settings.changes.file = args.changes_file.clone();
         let journal = args.data_dir.join(JOURNAL_DIR);
         settings.changes.journal.dir = (!args.no_changes).then_some(journal);
-        let lake = Lake::in_folder(args.data_dir.join(LAKE_DIR));
+        let lake = private::lake(&args.data_dir);
         settings.lake = (!args.no_changes).then_some(lake);
         let access = Access::private(config, &settings);
         access.require_sound().await?;
@@ -86,10 +90,10 @@ async fn run_on(
         prepared = prepared => prepared?,
         () = stop.requested() => return Ok(()),
     };
-    greet(args)?;
+    greet(args, listeners.pgwire.is_some())?;
     let mut supervisor = tokio::spawn(supervise(Arc::clone(cluster), stop.clone()));
     let outcome = tokio::select! {
-        served = serving::serve(listener, &settings, pools, following, None, stop) => served,
+        served = serving::serve(listeners, &settings, pools, following, None, stop) => served,
         failed = failure_of(&mut supervisor) => failed,
     };
     if !supervisor.is_finished() {
@@ -186,7 +190,7 @@ async fn holds_good_key(
     Ok(stored.is_some_and(|stored| stored.admits(&key, Timestamp::now()) && opens(&stored.owner)))
 }
 
-fn greet(args: &DevArgs) -> Result<()> {
+fn greet(args: &DevArgs, has_pgwire: bool) -> Result<()> {
     let file = |name: &str| args.data_dir.join(name);
     say(&format!("sheaf is running at http://{}", args.listen))?;
     for (what, name) in [
@@ -200,7 +204,19 @@ fn greet(args: &DevArgs) -> Result<()> {
             path.display()
         ))?;
     }
-    Ok(())
+    let address = args.pgwire_listen;
+    let told = match (has_pgwire, args.no_changes) {
+        (true, _) => say(&format!(
+            "questions by PostgreSQL's protocol, with that key as password: psql -h {} -p {} -U {TENANT}",
+            address.ip(),
+            address.port()
+        )),
+        (false, false) => say(&format!(
+            "PostgreSQL's protocol is not served: {address} is taken; --pgwire-listen takes another"
+        )),
+        (false, true) => Ok(()),
+    };
+    Ok(told?)
 }
 
 /// Starts PostgreSQL again whenever it ends, until we stop.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod dead_letters;
+mod reconciliation;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,14 +16,13 @@ use sheaf_query::{DataSource, SourcePools, Sources};
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::holds::{Hold, list_holds};
 use sheaf_store::invariants::{self, InvariantKind, Violation};
-use sheaf_store::maintenance::list_detached;
 use sheaf_store::{migrate, settings as database_settings};
 use tokio::time::Instant;
 use tokio_postgres::Config;
 
 use crate::caching;
 use crate::cli::DoctorArgs;
-use crate::commands::{partition, settings};
+use crate::commands::{archive, partition, settings};
 use crate::connect::{APP, Access, OWNER, SEARCH, UPKEEP, WRITER};
 use crate::exit::say;
 use crate::replicas;
@@ -90,10 +90,12 @@ pub(super) async fn run(args: DoctorArgs) -> Result<()> {
             checks.extend(changes::check(&access, None).await?);
         }
         checks.push(dead_letters::check(&access).await?);
+        checks.push(reconciliation::check(&access).await);
         let upkeep = access.pools().upkeep;
         let partitions = partition::check(&upkeep, Timestamp::now()).await;
         checks.push(Check::new("partitions", partitions));
-        let has_whole_history = list_detached(&upkeep).await?.is_empty();
+        checks.push(Check::new("archive", archive::check(&upkeep).await));
+        let has_whole_history = archive::has_whole_history(&upkeep).await?;
         checks.extend(check_invariants(&access, args.full, has_whole_history).await?);
     }
     print(&checks, args.json)?;

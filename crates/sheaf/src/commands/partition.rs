@@ -1,5 +1,7 @@
 //! `sheaf partition`: work on one partition of the history at a time, as `sheaf_upkeep`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sheaf_model::Timestamp;
@@ -10,7 +12,7 @@ use sheaf_store::maintenance::{
 };
 
 use crate::cli::PartitionCommand;
-use crate::commands::settings;
+use crate::commands::{archive, settings};
 use crate::exit::{Stop, say};
 
 pub(super) async fn run(command: PartitionCommand) -> Result<()> {
@@ -46,6 +48,11 @@ pub(super) async fn run(command: PartitionCommand) -> Result<()> {
                 })?;
             Ok(say(&json!({"name": name, "attached": true}).to_string())?)
         }
+        PartitionCommand::Plan { json, target } => archive::plan(&target, json).await,
+        PartitionCommand::Archive { name, wait, target } => {
+            archive::archive(&target, &name, Duration::from_secs(wait)).await
+        }
+        PartitionCommand::Restore { name, target } => archive::restore(&target, &name).await,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use sheaf_config::Settings;
+use sheaf_config::{Lake, Settings};
 use tokio_postgres::Config;
 
 use crate::connect::Access;
@@ -15,6 +15,11 @@ pub(super) const DATABASE: &str = "sheaf";
 /// The cluster's directory.
 pub(super) fn cluster_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("postgres")
+}
+
+/// Its lake.
+pub(super) fn lake(data_dir: &Path) -> Lake {
+    Lake::in_folder(data_dir.join("lake"))
 }
 
 /// The settings of `sheaf dev`: the defaults, whatever the environment says.

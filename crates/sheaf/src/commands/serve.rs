@@ -9,6 +9,7 @@ use crate::commands::settings;
 use crate::connect::Access;
 use crate::exit::say;
 use crate::replicas::SettingsFile;
+use crate::serving::Listeners;
 use crate::waiting::{self, Waited};
 use crate::{logging, serving};
 
@@ -20,8 +21,14 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
     logging::begin(settings.log)?;
     let access = Access::from_settings(&settings)?;
     let stop = serving::stop_signal()?;
-    let listener = serving::listen(settings.server.listen).await?;
-    let waited = waiting::require_sound(&access, &listener, stop.clone())
+    let listeners = Listeners {
+        http: serving::listen(settings.server.listen).await?,
+        pgwire: match settings.pgwire.listen {
+            Some(address) => Some(serving::listen(address).await?),
+            None => None,
+        },
+    };
+    let waited = waiting::require_sound(&access, &listeners.http, stop.clone())
         .await
         .with_context(|| format!("checking the database {}", settings.database.url))?;
     if waited == Waited::Stopped {
@@ -35,7 +42,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
     });
     let following = Following::of(&access, &settings);
     let pools = access.pools();
-    serving::serve(listener, &settings, pools, following, file, stop).await
+    serving::serve(listeners, &settings, pools, following, file, stop).await
 }
 
 fn print(shown: &[Shown]) -> Result<()> {

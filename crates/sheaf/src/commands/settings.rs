@@ -26,6 +26,21 @@ pub(super) fn access(target: &TargetArgs) -> Result<Access> {
     }
 }
 
+/// The same with the settings of whoever serves there.
+pub(super) fn target(target: &TargetArgs) -> Result<(Access, Settings)> {
+    match &target.data_dir {
+        Some(data_dir) => {
+            let mut settings = private::settings();
+            settings.lake = Some(private::lake(data_dir));
+            Ok((private::access(data_dir)?, settings))
+        }
+        None => {
+            let settings = load(&target.config)?.0;
+            Ok((Access::from_settings(&settings)?, settings))
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .with_context(|| Stop::Usage(format!("reading the configuration {}", path.display())))

@@ -18,7 +18,7 @@ const BATCH: u64 = 5_000;
 const READY: u64 = 300_000;
 
 /// A tenant's events, each sent once.
-pub(super) struct Feed {
+pub(in crate::bench) struct Feed {
     tenant: Tenant,
     workload: Workload,
     batch: u64,
@@ -38,6 +38,16 @@ impl Feed {
         Ok(feed)
     }
 
+    /// Of a tenant that is there already.
+    pub(in crate::bench) fn of(tenant: Tenant, workload: Workload, batch: u64) -> Feed {
+        Feed {
+            tenant,
+            workload,
+            batch,
+            next: Cell::new(0),
+        }
+    }
+
     /// Sends the next events as fast as they are answered.
     pub(super) async fn send(&self, events: u64) -> Result<Done> {
         let range = self.take(events);
@@ -46,7 +56,7 @@ impl Feed {
     }
 
     /// Sends as many of the next events as a case wants to find.
-    pub(super) async fn fill(&self, events: u64) -> Result<()> {
+    pub(in crate::bench) async fn fill(&self, events: u64) -> Result<()> {
         for from in (0..events).step_by(usize::try_from(READY)?) {
             self.send(READY.min(events - from)).await?;
         }

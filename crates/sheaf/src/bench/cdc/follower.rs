@@ -11,15 +11,17 @@ use super::{MEGABYTE, VALUES};
 use crate::bench::cost::resident_bytes_max;
 use crate::bench::world::World;
 
-const FOLDER: &str = "lake";
+/// Where the lake is, in the world's place.
+pub(in crate::bench) const FOLDER: &str = "lake";
 const FACTS: &str = "facts";
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a build that was not optimised takes for the full scale is less.
 const HOLDS_WITHIN: Duration = Duration::from_secs(1_800);
 
 /// One life of it.
-pub(super) struct Follower<'a> {
+pub(in crate::bench) struct Follower<'a> {
     world: &'a World,
+    authority: String,
     begun: Instant,
     begun_ms: u64,
     /// The facts that the lake held before.
@@ -29,7 +31,7 @@ pub(super) struct Follower<'a> {
 }
 
 /// A lake that holds everything.
-pub(super) struct Reached {
+pub(in crate::bench) struct Reached {
     /// Since the process was started.
     pub(super) seconds: f64,
     /// Facts that were added since then.
@@ -55,7 +57,7 @@ impl Reached {
 }
 
 impl<'a> Follower<'a> {
-    pub(super) async fn start(world: &'a World) -> Result<Follower<'a>> {
+    pub(in crate::bench) async fn start(world: &'a World) -> Result<Follower<'a>> {
         let held = match facts_table(world).await? {
             Some(location) => total(&commits_of(&location)?),
             None => 0,
@@ -65,9 +67,10 @@ impl<'a> Follower<'a> {
         // A string of JSON is one of TOML.
         let folder = serde_json::to_string(&world.path(FOLDER))?;
         let config = format!("[lake]\nlocation = {folder}\n");
-        world.start_second(&config).await?;
+        let authority = world.start_second(&config).await?;
         Ok(Follower {
             world,
+            authority,
             begun,
             begun_ms,
             held,
@@ -76,7 +79,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Waits until the lake's committed files hold every fact that there was when it was started.
-    pub(super) async fn until_all(&self) -> Result<Reached> {
+    pub(in crate::bench) async fn until_all(&self) -> Result<Reached> {
         let mut known = None;
         let mut facts = 0;
         while self.begun.elapsed() < HOLDS_WITHIN {
@@ -114,13 +117,18 @@ impl<'a> Follower<'a> {
         Ok(resident_bytes_max(self.world.second_pid()?)? / MEGABYTE)
     }
 
+    /// Leaves it to serve, and tells where.
+    pub(in crate::bench) fn stay(self) -> String {
+        self.authority
+    }
+
     pub(super) async fn stop(self) -> Result<()> {
         self.world.stop_second().await
     }
 }
 
 /// The lake as it was last committed; absent before anything followed.
-pub(super) async fn standing(world: &World) -> Result<Option<LakeStanding>> {
+pub(in crate::bench) async fn standing(world: &World) -> Result<Option<LakeStanding>> {
     let name = LakeOptions::in_folder(world.path(FOLDER)).name;
     Ok(read_lake(&world.pools.app, &name).await?)
 }

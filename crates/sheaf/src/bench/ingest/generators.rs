@@ -37,6 +37,8 @@ pub(in crate::bench) struct Workload {
     pub(super) seed: u64,
     pub(super) entities: u64,
     pub(super) order: Order,
+    /// Between two instants of an entity that reports in turn.
+    pub(super) step_micros: i64,
     pub(super) fields: Fields,
     /// Whole numbers instead of ones with two decimals.
     pub(super) whole: bool,
@@ -66,12 +68,22 @@ impl Workload {
             seed: 1,
             entities,
             order: Order::Turns,
+            step_micros: SECOND,
             fields: Fields::All(10),
             whole: false,
             tags: 0,
             late_percent: 0,
             duplicate_percent: 0,
             long_ids: false,
+        }
+    }
+
+    /// The same, so many seconds apart.
+    pub(in crate::bench) fn every(self, seconds: u64) -> Workload {
+        let seconds = i64::try_from(seconds).expect("less than a year");
+        Workload {
+            step_micros: seconds * SECOND,
+            ..self
         }
     }
 
@@ -136,7 +148,10 @@ impl Workload {
     fn turn(&self, index: u64) -> (u64, i64) {
         let at = |instants: u64| i64::try_from(instants).expect("fewer than 2^63 instants");
         match self.order {
-            Order::Turns => (index % self.entities, at(index / self.entities) * SECOND),
+            Order::Turns => (
+                index % self.entities,
+                at(index / self.entities) * self.step_micros,
+            ),
             Order::HotFew { hot } => {
                 let draw = self.draw(index, Draw::Entity);
                 let cold = self.percent(index, Draw::Cold) < 10;
