@@ -107,6 +107,7 @@ $example/questions.sh "$url" "$key_file"
 cat <<TEXT
 
 sheaf is running at $url, its key is in $key_file, its interface at $url/docs.
+Questions in SQL: PGPASSWORD=\$(cat $key_file) psql -h 127.0.0.1 -p 7072 -U demo -c 'SELECT attribute, count(*) FROM facts GROUP BY 1'
 To compare all of it with the files: python3 $example/check.py ${with_flights[*]}
 Ctrl-C stops it; make run starts it again with its data.
 TEXT

@@ -12,8 +12,12 @@ use crate::{edges, sources, workspace};
 /// Python programs that test the executable from outside. Each starts what it needs.
 const CLIENT_TESTS: [&str; 2] = ["tests/e2e", "tests/influx"];
 
-/// Runs of random faults: under writers, and under sessions that read from replicas and caches.
-const FAULT_RUNS: [&str; 2] = ["tests/faults/run.py", "tests/faults/reads.py"];
+/// Runs of random faults: under writers, under sessions that read from replicas and caches, and under what follows changes.
+const FAULT_RUNS: [&str; 3] = [
+    "tests/faults/run.py",
+    "tests/faults/reads.py",
+    "tests/faults/changes.py",
+];
 
 /// One schedule for everybody: a failure is of the change at hand. `cargo xtask faults` tries others.
 const SHORT_FAULTS_SEED: &str = "1";

@@ -90,15 +90,17 @@ class Checker:
         open_ones = [candidate for candidate in candidates if candidate.could_be_without_batch()]
         instants = {}
         for row, batch in rows:
-            before = instants.setdefault(row.time, [])
+            # What came after its period was closed to writes is compared with its like alone, and always accepted.
+            is_late = row.seq >= model.LATE_SEQ
+            before = instants.setdefault((row.time, is_late), [])
             where = f"{tenant} {entity} at {text_of(row.time)} seq {row.seq}"
-            if row.seq != len(before):
+            if row.seq != len(before) + (model.LATE_SEQ if is_late else 0):
                 self.problems.append(f"{where}: the seq before it is missing, or it is there twice")
             outcome = model.MERGED
             if any(name in model.fold(before).values for name in row.attributes) or row.op != model.PATCH:
                 outcome = model.CORRECTED
             counts = by_batch.setdefault(batch, {})
-            outcome = model.ACCEPTED if row.seq == 0 else outcome
+            outcome = model.ACCEPTED if row.seq == 0 or is_late else outcome
             counts[outcome] = counts.get(outcome, 0) + 1
             if not any(candidate.take(row, before) for candidate in known.get(batch, open_ones)):
                 what = f"{row.op} {row.attributes} of {batch}"
@@ -215,8 +217,8 @@ class Candidate:
 
     def is_covered(self, instants):
         """Whether it brought nothing new when it came: some state of its instant has all of it."""
-        rows = instants.get(self.event.time, [])
-        states = (rows[: count + 1] for count in range(len(rows)))
+        alike = [instants.get((self.event.time, is_late), []) for is_late in (False, True)]
+        states = (rows[: count + 1] for rows in alike for count in range(len(rows)))
         return any(model.append(state, self.event)[1] == model.DUPLICATE for state in states)
 
 

@@ -42,6 +42,10 @@ class Client(threading.Thread):
         self.journal = journal
         self.random = random.Random(f"client {number} {seed}")
         self.stopping = threading.Event()
+        # Whether it may go on, and whether it waits until it may.
+        self.going = threading.Event()
+        self.going.set()
+        self.rests = threading.Event()
         self.connection = None
         self.port = None
         self.count = 0
@@ -59,10 +63,17 @@ class Client(threading.Thread):
         try:
             self.introduce()
             while not self.stopping.is_set():
+                self.rest()
                 self.random.choices(kinds, weights)[0]()
                 self.stopping.wait(self.pause)
         finally:
             self.close()
+
+    def rest(self):
+        while not self.going.is_set() and not self.stopping.is_set():
+            self.rests.set()
+            self.going.wait(self.pause)
+        self.rests.clear()
 
     # What it sends. Every value is another one, so that each row can be told whose it is.
 
@@ -234,6 +245,16 @@ class Clients:
             client.join(60)
             if client.is_alive():
                 raise AssertionError("a client does not end")
+
+    def pause(self):
+        """Until `resume`: what was sent is answered."""
+        for client in self.clients:
+            client.going.clear()
+        wait_until(lambda: all(client.rests.is_set() for client in self.clients), "the clients rest", 60)
+
+    def resume(self):
+        for client in self.clients:
+            client.going.set()
 
     def acked(self):
         return sum(client.acked for client in self.clients)

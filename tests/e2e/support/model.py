@@ -10,6 +10,8 @@ from .instants import micros_of
 
 PATCH, REPLACE, DELETE, CORRECT = "patch", "replace", "delete", "correct"
 ACCEPTED, DUPLICATE, MERGED, CORRECTED = "accepted", "duplicates", "merged", "corrected"
+# From here on rows are numbered that came after their period was closed to writes.
+LATE_SEQ = 2**14
 
 
 @dataclasses.dataclass
