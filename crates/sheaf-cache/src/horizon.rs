@@ -57,9 +57,7 @@ impl Horizon {
     pub(crate) fn lag_of(&self, data_timestamp: Timestamp, now: Instant) -> Option<Duration> {
         let (shown, asked_at) = (*self.clock())?;
         let since = i64::try_from(now.saturating_duration_since(asked_at).as_micros()).ok()?;
-        let shown = shown.as_micros().checked_add(since)?;
-        let micros = shown.checked_sub(data_timestamp.as_micros())?;
-        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(0)))
+        Some(shown.saturating_add_micros(since).since(data_timestamp))
     }
 
     pub(crate) fn lineage(&self) -> Option<Lineage> {
