@@ -8,6 +8,7 @@
 )]
 
 mod edges;
+mod programs;
 mod sources;
 mod step;
 mod workspace;

@@ -1,11 +1,11 @@
 //! The steps of each command, in order. The first that fails ends the run; each prints its seconds.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::programs::{self, Program};
 use crate::workspace::Workspace;
 use crate::{edges, sources, workspace};
 
@@ -23,6 +23,11 @@ const FAULT_RUNS: [&str; 3] = [
 const SHORT_FAULTS_SEED: &str = "1";
 /// As long as every fault takes to come at least once. The long form is ten minutes, by hand.
 const SHORT_FAULTS_MINUTES: &str = "1";
+
+/// How many programs run side by side: most of their time they wait for a crash, a limit or a replica.
+const AT_A_TIME: usize = 2;
+/// Those that hold a time to a bound, and are alone on the machine.
+const ALONE: [&str; 2] = ["tests/e2e/crash_under_load.py", "tests/e2e/timing.py"];
 
 /// What tests are built with as well: another profile would compile everything once more, for a quarter of an hour.
 const TESTED: &str = "target/debug/sheaf";
@@ -53,20 +58,27 @@ pub(crate) fn edges() -> Result<()> {
     step("edges", rules)
 }
 
+/// What tests the executable from outside: first what waits more than it computes, some at a time, then what measures time.
 pub(crate) fn e2e() -> Result<()> {
-    step("example", || {
-        run(Command::new("scripts/run.sh").arg("--check"))
-    })?;
-    let tests = client_tests()?;
-    ensure!(!tests.is_empty(), "no *.py in any of {CLIENT_TESTS:?}");
-    for test in tests {
-        step(&test.display().to_string(), || {
-            run(python(TESTED).arg(&test))
-        })?;
+    let mut together = vec![Program::new("example", example())];
+    for test in client_tests()? {
+        together.push(Program::new(&test, python(TESTED, &[&test])));
     }
-    step("faults", || {
-        random_faults(TESTED, SHORT_FAULTS_SEED, SHORT_FAULTS_MINUTES)
-    })
+    for run in FAULT_RUNS {
+        let arguments = [
+            run,
+            "--seed",
+            SHORT_FAULTS_SEED,
+            "--minutes",
+            SHORT_FAULTS_MINUTES,
+        ];
+        together.push(Program::new(run, python(TESTED, &arguments)));
+    }
+    let (alone, together) = together
+        .into_iter()
+        .partition(|program| ALONE.contains(&program.name.as_str()));
+    programs::run(together, AT_A_TIME)?;
+    programs::run(alone, 1)
 }
 
 /// Random faults for as long as asked, on the optimised executable as it is now.
@@ -74,20 +86,30 @@ pub(crate) fn faults(seed: &str, minutes: &str) -> Result<()> {
     step("build", || {
         cargo(&["build", "--release", "--locked", "--package", "sheaf"])
     })?;
-    step("faults", || random_faults(OPTIMISED, seed, minutes))
-}
-
-fn random_faults(executable: &str, seed: &str, minutes: &str) -> Result<()> {
     for program in FAULT_RUNS {
-        run(python(executable).args([program, "--seed", seed, "--minutes", minutes]))?;
+        step(program, || {
+            run(&mut python(
+                OPTIMISED,
+                &[program, "--seed", seed, "--minutes", minutes],
+            ))
+        })?;
     }
     Ok(())
 }
 
+/// Builds what is tested, when it is not there yet, and loads and checks the example with it.
+fn example() -> Command {
+    let mut command = Command::new("scripts/run.sh");
+    command.arg("--check");
+    command
+}
+
 /// A Python that is to test this executable.
-fn python(executable: &str) -> Command {
+fn python(executable: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("target/venv/bin/python");
-    command.env("SHEAF_BIN", workspace::root().join(executable));
+    command
+        .env("SHEAF_BIN", workspace::root().join(executable))
+        .args(arguments);
     command
 }
 
@@ -99,21 +121,19 @@ fn rules() -> Result<()> {
     Ok(())
 }
 
-fn client_tests() -> Result<Vec<PathBuf>> {
+fn client_tests() -> Result<Vec<String>> {
     let mut tests = Vec::new();
     for directory in CLIENT_TESTS {
-        let Ok(entries) = std::fs::read_dir(workspace::root().join(directory)) else {
-            continue;
-        };
+        let entries = std::fs::read_dir(workspace::root().join(directory))
+            .with_context(|| format!("listing {directory}"))?;
         for entry in entries {
-            let path = entry
-                .with_context(|| format!("listing {directory}"))?
-                .path();
-            if path.extension().is_some_and(|extension| extension == "py") {
-                tests.push(path);
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".py") {
+                tests.push(format!("{directory}/{name}"));
             }
         }
     }
+    ensure!(!tests.is_empty(), "no *.py in any of {CLIENT_TESTS:?}");
     tests.sort();
     Ok(tests)
 }
