@@ -10,6 +10,7 @@ pub(super) mod follower;
 mod lag;
 mod memory;
 mod paced;
+mod reconcile;
 mod size;
 mod stream;
 
@@ -25,7 +26,13 @@ const MEGABYTE: f64 = 1e6;
 /// What the process that follows may need, at any rate.
 const MEGABYTES_MAX: f64 = 500.0;
 /// Every case of the suite, in the order in which they run. The first begins with a lake that was never begun.
-pub(super) const CASES: [&str; 4] = [stream::CASE, paced::CASE, size::CASE, memory::CASE];
+pub(super) const CASES: [&str; 5] = [
+    stream::CASE,
+    paced::CASE,
+    size::CASE,
+    memory::CASE,
+    reconcile::CASE,
+];
 
 pub(super) async fn run(
     world: &World,
@@ -37,6 +44,7 @@ pub(super) async fn run(
         paced::CASE => paced::run(world, scale, report).await,
         size::CASE => size::run(world, scale, report).await,
         memory::CASE => memory::run(world, scale, report).await,
+        reconcile::CASE => reconcile::run(world, scale, report).await,
         _ => stream::run(world, scale, report).await,
     }
 }

@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -60,6 +60,19 @@ impl Connection {
         kind: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes)> {
+        let answer = self.answer(method, path, kind, body).await?;
+        let (head, body) = answer.into_parts();
+        Ok((head.status, body))
+    }
+
+    /// The same with what its head says.
+    pub(super) async fn answer(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Response<Bytes>> {
         self.sender.ready().await?;
         let request = Request::builder()
             .method(method)
@@ -69,7 +82,8 @@ impl Connection {
             .header(CONTENT_TYPE, kind)
             .body(Full::new(body))?;
         let answer = self.sender.send_request(request).await?;
-        let status = answer.status();
-        Ok((status, answer.into_body().collect().await?.to_bytes()))
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Response::from_parts(head, body))
     }
 }

@@ -2,7 +2,7 @@
 //! a second server on its database.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -155,6 +155,40 @@ impl World {
 
     /// Starts a second server on the same database, configured with this text, and tells where it serves.
     pub(super) async fn start_second(&self, config_text: &str) -> Result<String> {
+        let authority = free_authority()?;
+        let log = self.dir.join("second.log");
+        let file = self.config_of_second();
+        std::fs::write(&file, config_text)
+            .with_context(|| format!("writing {}", file.display()))?;
+        let mut command = command()?;
+        command
+            .args(["serve", "--config"])
+            .arg(&file)
+            .env("SHEAF_DATABASE_URL", self.database_url()?)
+            .env("SHEAF_SERVER_LISTEN", &authority);
+        let server = spawn(&mut command, authority.clone(), &log)?;
+        *self.second() = Some(server);
+        wait_ready(&authority, &log).await?;
+        Ok(authority)
+    }
+
+    /// Runs a command of this executable with the second server's settings, to its end.
+    pub(super) async fn run_beside_second(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = command()?;
+        let command = command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.config_of_second())
+            .env("SHEAF_DATABASE_URL", self.database_url()?);
+        let output = command.output().await;
+        output.with_context(|| format!("running sheaf {}", arguments.join(" ")))
+    }
+
+    fn config_of_second(&self) -> PathBuf {
+        self.dir.join("second.toml")
+    }
+
+    fn database_url(&self) -> Result<String> {
         let config = commands::private_config(&self.dir, "sheaf_app")?;
         let (hosts, ports) = (config.get_hosts(), config.get_ports());
         let (Some(tokio_postgres::config::Host::Unix(socket_dir)), Some(port)) =
@@ -164,25 +198,10 @@ impl World {
         };
         let socket_dir = socket_dir.to_str().context("a socket's path is text")?;
         let database = config.get_dbname().context("the database has a name")?;
-        let url = format!(
+        Ok(format!(
             "postgresql://{}:{port}/{database}",
             socket_dir.replace('/', "%2F")
-        );
-        let authority = free_authority()?;
-        let log = self.dir.join("second.log");
-        let file = self.dir.join("second.toml");
-        std::fs::write(&file, config_text)
-            .with_context(|| format!("writing {}", file.display()))?;
-        let mut command = command()?;
-        command
-            .args(["serve", "--config"])
-            .arg(&file)
-            .env("SHEAF_DATABASE_URL", url)
-            .env("SHEAF_SERVER_LISTEN", &authority);
-        let server = spawn(&mut command, authority.clone(), &log)?;
-        *self.second() = Some(server);
-        wait_ready(&authority, &log).await?;
-        Ok(authority)
+        ))
     }
 
     /// Ends the second server.

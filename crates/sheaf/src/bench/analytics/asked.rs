@@ -52,4 +52,27 @@ impl Asked {
         );
         Ok((seconds, Answer::read(&answer["rows"])?))
     }
+
+    /// Seconds until the last byte of all pages of a history was there, and how many items they have. All of it has to be the lake's.
+    pub(super) async fn history(&mut self, path: &str) -> Result<(f64, u64)> {
+        let begun = Instant::now();
+        let (mut count, mut page) = (0, path.to_owned());
+        loop {
+            let answer = self
+                .0
+                .answer(Method::GET, &page, "application/json", Bytes::new())
+                .await
+                .with_context(|| format!("asking for {page}"))?;
+            let source = answer.headers().get("X-Data-Source").cloned();
+            let body: Value = serde_json::from_slice(answer.body())?;
+            let is_from_lake = source.is_some_and(|source| source == "lake");
+            ensure!(is_from_lake, "{page} is not answered by the lake: {body}");
+            let items = body["items"].as_array().context("a page without items")?;
+            count += u64::try_from(items.len())?;
+            match body["next_cursor"].as_str() {
+                Some(next) => page = format!("{path}&cursor={next}"),
+                None => return Ok((begun.elapsed().as_secs_f64(), count)),
+            }
+        }
+    }
 }

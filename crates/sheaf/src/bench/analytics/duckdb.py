@@ -22,6 +22,8 @@ def main():
     connection.execute(f"SET threads = {int(begin['threads'])}")
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_object_cache = true")
+    # It would be drawn into what is answered, for whatever takes some seconds.
+    connection.execute("SET enable_progress_bar = false")
     files = json.dumps(begin["files"]).replace("'", "''").replace('"', "'")
     connection.execute(
         "CREATE VIEW facts AS SELECT *, make_timestamp(epoch_us(observed_at)) AS instant "

@@ -71,7 +71,11 @@ impl Filled {
         let step = amount.days * DAY_SECONDS / amount.instants;
         let workload = Workload::devices(amount.kind, amount.entities).every(step);
         let feed = Feed::of(tenant.clone(), workload, scale.pick(100, BATCH, BATCH));
+        // Followed as they come, which is faster than what is there already.
+        let follower = Follower::start(world).await?;
+        follower.until_all().await?;
         feed.fill(amount.entities * amount.instants).await?;
+        follower.stop().await?;
         let follower = Follower::start(world).await?;
         follower.until_all().await?;
         let authority = follower.stay();

@@ -26,14 +26,6 @@ impl Span {
         }
     }
 
-    pub(super) fn first_days(self, days: i64) -> Span {
-        Span::days_from(self.from, days.min(self.days()))
-    }
-
-    pub(super) fn days(self) -> i64 {
-        (self.until - self.from) / DAY_MICROS
-    }
-
     fn condition(self) -> String {
         let text = |micros| {
             let time = Timestamp::from_micros(micros);
@@ -151,13 +143,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_a_span_begins_with_it_and_is_no_longer() {
-        let span = Span::days_from(0, 30);
-        assert_eq!(span.days(), 30);
-        assert_eq!(span.first_days(1), Span::days_from(0, 1));
-        assert_eq!(span.first_days(60), span);
+    fn a_span_is_said_as_a_condition_on_instants() {
         let wanted =
-            "observed_at >= '1970-01-01T00:00:00Z' AND observed_at < '1970-01-02T00:00:00Z'";
-        assert_eq!(span.first_days(1).condition(), wanted);
+            "observed_at >= '1970-01-01T00:00:00Z' AND observed_at < '1970-01-31T00:00:00Z'";
+        assert_eq!(Span::days_from(0, 30).condition(), wanted);
     }
 }

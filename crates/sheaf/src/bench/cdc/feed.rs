@@ -19,7 +19,7 @@ const READY: u64 = 300_000;
 
 /// A tenant's events, each sent once.
 pub(in crate::bench) struct Feed {
-    tenant: Tenant,
+    pub(super) tenant: Tenant,
     workload: Workload,
     batch: u64,
     next: Cell<u64>,

@@ -17,6 +17,8 @@ const FACTS: &str = "facts";
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What a build that was not optimised takes for the full scale is less.
 const HOLDS_WITHIN: Duration = Duration::from_secs(1_800);
+/// What a question to it may take: that of its own ten million values has them all in memory, as DuckDB has.
+const QUESTION_BYTES_MAX: u64 = 1 << 30;
 
 /// One life of it.
 pub(in crate::bench) struct Follower<'a> {
@@ -66,7 +68,10 @@ impl<'a> Follower<'a> {
         let (begun, begun_ms) = (Instant::now(), now_ms()?);
         // A string of JSON is one of TOML.
         let folder = serde_json::to_string(&world.path(FOLDER))?;
-        let config = format!("[lake]\nlocation = {folder}\n");
+        let config = format!(
+            "[lake]\nlocation = {folder}\nquery_bytes_max = {QUESTION_BYTES_MAX}\n\
+             tenant_bytes_max = {QUESTION_BYTES_MAX}\n"
+        );
         let authority = world.start_second(&config).await?;
         Ok(Follower {
             world,
@@ -122,7 +127,7 @@ impl<'a> Follower<'a> {
         self.authority
     }
 
-    pub(super) async fn stop(self) -> Result<()> {
+    pub(in crate::bench) async fn stop(self) -> Result<()> {
         self.world.stop_second().await
     }
 }
