@@ -3,12 +3,13 @@
 //! It has no opinion on whether a step may be taken; the database refuses those that would lose something.
 
 use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
-use sheaf_pg::{PgError, PgTime, Pool, Statement, first_row};
-use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
+use sheaf_pg::{Disposition, PgError, PgTime, Pool, Statement, Unfinished, first_row, run_if};
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
 
+use crate::events::quoted;
 use crate::lake::position_in;
-use crate::maintenance::{Params, change, detach, fetch_state};
+use crate::maintenance::{Params, PartitionState, change, detach, fetch_state, finish_detach};
 use crate::partitions::Partition;
 
 /// Up to where history is closed to writes, and up to where the lake answers.
@@ -120,6 +121,40 @@ pub struct ArchivedEvent {
     pub attrs: Box<str>,
 }
 
+/// Why a step was not taken. Nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// PostgreSQL failed, or refused it.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// Its rows may be seen by nobody at any moment.
+    #[error(
+        "{name} is being taken out of the history by hand: sheaf partition detach ends that, and attach undoes it"
+    )]
+    Leaving {
+        /// The partition.
+        name: String,
+    },
+    /// Its boundary is about to move beyond this one.
+    #[error(
+        "a partition after {name} is being archived, which has to come to its end first, or be put back before this one"
+    )]
+    Younger {
+        /// The partition.
+        name: String,
+    },
+}
+
+impl StepError {
+    /// What to do about it.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            StepError::Postgres(error) => error.disposition(),
+            StepError::Leaving { .. } | StepError::Younger { .. } => Disposition::Stop,
+        }
+    }
+}
+
 /// How far a partition is on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archive {
@@ -135,6 +170,8 @@ pub struct Archive {
     pub awaited: Option<ChangePosition>,
     /// When it was closed to writes.
     pub closed_at: Timestamp,
+    /// When both sides were found equal for the last time after it was taken out; absent before.
+    pub verified_at: Option<Timestamp>,
     /// When it was dropped.
     pub dropped_at: Option<Timestamp>,
     /// Why the next step was not done when it was tried, and when that was.
@@ -168,6 +205,9 @@ pub async fn list_archives(pool: &Pool) -> Result<Vec<Archive>, PgError> {
             digest: row.get::<_, Option<i64>>("events").and_then(digest),
             awaited: position_in(row, "waiting_timeline", "waiting_lsn", STEP)?,
             closed_at: row.get::<_, PgTime>("closed_at").0,
+            verified_at: row
+                .get::<_, Option<PgTime>>("verified_at")
+                .map(|time| time.0),
             dropped_at: row
                 .get::<_, Option<PgTime>>("dropped_at")
                 .map(|time| time.0),
@@ -177,12 +217,25 @@ pub async fn list_archives(pool: &Pool) -> Result<Vec<Archive>, PgError> {
     rows.iter().map(archive).collect()
 }
 
-/// Closes the time up to the end of the oldest partition to writes. False where that was done before.
-pub async fn close_period(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, PgError> {
-    let sql = include_str!("../sql/archive/close_period.sql");
+/// Closes the time up to the end of the oldest partition to writes. False where that was done before. Not where somebody takes it
+/// out of the history by hand: keyframes are made of what queries see.
+pub async fn close_period(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, StepError> {
+    const STEP: &str = "closing a period to writes";
     let now = PgTime(now);
-    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
-    is_done(upkeep, "closing a period to writes", sql, params).await
+    let params = || -> Params<'_> { vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)] };
+    let close = include_str!("../sql/archive/close_period.sql");
+    let look = include_str!("../sql/archive/find_leaving.sql");
+    let statements = [
+        Statement::new(STEP, close, params()),
+        Statement::new(STEP, look, params()),
+    ];
+    let leaving = || StepError::Leaving {
+        name: name.to_owned(),
+    };
+    done_unless(upkeep, STEP, &statements, |looked| {
+        looked.get::<_, bool>("is_leaving").then(leaving)
+    })
+    .await
 }
 
 /// Writes the keyframes of some further entities of a closed partition. Gives back how many; 0 once all are written.
@@ -277,13 +330,110 @@ pub async fn prepare_restored(upkeep: &Pool, name: &str) -> Result<bool, PgError
     is_done(upkeep, step, sql, params).await
 }
 
-/// Puts the partition that was archived last back into the history. False where it is there.
-pub async fn finish_restore(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, PgError> {
-    let sql = include_str!("../sql/archive/finish_restore.sql");
+/// Puts the partition that was archived last back into the history. False where it is there. Not where one after it is on its way: its
+/// boundary would move beyond this one, and back again when this one is archived again.
+pub async fn finish_restore(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, StepError> {
+    const STEP: &str = "putting an archived partition back";
+    end_interrupted(upkeep, name).await?;
     let now = PgTime(now);
-    let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
-    let step = "putting an archived partition back";
-    is_done(upkeep, step, sql, params).await
+    let finish = include_str!("../sql/archive/finish_restore.sql");
+    let look = include_str!("../sql/archive/look_at_restored.sql");
+    let statements = [
+        Statement::new(
+            STEP,
+            finish,
+            vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)],
+        ),
+        Statement::new(STEP, look, vec![(&name, Type::TEXT)]),
+    ];
+    let name = || name.to_owned();
+    done_unless(upkeep, STEP, &statements, |looked| {
+        if looked.get("is_leaving") {
+            return Some(StepError::Leaving { name: name() });
+        }
+        let is_before = looked.get::<_, bool>("is_before_another");
+        is_before.then(|| StepError::Younger { name: name() })
+    })
+    .await
+}
+
+/// A partition whose detachment was interrupted is attached, and no query sees it: it is taken out, so that it can be put back.
+async fn end_interrupted(upkeep: &Pool, name: &str) -> Result<(), PgError> {
+    if fetch_state(upkeep, name).await? != Some(PartitionState::Pending) {
+        return Ok(());
+    }
+    // Not while somebody is at it.
+    let sql = include_str!("../sql/archive/hold_archive.sql");
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    let step = "ending an interrupted detachment";
+    let (held, is_going) = Held::by(upkeep, step, sql, &params, "is_wanted").await?;
+    if is_going && fetch_state(upkeep, name).await? == Some(PartitionState::Pending) {
+        finish_detach(upkeep, &quoted(name)).await?;
+    }
+    held.release().await
+}
+
+/// Whoever puts a partition back, alone: what one has compared another would make anew.
+#[derive(Debug)]
+pub struct Restoring(Held);
+
+/// Keeps others from putting a partition back. None where somebody does that.
+pub async fn begin_restore(upkeep: &Pool) -> Result<Option<Restoring>, PgError> {
+    let sql = include_str!("../sql/archive/hold_restore.sql");
+    let (held, is_held) = Held::by(upkeep, HOLD_RESTORE, sql, &[], "is_held").await?;
+    Ok(is_held.then_some(Restoring(held)))
+}
+
+const HOLD_RESTORE: &str = "keeping others from restoring";
+
+impl Restoring {
+    /// Whether others are kept from it still, and were all the time.
+    pub async fn require(&self) -> Result<(), PgError> {
+        let alive = self.0.client.batch_execute("SELECT").await;
+        alive.map_err(PgError::statement(HOLD_RESTORE))
+    }
+
+    /// Lets others.
+    pub async fn release(self) -> Result<(), PgError> {
+        self.0.release().await
+    }
+}
+
+/// A lock as long as this is there: a transaction that writes nothing.
+#[derive(Debug)]
+struct Held {
+    client: Unfinished,
+    step: &'static str,
+}
+
+impl Held {
+    /// Takes it by a statement, and what that says.
+    async fn by(
+        upkeep: &Pool,
+        step: &'static str,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+        said: &str,
+    ) -> Result<(Held, bool), PgError> {
+        let client = Unfinished::new(upkeep.get().await?);
+        let begin = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = 0";
+        let begun = client.batch_execute(begin).await;
+        begun.map_err(PgError::statement(step))?;
+        let rows = client.query_typed(sql, params).await;
+        let rows = rows.map_err(PgError::statement(step))?;
+        // Ends the statement's portal and its snapshot: an interrupted detachment is ended once nobody has an older one.
+        let ended = client.batch_execute("SELECT").await;
+        ended.map_err(PgError::statement(step))?;
+        let said = first_row(&rows, step)?.get(said);
+        Ok((Held { client, step }, said))
+    }
+
+    async fn release(self) -> Result<(), PgError> {
+        let ended = self.client.batch_execute("ROLLBACK").await;
+        ended.map_err(PgError::statement(self.step))?;
+        self.client.rest();
+        Ok(())
+    }
 }
 
 /// Begins again with a partition that was restored.
@@ -298,31 +448,18 @@ pub async fn archive_again(upkeep: &Pool, name: &str) -> Result<(), PgError> {
 /// where it is not to be taken out any more.
 pub async fn detach_archived(upkeep: &Pool, name: &str, now: Timestamp) -> Result<(), PgError> {
     const STEP: &str = "detaching an archived partition";
-    let held = upkeep.get().await?;
-    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'";
-    held.batch_execute(begin)
-        .await
-        .map_err(PgError::statement(STEP))?;
-    let detached = detach_held(&held, upkeep, name, now).await;
-    // It has written nothing.
-    let ended = held.batch_execute("ROLLBACK").await;
-    detached?;
-    ended.map_err(PgError::statement(STEP))
+    let sql = include_str!("../sql/archive/hold_archive.sql");
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    let (held, is_wanted) = Held::by(upkeep, STEP, sql, &params, "is_wanted").await?;
+    let detached = match is_wanted {
+        true => detach_held(upkeep, name, now).await,
+        false => Ok(()),
+    };
+    held.release().await.and(detached)
 }
 
-async fn detach_held(
-    held: &Client,
-    upkeep: &Pool,
-    name: &str,
-    now: Timestamp,
-) -> Result<(), PgError> {
+async fn detach_held(upkeep: &Pool, name: &str, now: Timestamp) -> Result<(), PgError> {
     const STEP: &str = "detaching an archived partition";
-    let sql = include_str!("../sql/archive/hold_archive.sql");
-    let rows = held.query_typed(sql, &[(&name, Type::TEXT)]).await;
-    let rows = rows.map_err(PgError::statement(STEP))?;
-    if !first_row(&rows, STEP)?.get::<_, bool>("is_wanted") {
-        return Ok(());
-    }
     if let Some(state) = fetch_state(upkeep, name).await? {
         detach(upkeep, name, state, now).await?;
     }
@@ -432,4 +569,33 @@ async fn is_done(
 ) -> Result<bool, PgError> {
     let rows = change(upkeep, step, sql, params).await?;
     Ok(first_row(&rows, step)?.get("is_done"))
+}
+
+/// Takes a step by the first statement, whether it was done now, and leaves it where what the other one finds after it is against it.
+async fn done_unless(
+    upkeep: &Pool,
+    step: &'static str,
+    statements: &[Statement<'_>; 2],
+    against: impl FnOnce(&Row) -> Option<StepError>,
+) -> Result<bool, StepError> {
+    let client = Unfinished::new(upkeep.get().await?);
+    let mut refused = None;
+    let holds = |rows: &[Vec<Row>]| {
+        if !first_row(&rows[0], step)?.get::<_, bool>("is_done") {
+            return Ok(());
+        }
+        refused = against(first_row(&rows[1], step)?);
+        match refused {
+            Some(_) => Err(PgError::unreadable(step, "state")),
+            None => Ok(()),
+        }
+    };
+    let taken = run_if(&client, None, statements, holds).await;
+    if taken.is_ok() || refused.is_some() {
+        client.rest();
+    }
+    match (refused, taken) {
+        (Some(refused), _) => Err(refused),
+        (None, taken) => Ok(first_row(&taken?[0], step)?.get("is_done")),
+    }
 }

@@ -88,6 +88,7 @@ impl<'a> BucketRange<'a> {
         params.push((&attributes.types, Type::TEXT_ARRAY));
         params.push((&attributes.ends, Type::BOOL));
         params.push((rows_max, Type::INT8));
+        params.push((&attributes.shown_from, Type::TIMESTAMPTZ_ARRAY));
         Statement::new(
             "aggregating an entity's history",
             include_str!("../sql/history/aggregate_buckets.sql"),
@@ -112,6 +113,8 @@ pub struct AggregatedAttributes {
     pub keys: Vec<String>,
     /// Their types, in the same order.
     pub types: Vec<&'static str>,
+    /// From when on each is, in the same order.
+    pub shown_from: Vec<PgTime>,
     /// Whether the first and last values are wanted.
     pub ends: bool,
 }

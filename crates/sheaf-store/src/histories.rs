@@ -78,6 +78,7 @@ impl HistoriesOf {
         params.push((&attributes.ends, Type::BOOL));
         params.push((is_one_series, Type::BOOL));
         params.push((rows_max, Type::INT8));
+        params.push((&attributes.shown_from, Type::TIMESTAMPTZ_ARRAY));
         Statement::new(
             "aggregating the histories of entities",
             include_str!("../sql/history/aggregate_histories.sql"),

@@ -23,6 +23,9 @@ pub struct EventsAsked {
     pub newest_first: bool,
     /// How many are enough. There are more where others are stored beside them.
     pub enough: usize,
+    /// Whether it matters which request brought each. Where it does not, none is named: the ids of requests take as much to read as
+    /// everything else.
+    pub with_requests: bool,
 }
 
 /// Events of entities.

@@ -10,6 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use crate::heartbeat::lsn_in;
 use crate::reconcile::RepairColumns;
+use crate::retention::RemovalColumns;
 use crate::settings::Settings;
 use crate::snapshot::{Snapshot, read_snapshot, snapshot_of};
 
@@ -125,7 +126,7 @@ pub async fn read_lake(cdc: &Pool, lake: &LakeName) -> Result<Option<LakeStandin
 
 const STANDING: &str = "reading how far the lake is";
 
-fn standing_statements(lake: &LakeName) -> [Statement<'_>; 2] {
+pub(crate) fn standing_statements(lake: &LakeName) -> [Statement<'_>; 2] {
     let position = include_str!("../sql/lake/read_position.sql");
     let tables = include_str!("../sql/lake/list_tables.sql");
     [
@@ -138,7 +139,10 @@ fn standing_statements(lake: &LakeName) -> [Statement<'_>; 2] {
     ]
 }
 
-fn standing_of(position: &[Row], tables: &[Row]) -> Result<Option<LakeStanding>, PgError> {
+pub(crate) fn standing_of(
+    position: &[Row],
+    tables: &[Row],
+) -> Result<Option<LakeStanding>, PgError> {
     const STEP: &str = STANDING;
     let Some(row) = position.first() else {
         return Ok(None);
@@ -282,6 +286,11 @@ pub async fn commit_lake(
 ) -> Result<i64, PgError> {
     const STEP: &str = "committing the lake";
     let repairs = RepairColumns::new(lake, corrections.clears, &corrections.repaired);
+    let removals = RemovalColumns::new(
+        &corrections.removed,
+        corrections.clears,
+        corrections.archived_before,
+    );
     let corrections = corrections::ChangeColumns::new(lake, corrections, now);
     let timeline = |position: Option<ChangePosition>| position.map(|at| i64::from(at.timeline));
     let lsn = |position: Option<ChangePosition>| position.map(|at| at.commit_lsn.to_string());
@@ -313,6 +322,7 @@ pub async fn commit_lake(
     let mut statements = vec![Statement::new(STEP, sql, params)];
     statements.append(&mut corrections.statements());
     statements.append(&mut repairs.statements());
+    statements.append(&mut removals.statements());
     let rows = sheaf_pg::run(&client, Access::Write, None, &statements).await?;
     let row = rows[0]
         .first()

@@ -28,6 +28,7 @@ pub mod migrate;
 pub mod partitions;
 pub mod reconcile;
 pub mod rejections;
+pub mod retention;
 mod scope;
 pub mod settings;
 pub mod snapshot;

@@ -172,7 +172,7 @@ pub async fn attach(upkeep: &Pool, name: &str, state: PartitionState) -> Result<
         .map(drop)
 }
 
-async fn finish_detach(upkeep: &Pool, table: &str) -> Result<(), PgError> {
+pub(crate) async fn finish_detach(upkeep: &Pool, table: &str) -> Result<(), PgError> {
     let sql = format!("ALTER TABLE sheaf.entity_events DETACH PARTITION sheaf.{table} FINALIZE");
     execute(upkeep, "ending an interrupted detachment", &sql).await
 }

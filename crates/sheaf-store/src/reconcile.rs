@@ -4,12 +4,16 @@ mod events;
 mod files;
 mod repairs;
 
+use std::time::Duration;
+
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{Access, PgError, PgTime, Pool, Statement, first_row};
+use tokio::time::{Instant as Moments, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
+use crate::changes::read_running;
 use crate::heartbeat::lsn_in;
 
 pub use events::{
@@ -19,6 +23,9 @@ pub use events::{
 pub use files::{CountedFile, add_files, list_files, list_oldest_files, remove_files, touch_files};
 pub(crate) use repairs::RepairColumns;
 pub use repairs::{LakeRepair, ask_for_repairs, count_repairs, list_repairs};
+
+/// How often it is asked who runs.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How many facts, and the sum of their hashes without what exceeds 128 bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +53,7 @@ pub struct HourSums {
     pub lake_hidden: FactSum,
 }
 
-/// Which transactions are visible at a moment.
+/// Which transactions are counted at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
     /// As PostgreSQL writes it.
@@ -79,6 +86,13 @@ pub struct Span {
     pub lower: Timestamp,
     /// The first one after it.
     pub upper: Timestamp,
+}
+
+impl Span {
+    /// Whether an instant is in it.
+    pub fn has(&self, at: Timestamp) -> bool {
+        self.lower <= at && at < self.upper
+    }
 }
 
 /// As of what a partition was counted.
@@ -125,11 +139,21 @@ pub struct Run {
     pub settled_tables: Option<Vec<String>>,
 }
 
-/// Which transactions are visible now.
-pub async fn read_moment(cdc: &Pool) -> Result<Moment, PgError> {
-    const STEP: &str = "reading which transactions are visible";
-    let sql = include_str!("../sql/reconcile/read_moment.sql");
+/// Which transactions have ended, of those that have begun by now. Those that run are given so long to end.
+pub async fn read_moment(cdc: &Pool, ends_within: Duration) -> Result<Moment, PgError> {
+    const STEP: &str = "reading which transactions have ended";
+    let sql = include_str!("../sql/reconcile/begin_moment.sql");
     let rows = read(cdc, &Statement::new(STEP, sql, vec![])).await?;
+    let row = first_row(&rows, STEP)?;
+    let (next_number, taken_at): (i64, Timestamp) =
+        (row.get("next_number"), time_in(row, "taken_at"));
+    let deadline = Moments::now() + ends_within;
+    while Moments::now() < deadline && read_running(cdc).await?.1 < next_number {
+        sleep(LOOK_EVERY).await;
+    }
+    let sql = include_str!("../sql/reconcile/read_moment.sql");
+    let params: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&next_number, Type::INT8)];
+    let rows = read(cdc, &Statement::new(STEP, sql, params)).await?;
     let row = first_row(&rows, STEP)?;
     let lsn = lsn_in(row, "lsn", STEP)?.ok_or_else(|| PgError::unreadable(STEP, "lsn"))?;
     let timeline: &str = row.get("timeline");
@@ -137,12 +161,12 @@ pub async fn read_moment(cdc: &Pool) -> Result<Moment, PgError> {
     let timeline = timeline.map_err(|_| PgError::unreadable(STEP, "timeline"))?;
     Ok(Moment {
         snapshot: row.get("snapshot"),
-        taken_at: time_in(row, "taken_at"),
+        taken_at,
         position: ChangePosition::before(timeline, lsn),
     })
 }
 
-/// The partitions that are attached, and how many late events were inserted.
+/// The partitions that are attached and stay so, and how many late events were inserted.
 pub async fn list_partitions(cdc: &Pool) -> Result<(Vec<(Span, Counters)>, i64), PgError> {
     const STEP: &str = "listing the partitions and what was done to them";
     let sql = include_str!("../sql/reconcile/list_partitions.sql");
@@ -159,6 +183,25 @@ pub async fn list_gone(cdc: &Pool) -> Result<Vec<Span>, PgError> {
     let step = "listing the partitions that are gone";
     let rows = read(cdc, &Statement::new(step, sql, vec![])).await?;
     Ok(rows.iter().map(span_in).collect())
+}
+
+/// The times of which the history has all events that there are: their partitions are attached, and not on their way out.
+pub async fn list_held(cdc: &Pool) -> Result<Vec<Span>, PgError> {
+    let sql = include_str!("../sql/reconcile/list_held.sql");
+    let step = "listing the times that the history has";
+    let rows = read(cdc, &Statement::new(step, sql, vec![])).await?;
+    Ok(rows.iter().map(span_in).collect())
+}
+
+/// What was counted of the lake from an hour on and before another, of all tenants, with what retention took out of it.
+pub async fn sum_lake_hours(cdc: &Pool, hours: (i64, i64)) -> Result<FactSum, PgError> {
+    const STEP: &str = "summing up hours of the lake";
+    let sql = include_str!("../sql/reconcile/sum_lake_hours.sql");
+    let params: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&hours.0, Type::INT8), (&hours.1, Type::INT8)];
+    let rows = read(cdc, &Statement::new(STEP, sql, params)).await?;
+    let row = first_row(&rows, STEP)?;
+    sum_in(row, "facts", "sum", STEP)
 }
 
 /// The partitions as they were last counted.
@@ -277,13 +320,7 @@ pub async fn read_hours(cdc: &Pool, hours: &[(i64, i64)]) -> Result<Vec<HourSums
     let params: Vec<(&(dyn ToSql + Sync), Type)> =
         vec![(&tenants, Type::INT8_ARRAY), (&hours, Type::INT8_ARRAY)];
     let rows = read(cdc, &Statement::new(STEP, sql, params)).await?;
-    let sum = |row: &Row, facts: &str, sum: &str| {
-        let text: &str = row.get(sum);
-        Ok(FactSum {
-            facts: row.get(facts),
-            sum: text.parse().map_err(|_| PgError::unreadable(STEP, text))?,
-        })
-    };
+    let sum = |row: &Row, facts: &str, sum: &str| sum_in(row, facts, sum, STEP);
     let hour = |row: &Row| {
         Ok(HourSums {
             tenant: row.get("tenant_id"),
@@ -323,7 +360,7 @@ pub async fn read_run(cdc: &Pool) -> Result<Run, PgError> {
     })
 }
 
-/// Remembers what a look at both sides came to.
+/// Remembers what a look at both sides came to. One that could not compare them takes back nothing of what was found before.
 pub async fn store_run(
     cdc: &Pool,
     ended_at: Timestamp,
@@ -375,15 +412,6 @@ pub async fn release_run(cdc: &Pool, runner: Uuid) -> Result<(), PgError> {
     write(cdc, &[Statement::new(step, sql, params)]).await
 }
 
-/// How long the history of tenants is kept, in microseconds, of whom it is not kept for ever.
-pub async fn list_retentions(cdc: &Pool) -> Result<Vec<(i64, i64)>, PgError> {
-    let sql = include_str!("../sql/reconcile/list_retentions.sql");
-    let step = "reading how long histories are kept";
-    let rows = read(cdc, &Statement::new(step, sql, vec![])).await?;
-    let retention = |row: &Row| (row.get("tenant_id"), row.get("retention_micros"));
-    Ok(rows.iter().map(retention).collect())
-}
-
 /// The parameters of the statement that adds to hours.
 struct HourColumns {
     tenants: Vec<i64>,
@@ -421,6 +449,14 @@ impl HourColumns {
 
 fn time_in(row: &Row, column: &str) -> Timestamp {
     row.get::<_, PgTime>(column).0
+}
+
+fn sum_in(row: &Row, facts: &str, sum: &str, step: &'static str) -> Result<FactSum, PgError> {
+    let text: &str = row.get(sum);
+    Ok(FactSum {
+        facts: row.get(facts),
+        sum: text.parse().map_err(|_| PgError::unreadable(step, text))?,
+    })
 }
 
 fn span_in(row: &Row) -> Span {

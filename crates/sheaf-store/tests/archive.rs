@@ -20,13 +20,15 @@ use sheaf_model::{
 use sheaf_pg::Pool;
 use sheaf_store::TenantScope;
 use sheaf_store::archive::{
-    ArchiveDigest, ArchiveState, close_period, detach_archived, drop_archived, fetch_boundaries,
-    finish_restore, list_archives, note_verified, pass_boundary, write_keyframes,
+    ArchiveDigest, ArchiveState, StepError, archive_again, begin_restore, close_period,
+    detach_archived, drop_archived, fetch_boundaries, finish_restore, list_archives, note_verified,
+    pass_boundary, prepare_restored, write_keyframes,
 };
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::documents::document_of;
 use sheaf_store::events::history_of;
 use sheaf_store::invariants::{check, check_documents};
+use sheaf_store::maintenance::{PartitionState, fetch_state};
 use sheaf_store::partitions::{Partition, ensure_partition, list_partitions};
 use sheaf_store::staging::flush;
 use sheaf_testkit::{Injected, wait_until};
@@ -563,7 +565,7 @@ async fn steps_are_taken_in_their_order_and_put_back_from_wherever_they_are() ->
     assert_eq!(state().await?, Some(ArchiveState::Closed));
     assert!(finish_restore(&upkeep, &old.name, now).await?);
     assert_eq!(state().await?, Some(ArchiveState::Restored));
-    sheaf_store::archive::archive_again(&upkeep, &old.name).await?;
+    archive_again(&upkeep, &old.name).await?;
     while write_keyframes(&upkeep, &old.name, 10, now).await? > 0 {}
     // A lake that has begun anew is not the one that was compared.
     let elsewhere = ChangePosition {
@@ -608,5 +610,150 @@ async fn steps_are_taken_in_their_order_and_put_back_from_wherever_they_are() ->
     let client = world.database.client("sheaf_upkeep").await?;
     assert_eq!(check_documents(&client, i64::MAX).await?.violations, []);
     assert_eq!(check(&client).await?, []);
+    Ok(())
+}
+
+/// A history of these years, an event of one entity in each.
+async fn of_years(years: &[i32]) -> Result<(World, Pool, Client)> {
+    let world = World::create().await?;
+    let scope = world.tenant("acme").await?;
+    let (writer, admin) = (world.writer().await?, world.database.superuser().await?);
+    pretend_lake(&admin).await?;
+    for year in years {
+        let time = format!("{year}-05-01T00:00:00Z");
+        ingest(&writer, &scope, &[event("e", &time, r#"{"a":1}"#)]).await?;
+    }
+    let upkeep = world.pool("sheaf_upkeep", 4);
+    Ok((world, upkeep, admin))
+}
+
+async fn events(admin: &Client) -> Result<i64> {
+    let sql = "SELECT count(*) FROM sheaf.entity_events";
+    Ok(admin.query_one(sql, &[]).await?.get(0))
+}
+
+/// The boundary would move beyond it while it is here, and back over the other one when it is archived again.
+#[tokio::test]
+async fn a_partition_is_not_put_back_while_the_one_after_it_is_on_its_way() -> Result<()> {
+    let refused = Injected::new("restore while a younger partition is compared");
+    let (_world, upkeep, _admin) = of_years(&[2010, 2012, 2014]).await?;
+    let now = Timestamp::now();
+    let first = close(&upkeep).await?;
+    take_away(&upkeep, &first).await?;
+    let second = close(&upkeep).await?;
+    ensure!(prepare_restored(&upkeep, &first.name).await?);
+    let error = finish_restore(&upkeep, &first.name, now).await;
+    refused.count();
+    assert!(matches!(error, Err(StepError::Younger { .. })), "{error:?}");
+    let states = async || -> Result<Vec<ArchiveState>> {
+        let archives = list_archives(&upkeep).await?;
+        Ok(archives.iter().map(|archive| archive.state).collect())
+    };
+    assert_eq!(
+        states().await?,
+        [ArchiveState::Dropped, ArchiveState::Keyframed]
+    );
+    let boundary = async || anyhow::Ok(fetch_boundaries(&upkeep).await?.archived_before);
+    assert_eq!(boundary().await?, Some(first.upper));
+    // The other way round: the younger one first. Both are archived again, the boundary never back.
+    ensure!(finish_restore(&upkeep, &second.name, now).await?);
+    ensure!(finish_restore(&upkeep, &first.name, now).await?);
+    assert_eq!(boundary().await?, None);
+    for partition in [&first, &second] {
+        archive_again(&upkeep, &partition.name).await?;
+        while write_keyframes(&upkeep, &partition.name, 10, now).await? > 0 {}
+        take_away(&upkeep, partition).await?;
+        assert_eq!(boundary().await?, Some(partition.upper));
+    }
+    assert_eq!(states().await?, [ArchiveState::Dropped; 2]);
+    refused.require();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partition_whose_detachment_was_interrupted_is_seen_again_once_it_is_put_back()
+-> Result<()> {
+    let interrupted = Injected::new("detachment interrupted");
+    let (world, upkeep, admin) = of_years(&[2010, 2012]).await?;
+    let now = Timestamp::now();
+    let old = close(&upkeep).await?;
+    ensure!(pass_boundary(&upkeep, &old.name, ("sheaf", BASE), &digest(), now).await?);
+    let interrupt = async || -> Result<()> {
+        let reader = world.database.superuser().await?;
+        reader
+            .batch_execute("BEGIN; SELECT FROM sheaf.entity_events")
+            .await?;
+        // It waits for the reader.
+        let detach = format!(
+            "ALTER TABLE sheaf.entity_events DETACH PARTITION sheaf.{} CONCURRENTLY",
+            old.name
+        );
+        admin.batch_execute("SET statement_timeout = '1s'").await?;
+        admin.batch_execute(&detach).await.expect_err("it waits");
+        admin.batch_execute("RESET statement_timeout").await?;
+        interrupted.count();
+        reader.batch_execute("ROLLBACK").await?;
+        let state = fetch_state(&upkeep, &old.name).await?;
+        assert_eq!(state, Some(PartitionState::Pending));
+        assert_eq!(events(&admin).await?, 1, "nobody sees it");
+        Ok(())
+    };
+    interrupt().await?;
+    let restored = finish_restore(&upkeep, &old.name, now);
+    ensure!(tokio::time::timeout(WITHIN, restored).await??);
+    assert_eq!(fetch_boundaries(&upkeep).await?.archived_before, None);
+    assert_eq!(events(&admin).await?, 2, "it is back");
+    // And where the archive goes on.
+    archive_again(&upkeep, &old.name).await?;
+    ensure!(write_keyframes(&upkeep, &old.name, 10, now).await? == 0);
+    ensure!(pass_boundary(&upkeep, &old.name, ("sheaf", BASE), &digest(), now).await?);
+    interrupt().await?;
+    let detached = detach_archived(&upkeep, &old.name, now);
+    tokio::time::timeout(WITHIN, detached).await??;
+    let archives = list_archives(&upkeep).await?;
+    assert_eq!(archives[0].state, ArchiveState::Detached);
+    ensure!(finish_restore(&upkeep, &old.name, now).await?);
+    assert_eq!(events(&admin).await?, 2, "it is back again");
+    let client = world.database.client("sheaf_upkeep").await?;
+    assert_eq!(check_documents(&client, i64::MAX).await?.violations, []);
+    interrupted.require();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partition_that_is_taken_out_by_hand_is_not_closed_for_an_archive() -> Result<()> {
+    let (_world, upkeep, admin) = of_years(&[2010, 2012]).await?;
+    let old = list_partitions(&upkeep).await?.remove(0);
+    let by_hand = format!("SELECT sheaf.close_event_partition('{}', now())", old.name);
+    admin.batch_execute(&by_hand).await?;
+    let error = close_period(&upkeep, &old.name, Timestamp::now()).await;
+    assert!(matches!(error, Err(StepError::Leaving { .. })), "{error:?}");
+    assert_eq!(list_archives(&upkeep).await?, []);
+    assert_eq!(fetch_boundaries(&upkeep).await?.closed_before, None);
+    let undo = format!("SELECT sheaf.attach_event_partition('{}')", old.name);
+    admin.batch_execute(&undo).await?;
+    ensure!(close_period(&upkeep, &old.name, Timestamp::now()).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_at_a_time_puts_a_partition_back() -> Result<()> {
+    let broken = Injected::new("lock lost with its connection");
+    let (_world, upkeep, admin) = of_years(&[2010]).await?;
+    let one = begin_restore(&upkeep).await?.context("nobody else does")?;
+    assert!(begin_restore(&upkeep).await?.is_none(), "somebody does");
+    one.require().await?;
+    one.release().await?;
+    let other = begin_restore(&upkeep).await?.context("nobody does now")?;
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_locks
+        WHERE locktype = 'advisory' AND classid = 24239 AND objid = 4294967288 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    for _ in admin.query(kill, &[]).await? {
+        broken.count();
+    }
+    wait_until("its lock is gone", WITHIN, async || {
+        other.require().await.is_err()
+    })
+    .await;
+    broken.require();
     Ok(())
 }

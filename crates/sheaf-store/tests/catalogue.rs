@@ -149,6 +149,7 @@ async fn versions_that_follow_each_other_share_their_attributes() -> Result<()> 
     let id = first.by_name("cold_0_7").context("created")?.id;
     let described = Description {
         unit: Some("C".to_owned()),
+        retention_micros: Some(86_400_000_000),
         ..Description::default()
     };
     let seen = other.refresh(&scope).await?.version();
@@ -165,6 +166,8 @@ async fn versions_that_follow_each_other_share_their_attributes() -> Result<()> 
         .await?
     );
     let third = one.refresh(&scope).await?;
+    let found = third.by_id(id).context("it")?;
+    assert_eq!(found.description, described);
     assert_eq!((third.version(), third.is_moving()), (seen + 1, true));
     for (earlier, later, changed) in [(&first, &second, 0), (&second, &third, 1)] {
         let copied = earlier.attributes().filter(|attribute| {

@@ -85,7 +85,10 @@ async fn a_tenant_is_shown_its_own_rows_in_every_table_and_view() -> Result<()> 
     let admin = world.database.superuser().await?;
     // What waits for the lake it may not read: the policy holds all the same.
     admin
-        .batch_execute("GRANT SELECT ON sheaf.lake_corrections, sheaf.lake_repairs, sheaf.reconciled_hours TO sheaf_app")
+        .batch_execute(
+            "GRANT SELECT ON sheaf.lake_corrections, sheaf.lake_repairs, sheaf.lake_removals, sheaf.lake_retentions,
+                sheaf.reconciled_hours TO sheaf_app",
+        )
         .await?;
     let app = world.database.client("sheaf_app").await?;
     for scope in [&ours, &theirs] {

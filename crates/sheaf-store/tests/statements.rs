@@ -370,6 +370,7 @@ async fn buckets_open_the_partitions_of_their_range_alone() -> Result<()> {
     let attributes = AggregatedAttributes {
         keys: vec!["2".to_owned()],
         types: vec!["float"],
+        shown_from: vec![PgTime(Timestamp::MIN)],
         ends: true,
     };
     let (keys, rows_max) = (Some(vec!["2".to_owned()]), 250);
@@ -441,6 +442,7 @@ async fn histories_of_many_open_the_partitions_of_their_range_alone() -> Result<
     let attributes = AggregatedAttributes {
         keys: vec!["2".to_owned()],
         types: vec!["float"],
+        shown_from: vec![PgTime(Timestamp::MIN)],
         ends: true,
     };
     let place = SharedPlace {

@@ -23,12 +23,13 @@ WITH known AS (
     WHERE k.attributes + m.place <= $8
     ORDER BY m.name COLLATE "C"
     ON CONFLICT (tenant_id, name) DO NOTHING
-    RETURNING attribute_id, name, type, origin, unit, description, schema, pii, pin, temperature, value_index, series_tag, created_at
+    RETURNING attribute_id, name, type, origin, unit, description, schema, pii, pin, temperature, value_index, series_tag, created_at,
+        retention_micros
 ), moved AS (
     UPDATE sheaf.tenants SET catalogue_version = catalogue_version + 1
     WHERE tenant_id = $1 AND EXISTS (SELECT FROM created)
     RETURNING catalogue_version
 )
 SELECT c.attribute_id, c.name, c.type, c.origin, c.unit, c.description, c.schema, c.pii, c.pin, c.temperature,
-    c.value_index, c.series_tag, c.created_at, m.catalogue_version
+    c.value_index, c.series_tag, c.created_at, c.retention_micros, m.catalogue_version
 FROM created c CROSS JOIN moved m

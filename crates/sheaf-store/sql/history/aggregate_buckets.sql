@@ -4,7 +4,8 @@
 --   Numbers are exact until they are texts. The first and last values are the least and greatest of texts that begin
 --   with the time in a fixed width: one pass, and no bucket's values are kept.
 -- Parameters: tenant_id, type, id, from (inclusive), to (exclusive), width in microseconds, an instant that a bucket
---   begins at, keys, their types, whether the first and last values are wanted, rows_max.
+--   begins at, keys, their types, whether the first and last values are wanted, rows_max, from when on
+--   each key is wanted.
 -- Index: entities_external_id_key; entity_events_pkey. Locks: none.
 WITH numbered AS (
     SELECT e.entity_id, e.observed_at, e.seq, e.attrs,
@@ -22,7 +23,7 @@ WITH numbered AS (
             COLLATE "C" AS timed
     FROM numbered r
     CROSS JOIN LATERAL jsonb_each(r.attrs) j
-    JOIN unnest($8::text[], $9::text[]) AS k (key, type) ON k.key = j.key
+    JOIN unnest($8::text[], $9::text[], $12::timestamptz[]) AS k (key, type, shown_from) ON k.key = j.key AND r.observed_at >= k.shown_from
     WHERE jsonb_typeof(j.value) <> 'null'
         AND (NOT r.has_later OR NOT EXISTS (
             SELECT FROM sheaf.entity_events l

@@ -2,7 +2,8 @@
 --   numbered: the rows, and whether a later row of the same entity and instant follows.
 --   facts: their values, without those that a later row of the instant says again, replaces or deletes.
 -- Parameters: tenant_id, entity_ids, from (inclusive), to (exclusive), width in microseconds, an instant that a bucket
---   begins at, keys, their types, whether the first and last values are wanted, whether all are one series, rows_max.
+--   begins at, keys, their types, whether the first and last values are wanted, whether all are one series, rows_max,
+--   from when on each key is wanted.
 -- Index: entity_events_pkey; the bounds on the time prune partitions. Locks: none.
 WITH numbered AS (
     SELECT e.entity_id, e.observed_at, e.seq, e.attrs,
@@ -19,7 +20,7 @@ WITH numbered AS (
             COLLATE "C" AS timed
     FROM numbered r
     CROSS JOIN LATERAL jsonb_each(r.attrs) j
-    JOIN unnest($7::text[], $8::text[]) AS k (key, type) ON k.key = j.key
+    JOIN unnest($7::text[], $8::text[], $12::timestamptz[]) AS k (key, type, shown_from) ON k.key = j.key AND r.observed_at >= k.shown_from
     WHERE jsonb_typeof(j.value) <> 'null'
         AND (NOT r.has_later OR NOT EXISTS (
             SELECT FROM sheaf.entity_events l

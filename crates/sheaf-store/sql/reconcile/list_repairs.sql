@@ -2,12 +2,12 @@
 --   attributes, but one at least.
 -- Parameters: catalogue; how many rows, how many bytes. Index: lake_repairs_days. Locks: none.
 SELECT p.tenant_id, p.entity_id, p.observed_at, p.seq, p.op, p.batch_id, p.ingested_at, p.attrs::text AS attrs, p.base_timeline,
-    p.base_lsn::text AS base_lsn
+    p.base_lsn::text AS base_lsn, p.asked_at
 FROM (
     SELECT r.*, sum(r.bytes) OVER (ORDER BY r.observed_at, r.tenant_id, r.entity_id, r.seq) - r.bytes AS bytes_before
     FROM (
         SELECT c.tenant_id, c.entity_id, c.observed_at, c.seq, c.op, c.batch_id, c.ingested_at, c.attrs, c.base_timeline, c.base_lsn,
-            coalesce(octet_length(c.attrs::text), 0) AS bytes
+            c.asked_at, coalesce(octet_length(c.attrs::text), 0) AS bytes
         FROM sheaf.lake_repairs c WHERE c.catalog_name = $1::text
         ORDER BY c.observed_at, c.tenant_id, c.entity_id, c.seq LIMIT $2::bigint
     ) r

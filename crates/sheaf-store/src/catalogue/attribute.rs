@@ -159,6 +159,8 @@ pub struct Description {
     pub pii: bool,
     /// A temperature decided by the user.
     pub pin: Option<Pin>,
+    /// How long its history is kept, in microseconds; absent for as long as the tenant's.
+    pub retention_micros: Option<i64>,
 }
 
 /// One attribute of the catalogue.
@@ -185,7 +187,7 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// By place: to look for thirteen names in each of 10,000 rows takes as long as to read them.
+    /// By place: to look for fourteen names in each of 10,000 rows takes as long as to read them.
     pub(super) fn from_row(row: &Row) -> Result<Attribute, PgError> {
         const STEP: &str = "reading an attribute";
         let [
@@ -202,6 +204,7 @@ impl Attribute {
             value_index,
             series_tag,
             created_at,
+            retention_micros,
         ] = std::array::from_fn(|place| place);
         let kind: &str = row.get(kind);
         let temperature: &str = row.get(temperature);
@@ -219,6 +222,7 @@ impl Attribute {
                     .map(|schema| schema.0.to_owned()),
                 pii: row.get(pii),
                 pin: row.get::<_, Option<&str>>(pin).and_then(Pin::parse),
+                retention_micros: row.get(retention_micros),
             },
             temperature: Temperature::parse(temperature)
                 .ok_or_else(|| PgError::unreadable(STEP, temperature))?,

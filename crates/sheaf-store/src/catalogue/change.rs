@@ -140,6 +140,7 @@ pub async fn declare_attribute(
             (&temperature, Type::TEXT),
             (&created_at, Type::TIMESTAMPTZ),
             (&value_index, Type::TEXT),
+            (&description.retention_micros, Type::INT8),
         ],
     );
     let rows = scope
@@ -179,6 +180,7 @@ pub async fn describe_attribute(
             (&temperature, Type::TEXT),
             (&seen, Type::INT8),
             (&value_index, Type::TEXT),
+            (&description.retention_micros, Type::INT8),
         ],
     );
     let rows = scope.run_one(app, Access::Write, describe).await?;

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::LakeName;
+use crate::retention::Removal;
 
 /// What names an event, in the order in which those that wait are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +86,8 @@ pub struct CorrectionsChange {
     pub applied: Vec<CorrectionKey>,
     /// They were asked to be put right, and are.
     pub repaired: Vec<CorrectionKey>,
+    /// What retention takes out.
+    pub removed: Vec<Removal>,
 }
 
 /// The columns of keys, as statements take them.

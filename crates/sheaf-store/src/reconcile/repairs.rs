@@ -19,14 +19,15 @@ pub struct LakeRepair {
     pub event: Option<LakeCorrection>,
     /// Which lake is meant: the position that its snapshot bears.
     pub base: ChangePosition,
+    /// When it is asked for.
+    pub asked_at: Timestamp,
 }
 
-/// Asks the writer of a lake to put events right.
+/// Asks the writer of a lake to put events right, all of one lake and asked for at once.
 pub async fn ask_for_repairs(
     cdc: &Pool,
     lake: &LakeName,
     repairs: &[LakeRepair],
-    now: Timestamp,
 ) -> Result<(), PgError> {
     let Some(first) = repairs.first() else {
         return Ok(());
@@ -41,7 +42,7 @@ pub async fn ask_for_repairs(
         i64::from(first.base.timeline),
         first.base.commit_lsn.to_string(),
     );
-    let now = PgTime(now);
+    let asked_at = PgTime(first.asked_at);
     let mut params: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&lake.catalog, Type::TEXT)];
     params.extend(keys.params());
     params.extend([
@@ -51,7 +52,7 @@ pub async fn ask_for_repairs(
         (&attrs as _, Type::TEXT_ARRAY),
         (&timeline as _, Type::INT8),
         (&lsn as _, Type::TEXT),
-        (&now as _, Type::TIMESTAMPTZ),
+        (&asked_at as _, Type::TIMESTAMPTZ),
     ]);
     let sql = include_str!("../../sql/reconcile/ask_for_repairs.sql");
     write(cdc, &[Statement::new("asking for repairs", sql, params)]).await
@@ -97,6 +98,7 @@ fn repair_of(row: &Row, step: &'static str) -> Result<LakeRepair, PgError> {
             timeline.map_err(|_| PgError::unreadable(step, "base_timeline"))?,
             lsn.ok_or_else(|| PgError::unreadable(step, "base_lsn"))?,
         ),
+        asked_at: row.get::<_, PgTime>("asked_at").0,
     })
 }
 

@@ -205,6 +205,8 @@ impl World {
         );
         let reconciled = format!(
             "INSERT INTO sheaf.reconciled_hours (tenant_id, hour, events_facts) VALUES ({0}, 1, 1);
+             INSERT INTO sheaf.lake_retentions VALUES ({0}, 0, now());
+             INSERT INTO sheaf.lake_removals (tenant_id, hour, is_late) VALUES ({0}, 1, false);
              INSERT INTO sheaf.lake_repairs
              SELECT {0}, {entity}, now(), 1, 'sheaf', 'c', gen_random_uuid(), now(), '{{}}', 1, '0/1', now()",
             scope.tenant()
