@@ -143,6 +143,9 @@ pub enum ValueFault {
     /// The place of the lake.
     #[error("not a folder and not s3://bucket/prefix")]
     Location,
+    /// The address of a catalogue.
+    #[error("not an address of the form https://host/path")]
+    Catalog,
     /// The URL of a sink.
     #[error(transparent)]
     HttpUrl(#[from] HttpUrlFault),

@@ -11,6 +11,10 @@ use crate::settings::{Password, filled, read_password, read_span};
 const S3: &str = "s3://";
 /// What services with the interface of S3 that have no regions take.
 const REGION: &str = "us-east-1";
+/// What the tables are in in the database's own catalogue too.
+const NAMESPACE: &str = "lake";
+/// What the protocol names for those that ask for nothing in particular.
+const SCOPE: &str = "catalog";
 /// What is lost is told within the hour. What has not changed is not read for it, so that less costs little and more saves little.
 const RECONCILE_EVERY: &str = "1h";
 const RECONCILE_EVERY_BOUNDS: (&str, &str) = ("1m", "30d");
@@ -28,6 +32,8 @@ pub struct Lake {
     pub access_key_id: Option<String>,
     /// Of a bucket: the key's secret, or where it is.
     pub secret_access_key: Option<Password>,
+    /// Who says what its tables are, where that is not the database.
+    pub catalog: Option<RestCatalog>,
     /// What questions over it may take.
     pub queries: Queries,
     /// How often it is compared with PostgreSQL.
@@ -48,6 +54,62 @@ pub enum LakeLocation {
     },
 }
 
+/// An Iceberg REST catalogue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestCatalog {
+    /// Its address, up to what `/v1` follows.
+    pub uri: String,
+    /// Which of its warehouses.
+    pub warehouse: Option<String>,
+    /// The namespace of the tables.
+    pub namespace: String,
+    /// A token, or where it is.
+    pub token: Option<Password>,
+    /// The name of a client that is given tokens.
+    pub client_id: Option<String>,
+    /// Its secret, or where it is.
+    pub client_secret: Option<Password>,
+    /// What the client asks to be allowed.
+    pub scope: String,
+    /// Where tokens are given, where that is not the catalogue itself.
+    pub token_uri: Option<String>,
+}
+
+impl RestCatalog {
+    /// Absent where there is no address.
+    fn read(reader: &mut Reader) -> Result<Option<RestCatalog>, ConfigError> {
+        let uri = reader.optional("lake.catalog.uri", web_address)?;
+        let warehouse = reader.optional("lake.catalog.warehouse", filled)?;
+        let namespace = reader.value("lake.catalog.namespace", NAMESPACE.to_owned(), filled)?;
+        let token = read_password(reader, "lake.catalog.token")?;
+        let client_id = reader.optional("lake.catalog.client_id", filled)?;
+        let client_secret = read_password(reader, "lake.catalog.client_secret")?;
+        let scope = reader.value("lake.catalog.scope", SCOPE.to_owned(), filled)?;
+        let token_uri = reader.optional("lake.catalog.token_uri", web_address)?;
+        Ok(uri.map(|uri| RestCatalog {
+            uri,
+            warehouse,
+            namespace,
+            token,
+            client_id,
+            client_secret,
+            scope,
+            token_uri,
+        }))
+    }
+}
+
+fn web_address(text: &str) -> Result<String, ValueFault> {
+    let text = filled(text)?;
+    let host = ["https://", "http://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    match host {
+        Some(host) if !host.is_empty() && !host.starts_with('/') => Ok(text),
+        Some(_) | None => Err(ValueFault::Catalog),
+    }
+}
+
 impl Lake {
     /// A lake in a folder.
     pub fn in_folder(folder: PathBuf) -> Lake {
@@ -57,6 +119,7 @@ impl Lake {
             endpoint: None,
             access_key_id: None,
             secret_access_key: None,
+            catalog: None,
             queries: Queries::standard(),
             reconcile_every: Duration::from_secs(3_600),
         }
@@ -69,6 +132,7 @@ impl Lake {
         let endpoint = reader.optional("lake.endpoint", filled)?;
         let access_key_id = reader.optional("lake.access_key_id", filled)?;
         let secret_access_key = read_password(reader, "lake.secret_access_key")?;
+        let catalog = RestCatalog::read(reader)?;
         let queries = Queries::read(reader)?;
         let reconcile_every = read_span(
             reader,
@@ -82,6 +146,7 @@ impl Lake {
             endpoint,
             access_key_id,
             secret_access_key,
+            catalog,
             queries,
             reconcile_every,
         }))
@@ -112,6 +177,16 @@ fn location(text: &str) -> LakeLocation {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_catalogue_has_an_address_of_the_web() {
+        for text in ["https://c", "http://c:8181/catalog"] {
+            assert_eq!(web_address(text).expect(text), text);
+        }
+        for text in ["", "c:8181", "https://", "https:///v1", "thrift://c"] {
+            assert!(web_address(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_location_is_a_folder_or_a_bucket_with_a_prefix() {

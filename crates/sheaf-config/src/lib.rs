@@ -26,7 +26,7 @@ pub use changes::{Changes, ChangesHttp, HttpUrlFault};
 pub use database_url::{DatabaseUrl, DatabaseUrlFault, HostPort};
 pub use error::{ConfigError, Place, ValueFault};
 pub use journal::ChangesJournal;
-pub use lake::{Lake, LakeLocation};
+pub use lake::{Lake, LakeLocation, RestCatalog};
 pub use pgwire::{Certificate, PgWire};
 pub use queries::Queries;
 pub use reader::{Provenance, Shown};

@@ -46,8 +46,12 @@ const LIMITS: &str = "limits";
 const CHANGES: &str = "changes";
 const HTTP: &str = "http";
 const CHANGES_HTTP: &str = "changes.http";
+/// Has one section, beside keys of its own.
+const LAKE: &str = "lake";
+const CATALOG: &str = "catalog";
+const LAKE_CATALOG: &str = "lake.catalog";
 
-const KEYS: [(&str, Kind); 74] = [
+const KEYS: [(&str, Kind); 84] = [
     ("server.listen", Kind::Text),
     ("server.admin_listen", Kind::Text),
     ("server.body_bytes_max", Kind::Number),
@@ -106,6 +110,16 @@ const KEYS: [(&str, Kind); 74] = [
     ("lake.access_key_id", Kind::Text),
     ("lake.secret_access_key", Kind::Text),
     ("lake.secret_access_key_file", Kind::Text),
+    ("lake.catalog.uri", Kind::Text),
+    ("lake.catalog.warehouse", Kind::Text),
+    ("lake.catalog.namespace", Kind::Text),
+    ("lake.catalog.token", Kind::Text),
+    ("lake.catalog.token_file", Kind::Text),
+    ("lake.catalog.client_id", Kind::Text),
+    ("lake.catalog.client_secret", Kind::Text),
+    ("lake.catalog.client_secret_file", Kind::Text),
+    ("lake.catalog.scope", Kind::Text),
+    ("lake.catalog.token_uri", Kind::Text),
     ("lake.query_bytes_max", Kind::Number),
     ("lake.tenant_bytes_max", Kind::Number),
     ("lake.queries_bytes_max", Kind::Number),
@@ -181,6 +195,15 @@ impl Raw {
                 for (name, content) in named {
                     let content = table_of(CHANGES_HTTP, content, place(name.span().start))?;
                     raw.http_sinks = raw.read_named(CHANGES_HTTP, content, place)?;
+                }
+            } else if section == LAKE {
+                let is_catalog = |(name, _): &(Spanned<_>, _)| *name.get_ref() == CATALOG;
+                let (catalog, keys): (DeTable<'_>, DeTable<'_>) =
+                    content.into_iter().partition(is_catalog);
+                raw.read_keys(LAKE, &format!("{LAKE}."), keys, place)?;
+                for (name, content) in catalog {
+                    let content = table_of(LAKE_CATALOG, content, place(name.span().start))?;
+                    raw.read_keys(LAKE_CATALOG, &format!("{LAKE_CATALOG}."), content, place)?;
                 }
             } else {
                 raw.read_keys(&section, &format!("{section}."), content, place)?;

@@ -65,6 +65,8 @@ fn the_commented_lines_of_the_example_are_valid_too() {
     assert_eq!(settings.replicas.len(), 1);
     assert_eq!(settings.changes.http.len(), 1);
     assert!(settings.changes.journal.dir.is_some());
+    let catalog = settings.lake.and_then(|lake| lake.catalog);
+    assert!(catalog.is_some_and(|catalog| catalog.namespace == "lake"));
 }
 
 #[test]
