@@ -72,6 +72,7 @@ async fn main() -> Result<()> {
             to: Timestamp::MAX,
             newest_first: false,
             enough: usize::MAX,
+            with_requests: false,
         };
         let read = reader.events(&scope, &snapshot, asked).await?;
         println!(

@@ -8,6 +8,7 @@ mod asking;
 mod budget;
 mod cells;
 mod columns;
+mod constants;
 mod counted;
 mod describing;
 mod entity;
@@ -26,6 +27,7 @@ mod pruning;
 mod runs;
 mod scan;
 mod session;
+mod shown;
 mod slices;
 mod standing;
 mod statement;
@@ -54,6 +56,7 @@ pub use describing::Description;
 pub use error::{Bound, QueryError};
 pub use params::Param;
 pub use scan::Scanned;
+pub use shown::ShownFrom;
 pub use standing::Cover;
 pub use views::ShownTable;
 
@@ -202,6 +205,8 @@ pub struct Question {
     pub query: String,
     /// The values for `$1` and so on.
     pub params: Vec<Param>,
+    /// From when on history is shown to it.
+    pub shown: ShownFrom,
 }
 
 /// An answer that is being computed. Dropped, it stops.
@@ -388,7 +393,10 @@ impl LakeReader {
         snapshot: &LakeSnapshot,
         question: Question,
     ) -> Result<Answer, QueryError> {
-        let asking = self.asking(scope, snapshot)?;
+        let asking = Asking {
+            shown: question.shown.clone(),
+            ..self.asking(scope, snapshot)?
+        };
         let (tally, stop) = (Arc::clone(&asking.tally), Arc::clone(&asking.stop));
         let (sender, rows) = mpsc::channel(BATCHES_AHEAD);
         let (told, columns) = tokio::sync::oneshot::channel();
@@ -447,6 +455,7 @@ impl LakeReader {
             tally: Arc::new(Tally::default()),
             time_max: self.shared.options.bounds.time_after(snapshot.waited),
             stop: Arc::new(Stop::new()),
+            shown: ShownFrom::default(),
         })
     }
 }

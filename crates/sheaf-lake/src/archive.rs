@@ -14,8 +14,9 @@ use sheaf_cdc::change::EventRow;
 use sheaf_model::{ChangePosition, LATE_SEQ, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::archive::{ArchivedEvent, count_waiting, read_partition};
-use sheaf_store::lake::{LakeFeed, LakeName, look_at_lake, read_lake};
+use sheaf_store::lake::{LakeFeed, LakeName, look_at_lake};
 use sheaf_store::partitions::Partition;
+use sheaf_store::retention::read_lake_and_removals;
 use sheaf_store::settings::Settings;
 
 use crate::analytics::covered;
@@ -139,18 +140,22 @@ impl LakeArchive {
         }
     }
 
-    /// The tables of facts, those that count and those that were replaced.
-    async fn tables(&self) -> Result<Vec<TableState>, LakeError> {
+    /// The tables of facts, those that count and those that were replaced, and what retention has taken out of them of a partition's time.
+    async fn tables(&self, partition: &Partition) -> Result<(Vec<TableState>, Digest), LakeError> {
         let gone = || PgError::unreadable("reading how far the lake is", "no position");
-        let standing = read_lake(&self.upkeep, &self.name)
-            .await?
-            .ok_or_else(gone)?;
+        let span = (partition.lower, partition.upper);
+        let read = read_lake_and_removals(&self.upkeep, &self.name, span).await?;
+        let (standing, removed) = (read.0.ok_or_else(gone)?, read.1);
         let mut tables = Vec::new();
         for table in [LakeTable::Facts, LakeTable::FactsCorrected] {
             let location = standing.location(table.name()).ok_or_else(gone)?;
             tables.push(TableState::load_own(table, &self.warehouse, location).await?);
         }
-        Ok(tables)
+        let removed = Digest {
+            facts: removed.facts.cast_unsigned(),
+            sum: removed.sum,
+        };
+        Ok((tables, removed))
     }
 
     fn files(&self) -> Files {
@@ -162,15 +167,15 @@ impl LakeArchive {
         }
     }
 
-    /// What the files have of a partition's time.
+    /// What the files have of a partition's time, with what retention has taken out of them.
     ///
     /// # Errors
     /// PostgreSQL failed, or a file could not be read.
     pub async fn digest_lake(&self, partition: &Partition) -> Result<Digest, LakeError> {
-        let (tables, files) = (self.tables().await?, self.files());
+        let ((tables, removed), files) = (self.tables(partition).await?, self.files());
         let (lower, upper) = (partition.lower, partition.upper);
         let digested = in_background(move || {
-            let mut digest = Digest::default();
+            let mut digest = removed;
             for state in &tables {
                 digest += digest_table(&files, state, (lower, upper))?;
             }

@@ -18,8 +18,15 @@ use crate::schema::{Kind, LakeTable};
 
 /// Rows of a group: what a reader passes over at once by its bounds. More would be smaller and read more in vain.
 const GROUP_ROWS: usize = 1 << 18;
-/// No page ends before its group: see [`REPEATED`].
+/// A page ends with its group, where nothing else is said: see [`REPEATED`].
 const PAGE_BYTES: usize = 32 << 20;
+/// Pages of values, which are other ones in each row: whoever reads those of one entity reads few of them. Smaller ones would take more
+/// where they are compressed each for itself.
+const NUMBERS_PAGE_BYTES: usize = 32 << 10;
+/// The same of texts, which are compressed the better the more they are.
+const TEXTS_PAGE_BYTES: usize = 256 << 10;
+/// The same of the entities' numbers, of which about eight are in a byte.
+const ENTITIES_PAGE_BYTES: usize = 2 << 10;
 /// Less does not look back as far as the repetition of [`REPEATED`] is; more takes twice the time for a tenth.
 const ZSTD_LEVEL: i32 = 3;
 /// What a group takes before it ends, where values are long: whoever reads it holds so much of it. Ordinary groups take a third.
@@ -62,7 +69,14 @@ fn properties(table: LakeTable) -> Result<WriterProperties, ParquetError> {
             // It only rises, but for each attribute anew.
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+                .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                .set_column_data_page_size_limit(path, ENTITIES_PAGE_BYTES);
+        } else if column.name.starts_with("value_") {
+            let bytes = match column.kind {
+                Kind::Text => TEXTS_PAGE_BYTES,
+                _ => NUMBERS_PAGE_BYTES,
+            };
+            properties = properties.set_column_data_page_size_limit(path, bytes);
         }
     }
     Ok(properties.build())

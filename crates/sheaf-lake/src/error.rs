@@ -4,6 +4,7 @@ use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::PgError;
 
 use crate::fact::EventFault;
+use crate::rest::RestFault;
 use crate::rows::RowFault;
 
 /// What went wrong underneath.
@@ -77,6 +78,14 @@ pub enum LakeError {
         /// Where the lake was opened.
         root: String,
     },
+    /// The place writes over what is there although it was asked not to.
+    #[error(
+        "the bucket at {root} writes over what is there, so that it could be two lakes' at once: it has to know `If-None-Match`"
+    )]
+    Overwrites {
+        /// Where the lake was opened.
+        root: String,
+    },
     /// The files are of a later timeline than the database.
     #[error(
         "the files at {root} are of timeline {newest} and the database is on timeline {timeline}: a promotion has left it behind"
@@ -89,6 +98,34 @@ pub enum LakeError {
         /// The database's.
         timeline: u32,
     },
+    /// The catalogue did not do what it was asked, or it is not known whether it did.
+    #[error("asking the catalogue: {step}")]
+    Catalog {
+        /// What was being attempted.
+        step: &'static str,
+        /// What it answered.
+        #[source]
+        source: RestFault,
+    },
+    /// Another writer has committed to the table.
+    #[error("table {table} was changed by another writer")]
+    Overtaken {
+        /// The table.
+        table: &'static str,
+    },
+    /// The catalogue's tables hold more than the database knows of.
+    #[error(
+        "the tables in the catalogue are of commit {found} and the database is at {named}: it is a copy, or was put back to an earlier time"
+    )]
+    Ahead {
+        /// The commit that the tables are of.
+        found: String,
+        /// The one that the database names.
+        named: String,
+    },
+    /// The tables were made in another catalogue than is set.
+    #[error("the tables are in another catalogue: that of a lake cannot be changed")]
+    OtherCatalog,
     /// Files that were to be replaced are not in the table any more.
     #[error("{files} files of table {table} that were to be replaced are gone")]
     Gone {

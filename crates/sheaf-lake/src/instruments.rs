@@ -15,6 +15,9 @@ pub const SQL_MEMORY_BYTES: &str = "sheaf_sql_memory_bytes";
 /// Corrections that wait for the files of what they hide to be written anew.
 pub const CORRECTIONS_WAITING: &str = "sheaf_lake_corrections_waiting";
 
+/// Facts that were older than they are kept, and were taken out of the lake's files.
+pub const RETENTION_FACTS_TOTAL: &str = "sheaf_lake_retention_facts_total";
+
 /// How a question may end, as the label `result` says it.
 pub const SQL_RESULTS: [&str; 6] = [
     "answered",

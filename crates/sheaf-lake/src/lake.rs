@@ -14,8 +14,8 @@ use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::archive::fetch_boundaries;
 use sheaf_store::lake::{
-    CorrectionsChange, LakeName, LakePosition, SwappedTable, begin_lake, commit_lake, read_lake,
-    read_owner,
+    CorrectionsChange, LakeName, LakePosition, LakeStanding, SwappedTable, begin_lake, commit_lake,
+    read_lake, read_owner,
 };
 use sheaf_store::lineage::fetch_current_lineage;
 use tokio::runtime::Handle;
@@ -32,9 +32,11 @@ use crate::keyframes::NamedKeyframes;
 use crate::names::Names;
 use crate::observer::{CommitStep, Observed};
 use crate::pending::Pending;
+use crate::rest::{Catalog, Mark};
 use crate::rewrite::Prepared;
 use crate::schema::{LakeTable, TENANT_BUCKETS};
-use crate::table::{CommitContext, TableChange, TableState, Written};
+use crate::sink::LakeOptions;
+use crate::table::{Advance, CommitContext, TableChange, TableState, Written};
 use crate::warehouse::Warehouse;
 
 /// How the lake keeps what it was.
@@ -64,6 +66,7 @@ pub(crate) struct Lake {
     pub(crate) cdc: Pool,
     pub(crate) name: LakeName,
     pub(crate) warehouse: Warehouse,
+    pub(crate) catalog: Catalog,
     pub(crate) retention: Retention,
     pub(crate) observed: Observed,
 }
@@ -98,6 +101,8 @@ pub(crate) struct Given {
     pub(crate) prepared: Prepared,
 }
 
+const READING: &str = "reading how far the lake is";
+
 /// What a commit does to each table that it changes.
 type Changes = HashMap<LakeTable, TableChange>;
 
@@ -122,6 +127,17 @@ impl OpenLake {
 }
 
 impl Lake {
+    pub(crate) fn new(cdc: &Pool, options: &LakeOptions) -> Result<Lake, LakeError> {
+        Ok(Lake {
+            cdc: cdc.clone(),
+            name: options.name.clone(),
+            warehouse: Warehouse::open(&options.location)?,
+            catalog: Catalog::new(&options.catalog)?,
+            retention: options.retention,
+            observed: Observed(options.observer.clone()),
+        })
+    }
+
     /// The lake as it was last committed. Tables that are missing are made.
     pub(crate) async fn open(&self) -> Result<OpenLake, LakeError> {
         let now = Timestamp::now();
@@ -133,14 +149,44 @@ impl Lake {
             owner = read_owner(&self.cdc, &self.name).await?;
         }
         let standing = read_lake(&self.cdc, &self.name).await?;
-        let gone = || PgError::unreadable("reading how far the lake is", "no position");
+        let gone = || PgError::unreadable(READING, "no position");
         let (owner, standing) = (owner.ok_or_else(gone)?, standing.ok_or_else(gone)?);
+        // What is archived is in these alone.
+        let has_facts = LakeTable::ALL
+            .into_iter()
+            .filter(|table| table.has_facts())
+            .all(|table| standing.location(table.name()).is_some());
+        if !has_facts && let Some(before) = fetch_boundaries(&self.cdc).await?.archived_before {
+            return Err(LakeError::Archived { before });
+        }
         if standing.tables.is_empty() {
-            if let Some(before) = fetch_boundaries(&self.cdc).await?.archived_before {
-                return Err(LakeError::Archived { before });
-            }
             self.warehouse.claim(&owner).await?;
         }
+        let open = match &self.catalog {
+            Catalog::Postgres => self.load_named(&standing).await?,
+            Catalog::Rest(rest) => {
+                let here = self.require_place(&owner).await?;
+                return rest.open(self, &standing, here).await;
+            }
+        };
+        self.require_place(&owner).await?;
+        if open.tables.iter().all(|state| state.location.is_some()) {
+            return Ok(open);
+        }
+        self.make_tables(open).await
+    }
+
+    /// Whether the files are this lake's, and no later timeline has begun one. Gives back the timeline here.
+    async fn require_place(&self, owner: &str) -> Result<u32, LakeError> {
+        self.warehouse.require_owner(owner).await?;
+        let here = fetch_current_lineage(&self.cdc).await?;
+        let here = here.ok_or_else(|| PgError::unreadable(READING, "no lineage"))?;
+        self.warehouse.require_timeline(here.timeline).await?;
+        Ok(here.timeline)
+    }
+
+    /// The tables as PostgreSQL names them.
+    async fn load_named(&self, standing: &LakeStanding) -> Result<OpenLake, LakeError> {
         let (mut tables, mut lost) = (Vec::new(), Vec::new());
         for table in LakeTable::ALL {
             let new = TableState::new(table, &self.warehouse)?;
@@ -163,21 +209,15 @@ impl Lake {
                         ..new
                     }
                 }
+                Ok(state) if Mark::of(&state)?.is_some() => return Err(LakeError::OtherCatalog),
                 loaded => loaded?,
             });
         }
-        self.warehouse.require_owner(&owner).await?;
-        let here = fetch_current_lineage(&self.cdc).await?.ok_or_else(gone)?;
-        self.warehouse.require_timeline(here.timeline).await?;
-        let open = OpenLake {
+        Ok(OpenLake {
             position: standing.position,
             tables,
             lost,
-        };
-        if open.tables.iter().all(|state| state.location.is_some()) {
-            return Ok(open);
-        }
-        self.make_tables(open).await
+        })
     }
 
     async fn make_tables(&self, open: OpenLake) -> Result<OpenLake, LakeError> {
@@ -234,28 +274,28 @@ impl Lake {
                 corrections.held_until = first;
                 corrections.applied.clone_from(&prepared.applied);
                 corrections.repaired.clone_from(&prepared.repaired);
+                corrections.removed.clone_from(&prepared.removed);
                 let mut changes = self.change(open, pending, resolved, names).await?;
                 put_in_place(&mut changes, prepared);
                 changes
             }
         };
-        let context = self.context(&progress);
-        let mut tables = Vec::new();
+        let mut context = self.context(&progress);
+        let rest = self.catalog.next(open)?;
+        if let Some((_, mark)) = &rest {
+            context.marked(mark);
+        }
+        let mut advances = Vec::new();
         for state in &open.tables {
             let change = changes.remove(&state.table).unwrap_or_default();
-            if change.is_empty() {
-                tables.push(state.clone());
+            let is_first = rest.is_some() && state.table == LakeTable::Facts;
+            if change.is_empty() && !is_first {
                 continue;
             }
             written.add(&change);
-            let advanced = state.advance(
-                &self.warehouse,
-                change,
-                &context,
-                &self.observed,
-                &mut written,
-            );
-            tables.push(advanced.await?);
+            let (warehouse, observed) = (&self.warehouse, &self.observed);
+            let advanced = state.advance(warehouse, change, &context, observed, &mut written);
+            advances.push(advanced.await?);
         }
         let position = LakePosition {
             number: open.position.number,
@@ -263,10 +303,38 @@ impl Lake {
             snapshot: progress.snapshot,
             stream: progress.stream,
         };
-        let open = self.swap(open, tables, position, &corrections, &written);
-        let open = open.await?;
+        let open = match rest {
+            Some((rest, mark)) => {
+                let (asked, told) = ((mark, advances), (position, corrections));
+                rest.commit(self, open, asked, told, written).await?
+            }
+            None => {
+                let tables = self.describe(open, advances, &mut written).await?;
+                let open = self.swap(open, tables, position, &corrections, &written);
+                open.await?
+            }
+        };
         names.forget_many();
         Ok(open)
+    }
+
+    /// Writes the descriptions of what the tables came to.
+    async fn describe(
+        &self,
+        open: &OpenLake,
+        advances: Vec<Advance>,
+        written: &mut Written,
+    ) -> Result<Vec<TableState>, LakeError> {
+        let mut tables = open.tables.clone();
+        for advance in advances {
+            let table = advance.table;
+            if let Some(state) = tables.iter_mut().find(|state| state.table == table) {
+                let (warehouse, observed) = (&self.warehouse, &self.observed);
+                let described = state.write_next(warehouse, advance, observed, written);
+                *state = described.await?;
+            }
+        }
+        Ok(tables)
     }
 
     /// Writes what was given since the last commit.
@@ -390,7 +458,7 @@ impl Lake {
         }
     }
 
-    fn context(&self, progress: &Progress) -> CommitContext {
+    pub(crate) fn context(&self, progress: &Progress) -> CommitContext {
         let age = self.retention.snapshots_age.as_millis();
         let mut properties = HashMap::from([
             ("sheaf.base".to_owned(), progress.base.to_string()),
@@ -418,14 +486,26 @@ impl Lake {
     ) -> Result<OpenLake, LakeError> {
         self.warehouse.settle(written.0.clone()).await?;
         self.observed.passed(CommitStep::Settled);
-        let swapped = open.tables.iter().zip(&tables);
-        let swapped = swapped.filter(|(before, after)| before.location != after.location);
+        let from = |table: LakeTable| open.table(table).ok()?.location.clone();
+        self.name_tables(from, tables, position, corrections).await
+    }
+
+    /// The transaction that makes these the tables, from exactly those that were named before, with the position.
+    pub(crate) async fn name_tables(
+        &self,
+        from: impl Fn(LakeTable) -> Option<String>,
+        tables: Vec<TableState>,
+        position: LakePosition,
+        corrections: &CorrectionsChange,
+    ) -> Result<OpenLake, LakeError> {
+        let states = tables.iter();
+        let swapped = states.filter(|state| state.location != from(state.table));
         let swapped: Vec<SwappedTable> = swapped
-            .filter_map(|(before, after)| {
+            .filter_map(|state| {
                 Some(SwappedTable {
-                    name: after.table.name().to_owned(),
-                    from: before.location.clone(),
-                    to: after.location.clone()?,
+                    name: state.table.name().to_owned(),
+                    from: from(state.table),
+                    to: state.location.clone()?,
                 })
             })
             .collect();

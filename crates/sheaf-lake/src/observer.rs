@@ -16,6 +16,8 @@ pub enum CommitStep {
     Description,
     /// The names of all these files are on disk: the commit is about to be sent.
     Settled,
+    /// A REST catalogue has changed one of the tables.
+    Table,
     /// PostgreSQL has committed, and nobody here knows yet.
     Committed,
 }

@@ -4,13 +4,16 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::lake::{LakeName, read_lake, read_owner};
+use sheaf_store::lake::{read_lake, read_owner};
 use sheaf_store::lineage::fetch_current_lineage;
 
 use crate::error::LakeError;
+use crate::lake::Lake;
+use crate::rest::Catalog;
 use crate::schema::LakeTable;
+use crate::sink::LakeOptions;
 use crate::table::{TableState, load_manifests};
-use crate::warehouse::{FoundFile, Location, Warehouse};
+use crate::warehouse::{FoundFile, Warehouse};
 
 /// A younger file may be one of a commit that is being made. A commit takes seconds, and one that hangs is given up long
 /// before this.
@@ -25,38 +28,27 @@ pub struct Orphans {
     pub young: u64,
 }
 
-/// Removes the files of a lake that no table needs and that are older than this, by the clock that their times are of; an hour at
-/// least.
+/// Removes the files of the lake that these options describe that no table needs and that are older than this, by the clock that
+/// their times are of; an hour at least.
 ///
 /// # Errors
-/// The location is not that of this lake, PostgreSQL or a file cannot be read, or a file cannot be deleted.
+/// The location is not that of this lake, PostgreSQL, the catalogue or a file cannot be read, or a file cannot be deleted.
 pub async fn remove_orphans(
     cdc: &Pool,
-    name: &LakeName,
-    location: &Location,
+    options: &LakeOptions,
     age: Duration,
     now: SystemTime,
 ) -> Result<Orphans, LakeError> {
-    remove_from(cdc, name, &Warehouse::open(location)?, age, now).await
+    remove_from(&Lake::new(cdc, options)?, age, now).await
 }
 
 /// The same for a lake that is open, as of now where the files are: the writer's clock may be another.
-pub(crate) async fn sweep(
-    cdc: &Pool,
-    name: &LakeName,
-    warehouse: &Warehouse,
-) -> Result<Orphans, LakeError> {
-    let now = warehouse.now().await?;
-    remove_from(cdc, name, warehouse, AGE_MIN, now).await
+pub(crate) async fn sweep(lake: &Lake) -> Result<Orphans, LakeError> {
+    remove_from(lake, AGE_MIN, lake.warehouse.now().await?).await
 }
 
-async fn remove_from(
-    cdc: &Pool,
-    name: &LakeName,
-    warehouse: &Warehouse,
-    age: Duration,
-    now: SystemTime,
-) -> Result<Orphans, LakeError> {
+async fn remove_from(lake: &Lake, age: Duration, now: SystemTime) -> Result<Orphans, LakeError> {
+    let (cdc, name, warehouse) = (&lake.cdc, &lake.name, &lake.warehouse);
     // The files first: what is committed after that is found in use.
     let mut found = Vec::new();
     for table in LakeTable::ALL {
@@ -81,6 +73,15 @@ async fn remove_from(
         if let Some(location) = standing.location(table.name()) {
             let state = TableState::load_own(table, warehouse, location).await?;
             add_used(&state, warehouse, &mut used).await?;
+        }
+    }
+    if let Catalog::Rest(rest) = &lake.catalog {
+        let Some(tables) = rest.whole(lake, &standing).await? else {
+            // What it still needs nobody names.
+            return Ok(Orphans::default());
+        };
+        for state in &tables {
+            add_used(state, warehouse, &mut used).await?;
         }
     }
     let mut orphans = Orphans::default();

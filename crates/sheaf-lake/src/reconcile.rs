@@ -6,6 +6,7 @@
 //! is equal. What is not is looked at again, instant by instant, and only what differs then too is told. What is put right is
 //! asked of the sink, the lake's one writer.
 
+mod archives;
 mod counting;
 mod drilling;
 mod explosion;
@@ -29,6 +30,7 @@ use crate::error::LakeError;
 use crate::sink::LakeOptions;
 use crate::warehouse::{Location, Warehouse};
 
+pub(crate) use counting::VISIBLE_WITHIN;
 pub(crate) use explosion::event_row;
 pub use report::{
     Difference, DifferenceCounts, DifferenceKind, NotCompared, Outcome, Repaired, Report, Work,
@@ -85,10 +87,20 @@ pub struct ReconcileRequest {
     pub from: Option<Timestamp>,
     /// Differences of hours before this instant.
     pub until: Option<Timestamp>,
-    /// What differs is put right, as PostgreSQL has it.
-    pub repairs: bool,
+    /// What differs is put right, as PostgreSQL has it: so many events at most, or those of one instant more.
+    pub repairs_max: usize,
     /// How many differences are told one by one.
     pub differences_max: usize,
+}
+
+impl ReconcileRequest {
+    /// As many as are put right in one reconciliation.
+    pub const REPAIRS_MAX: usize = 100_000;
+
+    /// Whether what it comes to says something of all tenants and of all times.
+    fn is_of_everything(&self) -> bool {
+        self.tenant.is_none() && self.from.is_none() && self.until.is_none()
+    }
 }
 
 /// Compares both sides.
@@ -112,7 +124,7 @@ impl Reconciler {
         })
     }
 
-    /// Looks at both sides.
+    /// Looks at both sides. Whoever drops this while it goes on keeps others from looking for a minute.
     ///
     /// # Errors
     /// A side cannot be read. What was counted until then stays counted.
@@ -128,6 +140,9 @@ impl Reconciler {
         };
         release_run(&self.cdc, runner).await?;
         let report = outcome?;
+        if !request.is_of_everything() {
+            return Ok(report);
+        }
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let hours = report.hours_left + report.archived.len() as u64;
         let counts = DifferenceKind::ALL.map(|kind| number(report.counts.of(kind)));

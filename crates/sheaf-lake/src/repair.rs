@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 
 use sheaf_store::lake::CorrectionKey;
+use sheaf_store::reconcile::{LakeRepair, Span};
 
 use crate::corrections::{At, Corrections, FactOf, fact_of};
 use crate::error::LakeError;
@@ -13,6 +14,26 @@ use crate::facts::{NamedFacts, day_of};
 use crate::files::Files;
 use crate::rewrite::{Fate, Prepared, divide_file, look};
 use crate::table::{TableChange, TableState};
+
+/// What PostgreSQL has of the times and keys of repairs when it is their turn.
+#[derive(Debug, Default)]
+pub(crate) struct Here {
+    /// The times that it has all events of: before it was asked for the keys, and after that.
+    pub(crate) held: [Vec<Span>; 2],
+    /// Keys that it has an event of, which came after it was found to have none.
+    pub(crate) come_since: HashSet<CorrectionKey>,
+}
+
+impl Here {
+    /// Whether a repair is still what PostgreSQL says. Of a time that it has given away the lake's is the only copy, and an event
+    /// that came since is not the one that was not there: the stream brings it.
+    pub(crate) fn vouches_for(&self, repair: &LakeRepair) -> bool {
+        let at = repair.key.observed_at;
+        let is_held = |spans: &Vec<Span>| spans.iter().any(|span| span.has(at));
+        let is_removal = repair.event.is_none();
+        self.held.iter().all(is_held) && !(is_removal && self.come_since.contains(&repair.key))
+    }
+}
 
 /// Puts events of one day right: those with these keys are as they are given, or nowhere.
 pub(crate) fn repair(
@@ -85,5 +106,72 @@ fn at_of(key: &CorrectionKey) -> At {
         tenant: key.tenant.0,
         entity: key.entity.0,
         observed_at: key.observed_at.as_micros(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sheaf_model::{BatchId, ChangePosition, EntityId, Lsn, Op, TenantId, Timestamp};
+    use sheaf_store::lake::LakeCorrection;
+    use uuid::Uuid;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000).expect("a time")
+    }
+
+    #[test]
+    fn nothing_is_put_right_of_a_time_that_postgresql_gave_away_nor_removed_that_came_since() {
+        let key = CorrectionKey {
+            observed_at: at(50),
+            tenant: TenantId(1),
+            entity: EntityId(2),
+            seq: 0,
+        };
+        let event = LakeCorrection {
+            key,
+            op: Op::Patch,
+            batch: BatchId(Uuid::nil()),
+            ingested_at: at(60),
+            attrs: "{}".into(),
+        };
+        let span = |lower, upper| Span {
+            lower: at(lower),
+            upper: at(upper),
+        };
+        let has = || vec![span(0, 50), span(50, 100)];
+        let lacks = || vec![span(0, 50), span(51, 100)];
+        for (claim, event, held, has_come, wanted) in [
+            ("extra", None, [has(), has()], false, true),
+            ("missing", Some(event.clone()), [has(), has()], false, true),
+            ("detached meanwhile", None, [has(), lacks()], false, false),
+            ("attached meanwhile", None, [lacks(), has()], false, false),
+            ("gone", None, [lacks(), lacks()], false, false),
+            (
+                "gone, of one that was there",
+                Some(event.clone()),
+                [lacks(), lacks()],
+                false,
+                false,
+            ),
+            ("another came", None, [has(), has()], true, false),
+            (
+                "it is as it was asked for",
+                Some(event),
+                [has(), has()],
+                true,
+                true,
+            ),
+        ] {
+            let repair = LakeRepair {
+                key,
+                event,
+                base: ChangePosition::before(1, Lsn(1)),
+                asked_at: at(70),
+            };
+            let come_since = has_come.then_some(key).into_iter().collect();
+            let here = Here { held, come_since };
+            assert_eq!(here.vouches_for(&repair), wanted, "{claim}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use iceberg::spec::{DataFile, Datum, Literal, PrimitiveLiteral};
 use sheaf_store::lake::{CorrectionKey, LakeCorrection};
+use sheaf_store::retention::Removal;
 
 use crate::compaction::{FileSize, JoinLimits, choose};
 use crate::corrections::{At, Corrections, FactOf, Ranges, fact_of};
@@ -34,6 +35,10 @@ pub(crate) struct Prepared {
     pub(crate) noted: Vec<LakeCorrection>,
     /// Events that were asked to be put right, and are in the changed tables as they were asked for.
     pub(crate) repaired: Vec<CorrectionKey>,
+    /// What the changed tables do not have any more, since it is older than it is kept.
+    pub(crate) removed: Vec<Removal>,
+    /// The bucket of tenants that these were of.
+    pub(crate) bucket: i32,
 }
 
 impl Prepared {
@@ -204,7 +209,7 @@ pub(crate) fn divide_file(
 }
 
 /// The facts of rows, each with whether its event hides everything before it.
-fn facts_of(batch: &RecordBatch) -> Result<Vec<(FactOf, bool)>, Cause> {
+pub(crate) fn facts_of(batch: &RecordBatch) -> Result<Vec<(FactOf, bool)>, Cause> {
     let keys = keys_of(LakeTable::Facts, batch).ok_or("a column of the order is missing")?;
     let ops = batch.column_by_name("op");
     let ops = ops.and_then(|column| column.as_string_view_opt());

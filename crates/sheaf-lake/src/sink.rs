@@ -20,14 +20,16 @@ use tokio::time::Instant;
 
 use crate::corrections::{At, Resolved, resolve};
 use crate::error::LakeError;
+use crate::instruments::RETENTION_FACTS_TOTAL;
 use crate::lake::{Addition, Given, Lake, OpenLake, Retention};
 use crate::names::Names;
-use crate::observer::{CommitObserver, Observed};
+use crate::observer::CommitObserver;
 use crate::pending::Pending;
+use crate::rest::LakeCatalog;
 use crate::rewrite::Prepared;
 use crate::rows::RowFault;
 use crate::upkeep::{Upkeep, Waiting, WorkLimits};
-use crate::warehouse::{Location, Warehouse};
+use crate::warehouse::Location;
 
 mod intake;
 mod letters;
@@ -44,6 +46,8 @@ pub struct LakeOptions {
     pub name: LakeName,
     /// Where its files are.
     pub location: Location,
+    /// Who says what its tables are.
+    pub catalog: LakeCatalog,
     /// What may wait, in memory. About twenty bytes of it become one in a file: less makes more and smaller files.
     pub pending_bytes_max: usize,
     /// How long something may wait.
@@ -56,6 +60,9 @@ pub struct LakeOptions {
     pub corrections_max: u64,
     /// How often it looks for what is asked to be put right.
     pub repairs_every: Duration,
+    /// How often it looks for facts that are older than they are kept. What is older is hidden from readers at once, and goes by whole
+    /// days.
+    pub retain_every: Duration,
     /// After how many commits it looks for small files to join.
     pub join_commits: u32,
     /// How often it looks for files that no table needs.
@@ -90,6 +97,7 @@ impl LakeOptions {
                 namespace: "lake".to_owned(),
             },
             location,
+            catalog: LakeCatalog::Postgres,
             // A million facts: seconds of a fast stream. What a commit needs beside it is about twice as much.
             pending_bytes_max: 64 << 20,
             // Questions to the lake are answered as of so long ago.
@@ -101,6 +109,8 @@ impl LakeOptions {
             corrections_max: 500_000,
             // Whoever asks waits for it; it is a look at an empty table.
             repairs_every: Duration::from_secs(5),
+            // A day is over once a day, and policies change rarely.
+            retain_every: Duration::from_secs(3600),
             join_commits: 8,
             // As old as a file has to be that nobody needs.
             sweep_every: Duration::from_secs(3600),
@@ -165,13 +175,7 @@ impl LakeSink {
     /// The place cannot hold one.
     pub fn new(cdc: &Pool, options: LakeOptions) -> Result<LakeSink, LakeError> {
         Ok(LakeSink {
-            lake: Lake {
-                cdc: cdc.clone(),
-                name: options.name,
-                warehouse: Warehouse::open(&options.location)?,
-                retention: options.retention,
-                observed: Observed(options.observer),
-            },
+            lake: Lake::new(cdc, &options)?,
             sink: options.sink,
             pending_bytes_max: options.pending_bytes_max,
             pending_age_max: options.pending_age_max,
@@ -180,6 +184,7 @@ impl LakeSink {
                 corrections_age_max: options.corrections_age_max,
                 corrections_max: options.corrections_max,
                 repairs_every: options.repairs_every,
+                retain_every: options.retain_every,
                 join_commits: options.join_commits,
                 sweep_every: options.sweep_every,
             }),
@@ -325,6 +330,12 @@ impl LakeSink {
             ..
         } = filling;
         let resolved = self.resolve(&pending, waiting).await?;
+        let applied = prepared.applied.iter().chain(&prepared.repaired);
+        let instants = applied.map(|key| key.observed_at);
+        let instants = instants.chain(pending.events.iter().map(|event| event.observed_at));
+        let oldest = instants.min();
+        let taken_out = prepared.removed.iter();
+        let taken_out = taken_out.map(|one| one.all.facts.unsigned_abs()).sum();
         let noted = resolved.waiting.len() + prepared.noted.len();
         let waiting = count(waiting, noted, prepared.applied.len());
         let renames = pending.entities.iter().any(|row| !row.is_new);
@@ -346,6 +357,10 @@ impl LakeSink {
             }
         };
         self.upkeep.count_commit();
+        if let Some(oldest) = oldest {
+            self.upkeep.came(oldest.as_micros());
+        }
+        metrics::counter!(RETENTION_FACTS_TOTAL).increment(taken_out);
         if waiting.is_none() {
             self.upkeep.end_round();
         }

@@ -66,6 +66,13 @@ impl StoredFile {
         Ok(self.builder().build()?)
     }
 
+    /// The columns by which its table is ordered.
+    pub(crate) fn keys(&self, table: LakeTable) -> Result<ParquetRecordBatchReader, Cause> {
+        let columns = table.order().iter().copied();
+        let columns = ProjectionMask::columns(self.metadata.parquet_schema(), columns);
+        Ok(self.builder().with_projection(columns).build()?)
+    }
+
     /// What facts are about, without their values: of those groups that may have what is looked for.
     pub(crate) fn facts(
         &self,

@@ -9,13 +9,14 @@ use iceberg::MetadataLocation;
 use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, FormatVersion, MAIN_BRANCH, ManifestEntryRef, ManifestFile, ManifestList,
-    ManifestListWriter, ManifestWriter, ManifestWriterBuilder, Operation, Snapshot, Summary,
-    TableMetadata,
+    ManifestListWriter, ManifestStatus, ManifestWriter, ManifestWriterBuilder, Operation, Snapshot,
+    Summary, TableMetadata,
 };
 use uuid::Uuid;
 
 use crate::error::LakeError;
 use crate::observer::{CommitStep, Observed};
+use crate::rest::Mark;
 use crate::schema::LakeTable;
 use crate::warehouse::Warehouse;
 
@@ -50,6 +51,17 @@ impl TableChange {
     }
 }
 
+/// A table's next snapshot, all of whose files are written: what a description of it would have that the one before has not.
+#[derive(Debug)]
+pub(crate) struct Advance {
+    pub(crate) table: LakeTable,
+    pub(crate) clears: bool,
+    pub(crate) snapshot: Snapshot,
+    /// Snapshots that nobody reads any more.
+    pub(crate) old: Vec<i64>,
+    manifests: Vec<ManifestFile>,
+}
+
 /// What goes with every commit.
 #[derive(Debug, Clone)]
 pub(crate) struct CommitContext {
@@ -61,6 +73,14 @@ pub(crate) struct CommitContext {
     pub(crate) snapshots_kept: RangeInclusive<usize>,
     /// What every snapshot says beside what it changed.
     pub(crate) properties: HashMap<String, String>,
+}
+
+impl CommitContext {
+    /// Each snapshot says the commit that it is of, beside the position.
+    pub(crate) fn marked(&mut self, mark: &Mark) {
+        self.properties
+            .insert(Mark::NAME.to_owned(), mark.to_string());
+    }
 }
 
 /// What a step has written.
@@ -95,6 +115,16 @@ impl TableState {
         let bytes = warehouse.read(location).await?;
         let metadata: TableMetadata = serde_json::from_slice(&bytes)
             .map_err(LakeError::file("reading table description", location))?;
+        TableState::described(table, warehouse, location, metadata).await
+    }
+
+    /// The same of a description that was read.
+    pub(crate) async fn described(
+        table: LakeTable,
+        warehouse: &Warehouse,
+        location: &str,
+        metadata: TableMetadata,
+    ) -> Result<TableState, LakeError> {
         let manifests = match metadata.current_snapshot() {
             Some(snapshot) => load_manifests(warehouse, snapshot.manifest_list()).await?,
             None => Vec::new(),
@@ -113,19 +143,27 @@ impl TableState {
         warehouse: &Warehouse,
         location: &str,
     ) -> Result<TableState, LakeError> {
-        let folder = table.folder(warehouse.root());
-        let elsewhere = |known: &str| LakeError::Elsewhere {
-            known: known.to_owned(),
-            root: warehouse.root().to_owned(),
-        };
-        if !location.starts_with(&format!("{folder}/")) {
-            return Err(elsewhere(location));
+        let own = table.folder(warehouse.root());
+        if !location.starts_with(&format!("{own}/")) {
+            return Err(elsewhere(warehouse, location));
         }
         let state = TableState::load(table, warehouse, location).await?;
-        if state.metadata.location() != folder {
-            return Err(elsewhere(state.metadata.location()));
-        }
+        state.require_own(warehouse)?;
         Ok(state)
+    }
+
+    /// Whether it is where those of this lake are.
+    pub(crate) fn require_own(&self, warehouse: &Warehouse) -> Result<(), LakeError> {
+        let own = self.table.folder(warehouse.root());
+        if self.metadata.location() != own {
+            return Err(elsewhere(warehouse, self.metadata.location()));
+        }
+        match &self.location {
+            Some(described) if !described.starts_with(&format!("{own}/")) => {
+                Err(elsewhere(warehouse, described))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn fault(&self, step: &'static str) -> impl Fn(iceberg::Error) -> LakeError + use<> {
@@ -159,7 +197,7 @@ impl TableState {
         Ok(alive.map(|entry| entry.data_file().clone()).collect())
     }
 
-    /// Writes the state after a change, and gives it back. What it was before is untouched.
+    /// Writes the files of the state after a change, but for its description. What it was before is untouched.
     pub(crate) async fn advance(
         &self,
         warehouse: &Warehouse,
@@ -167,7 +205,7 @@ impl TableState {
         context: &CommitContext,
         observed: &Observed,
         written: &mut Written,
-    ) -> Result<TableState, LakeError> {
+    ) -> Result<Advance, LakeError> {
         let snapshot_id = self.unused_snapshot_id();
         let sequence = self.metadata.next_sequence_number();
         let mut writing = Writing {
@@ -223,9 +261,57 @@ impl TableState {
             .with_summary(self.summary(&change, &manifests, context))
             .with_schema_id(self.metadata.current_schema_id())
             .build();
-        let metadata = self.describe(snapshot, context)?;
-        self.write_description(warehouse, metadata, manifests, observed, written)
+        Ok(Advance {
+            table: self.table,
+            clears: change.clears,
+            snapshot,
+            old: self.old_snapshots(context),
+            manifests,
+        })
+    }
+
+    /// Writes the description of what it came to, and gives that back.
+    pub(crate) async fn write_next(
+        &self,
+        warehouse: &Warehouse,
+        advance: Advance,
+        observed: &Observed,
+        written: &mut Written,
+    ) -> Result<TableState, LakeError> {
+        let metadata = self.describe(advance.snapshot, &advance.old)?;
+        self.write_description(warehouse, metadata, advance.manifests, observed, written)
             .await
+    }
+
+    /// What a snapshot that was written from another state changed, to be done to this one.
+    pub(crate) async fn change_of(
+        &self,
+        warehouse: &Warehouse,
+        snapshot: &Snapshot,
+        clears: bool,
+    ) -> Result<TableChange, LakeError> {
+        let mut change = TableChange {
+            clears,
+            ..TableChange::default()
+        };
+        for manifest in load_manifests(warehouse, snapshot.manifest_list()).await? {
+            if manifest.added_snapshot_id != snapshot.snapshot_id() {
+                continue;
+            }
+            let memory = warehouse.load(&manifest.manifest_path).await?;
+            let loaded = manifest.load_manifest(&memory).await;
+            let loaded = loaded.map_err(self.fault("reading a manifest"))?;
+            for entry in loaded.entries() {
+                match entry.status() {
+                    ManifestStatus::Added => change.added.push(entry.data_file().clone()),
+                    ManifestStatus::Deleted => {
+                        change.removed.insert(entry.file_path().to_owned());
+                    }
+                    ManifestStatus::Existing => {}
+                }
+            }
+        }
+        Ok(change)
     }
 
     /// Writes the description of a table that has none yet.
@@ -281,18 +367,13 @@ impl TableState {
     }
 
     /// The description with one more snapshot, and without those that nobody reads any more.
-    fn describe(
-        &self,
-        snapshot: Snapshot,
-        context: &CommitContext,
-    ) -> Result<TableMetadata, LakeError> {
+    fn describe(&self, snapshot: Snapshot, old: &[i64]) -> Result<TableMetadata, LakeError> {
         let fault = self.fault("describing a snapshot");
-        let old = self.old_snapshots(context);
         let builder = self.metadata.clone().into_builder(self.location.clone());
         let builder = builder
             .set_branch_snapshot(snapshot, MAIN_BRANCH)
             .map_err(&fault)?;
-        let built = builder.remove_snapshots(&old).build().map_err(&fault)?;
+        let built = builder.remove_snapshots(old).build().map_err(&fault)?;
         Ok(built.metadata)
     }
 
@@ -360,6 +441,14 @@ fn old_places(made_ms: &[i64], oldest_ms: i64, kept: &RangeInclusive<usize>) -> 
     (0..made_ms.len())
         .filter(|place| is_spare(place) || place >= kept.end())
         .collect()
+}
+
+/// A table, or a description of it, is at another place than those of this lake.
+fn elsewhere(warehouse: &Warehouse, known: &str) -> LakeError {
+    LakeError::Elsewhere {
+        known: known.to_owned(),
+        root: warehouse.root().to_owned(),
+    }
 }
 
 /// The manifests that a list names.

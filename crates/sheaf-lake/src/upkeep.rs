@@ -1,4 +1,4 @@
-//! Work beside the stream: corrections that wait, small files, files that no table needs. One thing at a time, so that what it
+//! Work beside the stream: corrections that wait, facts that are older than they are kept, small files, files that no table needs. One thing at a time, so that what it
 //! takes is bounded, and none that two would change.
 //!
 //! What is due is decided here and what was made is handed to the next commit; a failure is told and tried again later, and
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::background::outcome_of;
 use crate::error::LakeError;
 use crate::files::Stop;
+use crate::retention::Boundaries;
 use crate::rewrite::Prepared;
 
 /// After a failure nothing is tried for so long.
@@ -30,6 +31,8 @@ pub(crate) enum Work {
     Correct,
     /// Put right what is asked.
     Repair,
+    /// Take out facts that are older than they are kept.
+    Retain,
     /// Make fewer files of many small ones.
     Join,
     /// Remove files that no table needs.
@@ -45,6 +48,8 @@ pub(crate) struct WorkLimits {
     pub(crate) corrections_max: u64,
     /// Between two looks for what is asked to be put right.
     pub(crate) repairs_every: Duration,
+    /// Between two looks for facts that are older than they are kept.
+    pub(crate) retain_every: Duration,
     /// After so many commits there may be many small files.
     pub(crate) join_commits: u32,
     /// Between two looks for files that no table needs.
@@ -62,6 +67,8 @@ pub(crate) struct Needs {
     /// Whether some that waited as long were applied, and these come next.
     pub(crate) is_in_round: bool,
     pub(crate) since_repairs: Duration,
+    /// Since it was looked for facts that are older than they are kept and there were no more; absent where it never was.
+    pub(crate) since_retention: Option<Duration>,
     /// Commits since it was looked for small files and there were no more.
     pub(crate) commits: u32,
     /// Whether there were some the last time.
@@ -89,10 +96,20 @@ pub(crate) fn due(needs: &Needs, limits: &WorkLimits) -> Option<Work> {
     let is_due = |work: &Work| match work {
         Work::Correct => needs.is_following && needs.waiting > 0 && waits_too_long,
         Work::Repair => needs.is_following && needs.since_repairs >= limits.repairs_every,
+        Work::Retain => {
+            let is_due = |since| since >= limits.retain_every;
+            needs.is_following && needs.since_retention.is_none_or(is_due)
+        }
         Work::Join => needs.commits >= limits.join_commits || needs.has_joined,
         Work::Sweep => needs.since_sweep >= limits.sweep_every,
     };
-    const ALL: [Work; 4] = [Work::Correct, Work::Repair, Work::Join, Work::Sweep];
+    const ALL: [Work; 5] = [
+        Work::Correct,
+        Work::Repair,
+        Work::Retain,
+        Work::Join,
+        Work::Sweep,
+    ];
     let last = ALL.iter().position(|work| Some(*work) == needs.last);
     let first = last.map_or(0, |last| last + 1);
     let in_turn = ALL.iter().cycle().skip(first).take(ALL.len());
@@ -136,6 +153,13 @@ pub(crate) struct Upkeep {
     has_joined: bool,
     swept_at: Instant,
     repairs_at: Instant,
+    /// When there was nothing more to take out, and up to where that was looked for.
+    retained_at: Option<Instant>,
+    retained: Boundaries,
+    /// The bucket of tenants at which it goes on.
+    retain_from: i32,
+    /// Whether anything came since it was begun with that is before them.
+    has_older: bool,
     failed_at: Option<Instant>,
 }
 
@@ -150,6 +174,10 @@ impl Upkeep {
             has_joined: false,
             swept_at: Instant::now(),
             repairs_at: Instant::now(),
+            retained_at: None,
+            retained: Boundaries::default(),
+            retain_from: 0,
+            has_older: false,
             failed_at: None,
         }
     }
@@ -165,6 +193,7 @@ impl Upkeep {
             waited: waiting.map_or(Duration::ZERO, |waiting| waiting.since.elapsed()),
             is_in_round: self.round.is_some(),
             since_repairs: self.repairs_at.elapsed(),
+            since_retention: self.retained_at.map(|at| at.elapsed()),
             commits: self.commits,
             has_joined: self.has_joined,
             since_sweep: self.swept_at.elapsed(),
@@ -191,6 +220,36 @@ impl Upkeep {
         self.last = Some(Work::Repair);
     }
 
+    /// From which bucket on facts that are before these boundaries are to be taken out. Nothing where that was done.
+    pub(crate) fn begin_retaining(&mut self, boundaries: &Boundaries) -> Option<i32> {
+        let is_same = *boundaries == self.retained;
+        let was_done = self.retained_at.is_some();
+        if boundaries.is_empty() || (is_same && was_done && !self.has_older) {
+            self.retained = boundaries.clone();
+            self.end_retaining();
+            return None;
+        }
+        if !is_same || was_done {
+            self.retained = boundaries.clone();
+            self.retain_from = 0;
+            self.has_older = false;
+        }
+        // Due again at once, until there is nothing more.
+        self.retained_at = None;
+        Some(self.retain_from)
+    }
+
+    /// Facts came of which the first is about this instant.
+    pub(crate) fn came(&mut self, first: i64) {
+        self.has_older |= self.retained.latest().is_some_and(|latest| first < latest);
+    }
+
+    fn end_retaining(&mut self) {
+        self.retained_at = Some(Instant::now());
+        self.retain_from = 0;
+        self.last = Some(Work::Retain);
+    }
+
     /// Those until there could not be applied: they are tried again in the next round, and the others have their turn before.
     pub(crate) fn pass_over(&mut self, until: CorrectionKey) {
         self.round = Some(until);
@@ -206,7 +265,7 @@ impl Upkeep {
         self.last = Some(work);
         match work {
             // There may be more of these.
-            Work::Correct | Work::Repair => {}
+            Work::Correct | Work::Repair | Work::Retain => {}
             Work::Join => self.commits = 0,
             Work::Sweep => self.swept_at = Instant::now(),
         }
@@ -247,6 +306,8 @@ impl Upkeep {
                 match going.work {
                     Work::Correct => self.round = Some(going.until),
                     Work::Join => self.has_joined = !prepared.is_empty(),
+                    Work::Retain if prepared.is_empty() => self.end_retaining(),
+                    Work::Retain => self.retain_from = prepared.bucket,
                     Work::Repair | Work::Sweep => {}
                 }
                 Some(prepared).filter(|prepared| !prepared.is_empty())
@@ -285,6 +346,8 @@ impl Upkeep {
     /// What the lake is has to be read again: whatever goes on is in vain.
     pub(crate) fn abandon(&mut self) {
         self.round = None;
+        self.retained_at = None;
+        self.retain_from = 0;
         if let Some(going) = &mut self.going {
             going.is_stale = true;
             going.stop.say();
@@ -300,12 +363,15 @@ impl Drop for Upkeep {
 
 #[cfg(test)]
 mod tests {
+    use sheaf_store::retention::RetentionBoundary;
+
     use super::*;
 
     const LIMITS: WorkLimits = WorkLimits {
         corrections_age_max: Duration::from_secs(60),
         corrections_max: 2000,
         repairs_every: Duration::from_secs(5),
+        retain_every: Duration::from_secs(3600),
         join_commits: 8,
         sweep_every: Duration::from_secs(3600),
     };
@@ -316,6 +382,7 @@ mod tests {
         waited: Duration::ZERO,
         is_in_round: false,
         since_repairs: Duration::ZERO,
+        since_retention: Some(Duration::ZERO),
         commits: 0,
         has_joined: false,
         since_sweep: Duration::ZERO,
@@ -334,6 +401,7 @@ mod tests {
         };
         let all = Needs {
             since_repairs: Duration::from_secs(5),
+            since_retention: None,
             commits: 8,
             since_sweep: Duration::from_secs(3600),
             ..waits
@@ -448,7 +516,32 @@ mod tests {
                     last: Some(Work::Repair),
                     ..all
                 },
+                Some(Work::Retain),
+            ),
+            (
+                "everything, after that too",
+                Needs {
+                    last: Some(Work::Retain),
+                    ..all
+                },
                 Some(Work::Join),
+            ),
+            (
+                "an hour since facts were taken out",
+                Needs {
+                    since_retention: Some(Duration::from_secs(3600)),
+                    ..NOTHING
+                },
+                Some(Work::Retain),
+            ),
+            (
+                "the same while the snapshot goes on",
+                Needs {
+                    is_following: false,
+                    since_retention: None,
+                    ..NOTHING
+                },
+                None,
             ),
             (
                 "repairs while the snapshot goes on",
@@ -502,6 +595,33 @@ mod tests {
         ] {
             assert_eq!(due(&needs, &LIMITS), wanted, "{claim}");
         }
+    }
+
+    #[test]
+    fn what_is_older_is_looked_for_until_there_is_no_more_and_again_when_more_comes() {
+        let boundaries = |before| {
+            Boundaries::new(&[RetentionBoundary {
+                tenant: 1,
+                attribute: None,
+                before,
+            }])
+        };
+        let mut upkeep = Upkeep::new(LIMITS);
+        assert_eq!(upkeep.begin_retaining(&Boundaries::default()), None);
+        assert_eq!(upkeep.begin_retaining(&boundaries(10)), Some(0));
+        upkeep.retain_from = 7;
+        assert_eq!(upkeep.begin_retaining(&boundaries(10)), Some(7));
+        upkeep.end_retaining();
+        assert_eq!(upkeep.begin_retaining(&boundaries(10)), None);
+        upkeep.came(10);
+        assert_eq!(upkeep.begin_retaining(&boundaries(10)), None);
+        upkeep.came(9);
+        assert_eq!(upkeep.begin_retaining(&boundaries(10)), Some(0));
+        upkeep.end_retaining();
+        assert_eq!(upkeep.begin_retaining(&boundaries(11)), Some(0));
+        upkeep.end_retaining();
+        upkeep.abandon();
+        assert_eq!(upkeep.begin_retaining(&boundaries(11)), Some(0));
     }
 
     #[tokio::test]

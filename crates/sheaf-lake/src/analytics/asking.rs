@@ -25,7 +25,9 @@ use super::slices::{bytes_of, slices};
 use super::stop::Stop;
 use super::tenant_table::TenantTable;
 use super::views::{Mentions, ShownTable, Views};
-use super::{Piece, Question, Shared, cells, headings, inlining, params, session, statement};
+use super::{
+    Piece, Question, Shared, ShownFrom, cells, headings, inlining, params, session, statement,
+};
 use crate::schema::LakeTable;
 
 /// A question on its way.
@@ -38,6 +40,8 @@ pub(super) struct Asking {
     /// How long it may be computed.
     pub(super) time_max: Duration,
     pub(super) stop: Arc<Stop>,
+    /// From when on history is shown.
+    pub(super) shown: ShownFrom,
 }
 
 type Told = oneshot::Sender<Result<Vec<Column>, QueryError>>;
@@ -161,7 +165,8 @@ impl Asking {
 
     fn tables(&self) -> Vec<(&'static str, Arc<dyn TableProvider>)> {
         let tables = LakeTable::ALL.into_iter().map(|table| {
-            let provider = Arc::new(self.table(table)) as Arc<dyn TableProvider>;
+            let provider = self.table(table).showing(&self.shown);
+            let provider = Arc::new(provider) as Arc<dyn TableProvider>;
             (table.name(), provider)
         });
         tables.collect()
@@ -177,6 +182,7 @@ impl Asking {
         Views {
             state,
             facts: self.table(LakeTable::Facts),
+            history: self.table(LakeTable::Facts).showing(&self.shown),
             entities: self.table(LakeTable::Entities),
             attributes: self.table(LakeTable::Attributes),
             known: &self.shared.types,

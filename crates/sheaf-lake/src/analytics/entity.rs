@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::common::DataFusionError;
 use datafusion::execution::TaskContext;
@@ -23,12 +23,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::error::{Bound, QueryError};
-use super::excerpts::{Excerpt, Part, Span, Subject};
+use super::excerpts::{Excerpt, Part, Sought, Span, Subject, are_many, middle};
 use super::files::{ColumnBounds, Edge, KnownFile, of_tenant};
 use super::scan::{Source, Tally};
 use super::{LakeReader, LakeSnapshot, Shared};
 use crate::error::LakeError;
 use crate::schema::LakeTable;
+
+/// The tables that events are in.
+const FACTS: [LakeTable; 2] = [LakeTable::Facts, LakeTable::FactsCorrected];
 
 impl LakeReader {
     /// Events of some entities of a tenant, as of a state of the lake.
@@ -45,10 +48,12 @@ impl LakeReader {
         let bounds = self.shared.options.bounds;
         let tenant = scope.tenant();
         let budget = self.shared.budgets.open(tenant) as Arc<dyn MemoryPool>;
+        let subject = Subject::of(tenant.0, &asked);
         let reading = Reading {
             shared: Arc::clone(&self.shared),
             tables: standing.tables.clone(),
-            subject: Arc::new(Subject::of(tenant.0, &asked)),
+            subject: Arc::new(subject),
+            sought: Default::default(),
             context: context(budget).map_err(QueryError::of_planning)?,
             tally: Arc::new(Tally::default()),
         };
@@ -112,6 +117,7 @@ impl Subject {
             tenant,
             entities,
             attributes,
+            with_requests: asked.with_requests,
         }
     }
 
@@ -145,7 +151,8 @@ fn has_within(numbers: &[i64], (least, greatest): (Option<i64>, Option<i64>)) ->
 
 /// A file that may matter, and between which instants.
 struct Candidate {
-    table: LakeTable,
+    /// Which of [`FACTS`] it is of.
+    of: usize,
     file: Arc<KnownFile>,
     first: Timestamp,
     last: Timestamp,
@@ -167,69 +174,42 @@ struct Reading {
     /// The lake's tables, and where the description of each is.
     tables: Vec<(String, String)>,
     subject: Arc<Subject>,
+    /// What is sought in each of [`FACTS`], once a file is read.
+    sought: [OnceLock<Arc<Sought>>; 2],
     context: Arc<TaskContext>,
     tally: Arc<Tally>,
 }
 
 impl Reading {
     async fn events(self, asked: EventsAsked) -> Result<EventsRead, QueryError> {
-        let mut span = Span {
+        let span = Span {
             from: asked.from,
             to: asked.to,
             newest_first: asked.newest_first,
         };
-        let mut read = EventsRead {
-            events: Vec::new(),
-            reached: None,
-        };
+        let mut gathering = Gathering::new(span, asked.enough);
         if span.from >= span.to || self.subject.entities.is_empty() {
-            return Ok(read);
+            return Ok(gathering.read);
         }
         let files = self.candidates(span).await?;
         // Files that overlap in time say it together.
         let mut ends = ends(&files, span.newest_first).into_iter();
-        let whole = span;
         let mut excerpts = stream::iter(files)
-            .map(|file| self.excerpt(file, whole))
+            .map(|file| self.excerpt(file, span))
             .buffered(self.shared.threads.count())
             .boxed();
-        let mut parts: Vec<Part> = Vec::new();
         while let Some(excerpt) = excerpts.try_next().await? {
-            let end = ends.next().flatten();
-            if let Some(cut) = excerpt.cut {
-                span = span.until(cut);
-                read.reached = Some(reached(cut, span.newest_first));
-            }
-            let within = excerpt.parts.iter();
-            let within = within.filter(|(_, event)| span.holds(event.row.observed_at));
-            parts.extend(within.cloned());
-            let Some(end) = end else {
-                continue;
-            };
-            // Everything up to the end is there.
-            parts.retain(|(_, event)| span.holds(event.row.observed_at));
-            read.events.append(&mut whole_events(
-                std::mem::take(&mut parts),
-                span.newest_first,
-            ));
-            if read.reached.is_some() {
-                break;
-            }
-            if read.events.len() >= asked.enough {
-                read.reached = Some(end).filter(|end| match span.newest_first {
-                    true => span.from < *end,
-                    false => *end < span.to,
-                });
+            if gathering.take(&excerpt, ends.next().flatten()) {
                 break;
             }
         }
-        Ok(read)
+        Ok(gathering.read)
     }
 
     /// The files that may say something, in the order of their instants.
     async fn candidates(&self, span: Span) -> Result<Vec<Candidate>, QueryError> {
         let mut candidates = Vec::new();
-        for table in [LakeTable::Facts, LakeTable::FactsCorrected] {
+        for (of, table) in FACTS.into_iter().enumerate() {
             let known = self.tables.iter().find(|(name, _)| name == table.name());
             let Some((_, description)) = known else {
                 continue;
@@ -240,7 +220,7 @@ impl Reading {
                 let overlaps = first < span.to && last >= span.from;
                 if overlaps && self.subject.may_be_in(table, &file) {
                     candidates.push(Candidate {
-                        table,
+                        of,
                         file,
                         first,
                         last,
@@ -255,14 +235,24 @@ impl Reading {
         Ok(candidates)
     }
 
+    fn sought(&self, of: usize) -> Result<Arc<Sought>, DataFusionError> {
+        let known = &self.sought[of];
+        if let Some(known) = known.get() {
+            return Ok(Arc::clone(known));
+        }
+        let sought = Arc::new(Sought::of(&self.subject, FACTS[of])?);
+        Ok(Arc::clone(known.get_or_init(|| sought)))
+    }
+
     async fn excerpt(&self, candidate: Candidate, span: Span) -> Result<Arc<Excerpt>, QueryError> {
-        let Candidate { table, file, .. } = candidate;
+        let Candidate { of, file, .. } = candidate;
         let book = &self.shared.excerpts;
         if let Some(known) = book.find(&file.location, &self.subject) {
             return Ok(known);
         }
+        let sought = self.sought(of).map_err(QueryError::of_planning)?;
         let source = Source {
-            table,
+            table: FACTS[of],
             tenant: self.subject.tenant,
             warehouse: self.shared.warehouse.clone(),
             ends: Arc::clone(&self.shared.ends),
@@ -274,7 +264,8 @@ impl Reading {
         let context = Arc::clone(&self.context);
         let task = Task(self.shared.threads.spawn(async move {
             let book = &shared.excerpts;
-            let read = book.read(source, file, &subject, span, context).await;
+            let read = book.read(&sought, (source, file), &subject, span, context);
+            let read = read.await;
             let _ = told.send(read);
         }));
         let read = excerpt.await.map_err(|_| QueryError::Internal {
@@ -302,7 +293,7 @@ fn of_lake(error: LakeError) -> QueryError {
 }
 
 /// A task that ends with whoever waits for it.
-struct Task(JoinHandle<()>);
+pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -334,11 +325,74 @@ fn ends(files: &[Candidate], newest_first: bool) -> Vec<Option<Timestamp>> {
     ends
 }
 
-/// Where everything is there that was not cut off.
-fn reached(cut: Timestamp, newest_first: bool) -> Timestamp {
-    match newest_first {
-        true => cut.saturating_add_micros(1),
-        false => cut,
+/// Events in the making, of what file after file says.
+struct Gathering {
+    /// What is wanted, as far as nothing of it was cut off.
+    span: Span,
+    is_cut: bool,
+    enough: usize,
+    /// What was said since everything up to some instant was there.
+    parts: Vec<Part>,
+    read: EventsRead,
+}
+
+impl Gathering {
+    fn new(span: Span, enough: usize) -> Gathering {
+        Gathering {
+            span,
+            is_cut: false,
+            enough,
+            parts: Vec::new(),
+            read: EventsRead {
+                events: Vec::new(),
+                reached: None,
+            },
+        }
+    }
+
+    /// Takes what the next file says, and up to where everything is there with it, if that is so. Tells whether it is enough.
+    fn take(&mut self, excerpt: &Excerpt, end: Option<Timestamp>) -> bool {
+        if let Some(cut) = excerpt.cut {
+            self.cut_at(cut);
+        }
+        let within = excerpt.parts.iter();
+        let within = within.filter(|(_, event)| self.span.holds(event.row.observed_at));
+        self.parts.extend(within.cloned());
+        while are_many(&self.parts)
+            && let Some(cut) = middle(&self.parts, self.span.newest_first)
+        {
+            self.cut_at(cut);
+        }
+        let Some(end) = end else {
+            return false;
+        };
+        let (span, parts) = (self.span, std::mem::take(&mut self.parts));
+        let mut events = whole_events(parts, span.newest_first);
+        self.read.events.append(&mut events);
+        if self.is_cut {
+            // The nearest of all cuts, in whichever file it was.
+            self.read.reached = Some(match span.newest_first {
+                true => span.from,
+                false => span.to,
+            });
+            return true;
+        }
+        if self.read.events.len() < self.enough {
+            return false;
+        }
+        self.read.reached = Some(end).filter(|end| match span.newest_first {
+            true => span.from < *end,
+            false => *end < span.to,
+        });
+        true
+    }
+
+    fn cut_at(&mut self, cut: Timestamp) {
+        self.is_cut = true;
+        self.span = self.span.until(cut);
+        let span = self.span;
+        self.parts
+            .retain(|(_, event)| span.holds(event.row.observed_at));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use arrow_schema::ArrowError;
 use datafusion::common::DataFusionError;
 use sheaf_pg::PgError;
 
@@ -72,6 +73,8 @@ pub enum Bound {
     Rows,
     /// Time.
     Time,
+    /// Room for a regular expression.
+    Pattern,
 }
 
 impl std::fmt::Display for Bound {
@@ -80,6 +83,7 @@ impl std::fmt::Display for Bound {
             Bound::Memory => "memory",
             Bound::Rows => "rows",
             Bound::Time => "time",
+            Bound::Pattern => "room for a regular expression",
         })
     }
 }
@@ -112,6 +116,13 @@ impl QueryError {
         if let Some(LakeError::Missing { .. }) = cause_of(&error) {
             return QueryError::Superseded {
                 source: Box::new(error),
+            };
+        }
+        if let Some(text) = fault_of_pattern(&error) {
+            let reason = reason(&text);
+            return match is_too_large(reason) {
+                true => QueryError::limit(Bound::Pattern),
+                false => QueryError::refused(format!("no regular expression: {reason}")),
             };
         }
         let text = match error.find_root() {
@@ -159,6 +170,40 @@ impl From<Exceeded> for DataFusionError {
     }
 }
 
+/// What is wrong with a regular expression, in the words of whoever has read it: the optimizer, whose error has a type of a crate
+/// that nothing here names, or those that compile one, one of whom takes it for a fault of its own.
+fn fault_of_pattern(error: &DataFusionError) -> Option<String> {
+    const COMPILING: &str = "Regular expression did not compile: ";
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let text = match (error.downcast_ref(), error.downcast_ref()) {
+            (Some(DataFusionError::Context(what, inner)), _) if what == "Invalid regex" => {
+                return Some(inner.find_root().to_string());
+            }
+            (Some(DataFusionError::Execution(text) | DataFusionError::Internal(text)), _)
+            | (_, Some(ArrowError::ComputeError(text))) => text.split_once(COMPILING),
+            _ => None,
+        };
+        if let Some((_, text)) = text {
+            return Some(text.to_owned());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Why: those who point at a place take several lines.
+fn reason(text: &str) -> &str {
+    let mut lines = text.lines();
+    let said = lines.find_map(|line| line.strip_prefix("error: "));
+    said.or_else(|| text.lines().next()).unwrap_or_default()
+}
+
+/// Whether a regular expression is one, but takes more than it may.
+fn is_too_large(reason: &str) -> bool {
+    reason.contains("CompiledTooBig") || reason.contains("exceed")
+}
+
 /// What is behind an error of the engine, through whatever crates it came.
 fn cause_of<T: Error + 'static>(error: &DataFusionError) -> Option<&T> {
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
@@ -202,6 +247,30 @@ mod tests {
             let found = QueryError::of_running(error);
             assert!(matches!(found, QueryError::Superseded { .. }), "{found:?}");
         }
+        let compiling = |why: &str| format!("Regular expression did not compile: {why}");
+        let pattern = |text: &str| {
+            let inner = DataFusionError::External(text.into());
+            DataFusionError::Context("Invalid regex".to_owned(), Box::new(inner))
+        };
+        for error in [
+            pattern(
+                "regex parse error:\n    (((\nerror: exceed the maximum number of nested parentheses/brackets (250)",
+            ),
+            DataFusionError::Execution(compiling("CompiledTooBig(10485760)")),
+            DataFusionError::Internal(format!("failed: {}", compiling("CompiledTooBig(10485760)"))),
+            ArrowError::ComputeError(compiling("CompiledTooBig(10485760)")).into(),
+        ] {
+            let found = QueryError::of_planning(error);
+            let what = Bound::Pattern;
+            assert!(
+                matches!(found, QueryError::Limit { what: found } if found == what),
+                "{found:?}"
+            );
+        }
+        let found = QueryError::of_planning(pattern(
+            "regex parse error:\n    (\n    ^\nerror: unclosed group",
+        ));
+        assert_eq!(found.to_string(), "no regular expression: unclosed group");
         let bound = DataFusionError::from(Exceeded(Bound::Rows)).context("reading");
         let found = QueryError::of_running(bound);
         assert!(matches!(found, QueryError::Limit { what: Bound::Rows }));

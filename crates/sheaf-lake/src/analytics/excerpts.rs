@@ -34,6 +34,7 @@ use super::pruning::Pruning;
 use super::scan::{Source, TenantScan};
 use crate::fact::decimal_text;
 use crate::facts::op_of;
+use crate::schema::LakeTable;
 
 /// What an id of a request is in a file.
 const BATCH_ID: DataType = DataType::FixedSizeBinary(16);
@@ -57,6 +58,8 @@ pub(crate) struct Subject {
     pub(crate) entities: Vec<i64>,
     /// In ascending order; absent for all. Of events that correct, replace or delete it is told in any case that they are there.
     pub(crate) attributes: Option<Vec<(i64, AttributeType)>>,
+    /// Whether it matters which request brought them.
+    pub(crate) with_requests: bool,
 }
 
 /// A part of an event: what one file says of it.
@@ -69,7 +72,7 @@ pub(crate) struct Excerpt {
     pub(crate) parts: Vec<Part>,
     /// Where it ends, if that is before the end of what was asked for: of the instants from here on there are none.
     pub(crate) cut: Option<Timestamp>,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Which instants are wanted, and from which end on.
@@ -133,17 +136,14 @@ impl ExcerptBook {
     /// Reads what a file says of the instants of a span, or of all its instants where that is little: then it is remembered.
     pub(crate) async fn read(
         &self,
-        source: Source,
-        file: Arc<KnownFile>,
+        sought: &Sought,
+        (source, file): (Source, Arc<KnownFile>),
         subject: &Subject,
         span: Span,
         context: Arc<TaskContext>,
     ) -> Result<Arc<Excerpt>> {
         let location = file.location.clone();
-        let whole = schema_of(source.table);
-        let wanted = columns_of(subject, &whole);
-        let condition = condition(subject, &whole)?;
-        let mut rows = rows_of(source, file, wanted, condition, context)?;
+        let mut rows = sought.rows(source, file, context)?;
         let mut excerpting = Excerpting::new(subject, span);
         while let Some(batch) = rows.try_next().await? {
             excerpting.take(&batch)?;
@@ -158,19 +158,52 @@ impl ExcerptBook {
     }
 }
 
-/// The rows of a file that satisfy a condition.
-pub(crate) fn rows_of(
-    source: Source,
-    file: Arc<KnownFile>,
+/// Which rows of a table's files are sought. It is worked out once for all files: that takes longer than to read a small one.
+#[derive(Debug, Clone)]
+pub(crate) struct Sought {
+    whole: SchemaRef,
     wanted: SchemaRef,
     condition: Arc<dyn PhysicalExpr>,
-    context: Arc<TaskContext>,
-) -> Result<SendableRecordBatchStream> {
-    let whole = schema_of(source.table);
-    let pruning = Pruning::new([Arc::clone(&condition)], &whole)?;
-    let shares = vec![vec![Portion { file, groups: None }]];
-    let asked = (vec![condition], pruning);
-    TenantScan::new(source, shares, (whole, wanted), asked, None).execute(0, context)
+    pruning: Arc<Pruning>,
+}
+
+impl Sought {
+    /// Those that satisfy a condition, and of them these columns.
+    pub(crate) fn new(
+        whole: SchemaRef,
+        wanted: SchemaRef,
+        condition: Arc<dyn PhysicalExpr>,
+    ) -> Result<Sought> {
+        let pruning = Arc::new(Pruning::new([Arc::clone(&condition)], &whole)?);
+        Ok(Sought {
+            whole,
+            wanted,
+            condition,
+            pruning,
+        })
+    }
+
+    /// Facts that say something of a subject.
+    pub(crate) fn of(subject: &Subject, table: LakeTable) -> Result<Sought> {
+        let whole = schema_of(table);
+        let wanted = columns_of(subject, &whole);
+        let condition = condition(subject, &whole)?;
+        Sought::new(whole, wanted, condition)
+    }
+
+    /// Those of a file.
+    pub(crate) fn rows(
+        &self,
+        source: Source,
+        file: Arc<KnownFile>,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let shares = vec![vec![Portion { file, groups: None }]];
+        let schemas = (Arc::clone(&self.whole), Arc::clone(&self.wanted));
+        let conditions = vec![Arc::clone(&self.condition)];
+        let asked = (conditions, Arc::clone(&self.pruning));
+        TenantScan::new(source, shares, schemas, asked, None).execute(0, context)
+    }
 }
 
 /// The columns that are read.
@@ -178,6 +211,7 @@ fn columns_of(subject: &Subject, whole: &SchemaRef) -> SchemaRef {
     let is_wanted = |name: &str| match (name, &subject.attributes) {
         ("tenant_id" | "entity_type" | "external_id" | "attribute", _) => false,
         ("type", attributes) => attributes.is_none(),
+        ("batch_id", _) => subject.with_requests,
         (name, Some(attributes)) if name.starts_with("value_") => {
             let mut kinds = attributes.iter().map(|(_, kind)| *kind);
             kinds.any(|kind| values_in(kind).contains(&name))
@@ -287,29 +321,12 @@ impl<'a> Excerpting<'a> {
         if !self.is_long() {
             return Ok(());
         }
-        let mut times: Vec<Timestamp> = self
-            .parts
-            .iter()
-            .map(|(_, event)| event.row.observed_at)
-            .collect();
-        times.sort_unstable();
-        let (first, last) = (times[0], times[times.len() - 1]);
-        if first == last {
+        let Some(cut) = middle(&self.parts, self.span.newest_first) else {
             if self.value_bytes > INSTANT_BYTES_MAX {
                 return Err(Exceeded(Bound::Memory).into());
             }
             self.many = (2 * self.many.0, 2 * self.many.1);
             return Ok(());
-        }
-        // An instant is cut off whole, and is never the one that comes first.
-        let middle = times[times.len() / 2];
-        let cut = match self.span.newest_first {
-            true if middle == last => {
-                let before = times.partition_point(|time| *time < last);
-                times[before - 1]
-            }
-            false if middle == first => times[times.partition_point(|time| *time <= first)],
-            _ => middle,
         };
         self.cut = Some(cut);
         self.span = self.span.until(cut);
@@ -320,11 +337,7 @@ impl<'a> Excerpting<'a> {
     fn keep(&mut self, span: Span) {
         self.parts
             .retain(|(_, event)| span.holds(event.row.observed_at));
-        let cells = self
-            .parts
-            .iter()
-            .flat_map(|(_, event)| event.row.attrs.iter());
-        self.value_bytes = cells.map(bytes_of).sum();
+        self.value_bytes = value_bytes(&self.parts);
     }
 
     /// The excerpt, and whether it has all that the file says.
@@ -340,6 +353,35 @@ impl<'a> Excerpting<'a> {
     }
 }
 
+/// The instant in the middle of parts, of which what comes second is cut off: never the instant that comes first. None where there is no
+/// other.
+pub(crate) fn middle(parts: &[Part], newest_first: bool) -> Option<Timestamp> {
+    let times = parts.iter().map(|(_, event)| event.row.observed_at);
+    let mut times: Vec<Timestamp> = times.collect();
+    times.sort_unstable();
+    let (first, last) = (*times.first()?, *times.last()?);
+    let middle = times[times.len() / 2];
+    match newest_first {
+        _ if first == last => None,
+        true if middle == last => {
+            let before = times.partition_point(|time| *time < last);
+            Some(times[before - 1])
+        }
+        false if middle == first => Some(times[times.partition_point(|time| *time <= first)]),
+        _ => Some(middle),
+    }
+}
+
+/// Whether parts of several files are more than are held together: twice as many as are of one.
+pub(crate) fn are_many(parts: &[Part]) -> bool {
+    parts.len() > 2 * PARTS_MAX || value_bytes(parts) > 2 * VALUES_BYTES_MAX
+}
+
+fn value_bytes(parts: &[Part]) -> usize {
+    let cells = parts.iter().flat_map(|(_, event)| event.row.attrs.iter());
+    cells.map(bytes_of).sum()
+}
+
 /// About what a cell takes in memory.
 fn bytes_of((_, cell): &(AttributeId, Cell)) -> usize {
     size_of::<(AttributeId, Cell)>() + cell.stored_bytes()
@@ -353,7 +395,7 @@ struct Rows<'a> {
     observed_at: &'a PrimitiveArray<TimestampMicrosecondType>,
     seq: &'a PrimitiveArray<Int32Type>,
     op: &'a StringViewArray,
-    batch: &'a FixedSizeBinaryArray,
+    batch: Option<&'a FixedSizeBinaryArray>,
     ingested_at: &'a PrimitiveArray<TimestampMicrosecondType>,
     values: &'a RecordBatch,
 }
@@ -373,7 +415,10 @@ pub(crate) fn column<'a, T: ?Sized>(
 
 impl<'a> Rows<'a> {
     fn of(batch: &'a RecordBatch) -> Result<Rows<'a>> {
-        let kind = batch.column_by_name("type");
+        let (kind, id) = (
+            batch.column_by_name("type"),
+            batch.column_by_name("batch_id"),
+        );
         Ok(Rows {
             entity: column(batch, "entity_id", |array| array.as_primitive_opt())?,
             attribute: column(batch, "attribute_id", |array| array.as_primitive_opt())?,
@@ -381,7 +426,7 @@ impl<'a> Rows<'a> {
             observed_at: column(batch, "observed_at", |array| array.as_primitive_opt())?,
             seq: column(batch, "seq", |array| array.as_primitive_opt())?,
             op: column(batch, "op", |array| array.as_string_view_opt())?,
-            batch: column(batch, "batch_id", |array| array.as_fixed_size_binary_opt())?,
+            batch: id.and_then(|column| column.as_fixed_size_binary_opt()),
             ingested_at: column(batch, "ingested_at", |array| array.as_primitive_opt())?,
             values: batch,
         })
@@ -412,7 +457,11 @@ impl<'a> Rows<'a> {
         };
         let ingested_at = Timestamp::from_micros(self.ingested_at.value(place));
         let seq = i16::try_from(self.seq.value(place));
-        let batch = Uuid::from_slice(self.batch.value(place));
+        let batch = match self.batch {
+            Some(ids) => Uuid::from_slice(ids.value(place)).ok(),
+            None if subject.with_requests => None,
+            None => Some(Uuid::nil()),
+        };
         let event = HistoryRow {
             row: StoredRow {
                 observed_at,
@@ -420,7 +469,7 @@ impl<'a> Rows<'a> {
                 op: op_of(self.op.value(place)).ok_or_else(|| unreadable("op"))?,
                 attrs: Attrs::from_distinct(cell.into_iter().collect()),
             },
-            batch: BatchId(batch.map_err(|_| unreadable("batch_id"))?),
+            batch: BatchId(batch.ok_or_else(|| unreadable("batch_id"))?),
             ingested_at: ingested_at.map_err(|_| unreadable("ingested_at"))?,
         };
         Ok((EntityId(self.entity.value(place)), event))

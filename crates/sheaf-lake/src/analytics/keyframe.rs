@@ -16,9 +16,9 @@ use sheaf_store::TenantScope;
 use tokio::time::timeout;
 
 use super::columns::schema_of;
-use super::entity::{context, files_of};
+use super::entity::{Task, context, files_of};
 use super::error::{Bound, QueryError};
-use super::excerpts::{cell, column, rows_of, unreadable};
+use super::excerpts::{Sought, cell, column, unreadable};
 use super::scan::{Source, Tally};
 use super::{LakeReader, LakeSnapshot, Shared};
 use crate::schema::LakeTable;
@@ -47,12 +47,11 @@ impl LakeReader {
         let shared = Arc::clone(&self.shared);
         let (tenant, bounds) = (scope.tenant(), self.shared.options.bounds);
         let (told, found) = tokio::sync::oneshot::channel();
-        let running = self.shared.threads.spawn(async move {
+        let _task = Task(self.shared.threads.spawn(async move {
             let found = find(&shared, tenant.0, description, (entity, until)).await;
             let _ = told.send(found);
-        });
+        }));
         let found = timeout(bounds.time_after(snapshot.waited), found).await;
-        running.abort();
         let found = found.map_err(|_| QueryError::limit(Bound::Time))?;
         found.map_err(|_| QueryError::Internal {
             step: "reading a keyframe",
@@ -79,6 +78,11 @@ async fn find(
     let budget = shared.budgets.open(sheaf_model::TenantId(tenant)) as Arc<dyn MemoryPool>;
     let context = context(budget).map_err(QueryError::of_planning)?;
     let tally = Arc::new(Tally::default());
+    let whole = schema_of(TABLE);
+    let sought = col("entity_id", &whole)
+        .and_then(|column| binary(column, Operator::Eq, lit(entity.0), &whole))
+        .and_then(|is_entity| Sought::new(Arc::clone(&whole), Arc::clone(&whole), is_entity))
+        .map_err(QueryError::of_planning)?;
     let mut found: Option<(Timestamp, Document)> = None;
     for (last, files) in periods.into_iter().rev() {
         if found.as_ref().is_some_and(|(at, _)| *at > last) {
@@ -93,11 +97,7 @@ async fn find(
                 tally: Arc::clone(&tally),
                 rows_max: shared.options.bounds.rows_max,
             };
-            let whole = schema_of(TABLE);
-            let is_entity = col("entity_id", &whole)
-                .and_then(|column| binary(column, Operator::Eq, lit(entity.0), &whole))
-                .map_err(QueryError::of_planning)?;
-            let rows = rows_of(source, file, whole, is_entity, Arc::clone(&context));
+            let rows = sought.rows(source, file, Arc::clone(&context));
             let mut rows = rows.map_err(QueryError::of_running)?;
             while let Some(batch) = rows.try_next().await.map_err(QueryError::of_running)? {
                 take(&batch, until, &mut found).map_err(QueryError::of_running)?;

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -70,7 +70,9 @@ impl FileReader {
     }
 
     async fn end(&mut self) -> Result<Arc<ParquetMetaData>> {
-        let mut reader = ParquetMetaDataReader::new();
+        // Where the pages are, so that of a column those alone are read that hold a row which is wanted.
+        let mut reader =
+            ParquetMetaDataReader::new().with_offset_index_policy(PageIndexPolicy::Optional);
         let bytes = self.file.bytes;
         let mut first = bytes.saturating_sub(END_BYTES);
         loop {

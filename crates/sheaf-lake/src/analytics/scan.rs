@@ -36,6 +36,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::file::metadata::ParquetMetaData;
 
 use super::columns::fitted;
+use super::constants::Constants;
 use super::error::{Bound, Exceeded};
 use super::files::Portion;
 use super::parquet_reader::{FileEnds, FileReader};
@@ -128,7 +129,7 @@ impl TenantScan {
         source: Source,
         shares: Vec<Vec<Portion>>,
         (whole, wanted): (SchemaRef, SchemaRef),
-        (conditions, pruning): (Vec<Arc<dyn PhysicalExpr>>, Pruning),
+        (conditions, pruning): (Vec<Arc<dyn PhysicalExpr>>, Arc<Pruning>),
         limit: Option<usize>,
     ) -> TenantScan {
         let properties = PlanProperties::new(
@@ -143,7 +144,7 @@ impl TenantScan {
             whole,
             wanted,
             conditions,
-            pruning: Arc::new(pruning),
+            pruning,
             limit,
             properties: Arc::new(properties),
         }
@@ -373,6 +374,8 @@ impl Reading {
         let rows_at_once = rows_at_once(end.metadata(), &run.groups);
         let file_schema = Arc::clone(end.schema());
         let parquet_schema = end.metadata().file_metadata().schema_descr_ptr();
+        let constants = Arc::new(Constants::of(end.metadata(), &run.groups));
+        let is_read = |name: &str| name == TENANT || !constants.has(name);
         let mask = |names: &mut dyn Iterator<Item = &str>| {
             let places = names.filter_map(|name| file_schema.index_of(name).ok());
             ProjectionMask::roots(&parquet_schema, places.collect::<Vec<_>>())
@@ -394,8 +397,14 @@ impl Reading {
                 .fields()
                 .iter()
                 .map(|field| field.name().as_str());
-            let mask = mask(&mut names.into_iter());
+            let names: Vec<&str> = names.collect();
+            // A condition on nothing that is read would be none.
+            let is_all = !names.iter().any(|name| is_read(name));
+            let mut names = names.into_iter().filter(|name| is_all || is_read(name));
+            let mask = mask(&mut names);
+            let constants = Arc::clone(&constants);
             filters.push(Box::new(ArrowPredicateFn::new(mask, move |batch| {
+                let batch = constants.add(batch, &of_condition)?;
                 let batch = fitted(&batch, &of_condition)?;
                 let value = condition.evaluate(&batch).map_err(in_arrow)?;
                 let value = value.into_array(batch.num_rows()).map_err(in_arrow)?;
@@ -405,6 +414,7 @@ impl Reading {
         }
         let wanted = self.wanted.fields().iter();
         let wanted = wanted.map(|field| field.name().as_str());
+        let wanted = wanted.filter(|name| is_read(name));
         let mask = match run.is_own {
             true => mask(&mut wanted.chain([TENANT])),
             false => mask(&mut wanted.into_iter()),
@@ -423,6 +433,7 @@ impl Reading {
             if run.is_own {
                 batch = only_of(batch, tenant)?;
             }
+            let batch = constants.add(batch, &wanted)?;
             Ok(fitted(&batch, &wanted)?)
         });
         // Rows of a group are not all as long as they are on average.

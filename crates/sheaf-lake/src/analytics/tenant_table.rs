@@ -15,9 +15,10 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::columns::{is_as_stored, schema_of, shown};
 use super::files::{FileBook, KnownFile, divide, of_tenant};
-use super::implied::implied;
+use super::implied::implied as implied_by;
 use super::pruning::Pruning;
 use super::scan::{Source, TenantScan};
+use super::shown::ShownFrom;
 use crate::error::LakeError;
 
 /// A table of the lake, of one tenant.
@@ -26,6 +27,8 @@ pub(crate) struct TenantTable {
     source: Source,
     files: Files,
     schema: SchemaRef,
+    /// What holds of its rows whatever is asked: decided before any condition of a question is.
+    shown: Vec<Expr>,
 }
 
 /// What is read.
@@ -53,6 +56,15 @@ impl TenantTable {
             schema: schema_of(source.table),
             source,
             files: Files::Described(description, book),
+            shown: Vec::new(),
+        }
+    }
+
+    /// The same without rows of history that are older than they are shown.
+    pub(crate) fn showing(self, shown: &ShownFrom) -> TenantTable {
+        TenantTable {
+            shown: shown.of(self.source.table),
+            ..self
         }
     }
 
@@ -133,9 +145,10 @@ impl TableProvider for TenantTable {
         };
         let of_table = DFSchema::try_from(Arc::clone(&self.schema))?;
         let physical = |filter: Expr| state.create_physical_expr(filter, &of_table);
-        let conditions = filters.iter().cloned().map(physical);
+        let conditions = self.shown.iter().chain(filters).cloned().map(physical);
         let conditions = conditions.collect::<Result<Vec<_>>>()?;
-        let implied = filters.iter().flat_map(implied).map(physical);
+        let implied = self.shown.iter().chain(filters);
+        let implied = implied.flat_map(implied_by).map(physical);
         let implied = implied.collect::<Result<Vec<_>>>()?;
         let pruning = Pruning::new(conditions.iter().cloned().chain(implied), &self.schema)?;
         let table = self.source.table;
@@ -144,7 +157,7 @@ impl TableProvider for TenantTable {
         let files = pruning.files(table, files);
         let shares = divide(&files, state.config().target_partitions());
         let schemas = (Arc::clone(&self.schema), wanted);
-        let asked = (conditions, pruning);
+        let asked = (conditions, Arc::new(pruning));
         let scan = TenantScan::new(self.source.clone(), shares, schemas, asked, limit);
         Ok(Arc::new(scan))
     }

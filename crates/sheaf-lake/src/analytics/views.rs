@@ -57,8 +57,10 @@ pub struct ShownTable {
 pub(crate) struct Views<'a> {
     /// Has the lake's tables.
     pub(crate) state: &'a SessionState,
-    /// The tenant's facts.
+    /// The tenant's facts, of which the latest are current however old they are.
     pub(crate) facts: TenantTable,
+    /// Those that are not older than they are shown.
+    pub(crate) history: TenantTable,
     pub(crate) entities: TenantTable,
     pub(crate) attributes: TenantTable,
     pub(crate) known: &'a KnownTypes,
@@ -76,7 +78,7 @@ impl Views<'_> {
     /// Puts the views that a question names into its session.
     pub(crate) async fn add(&self, mentions: &Mentions) -> Result<(), QueryError> {
         if mentions.is_hourly {
-            let plan = hourly::plan(self.facts.clone()).map_err(QueryError::of_planning)?;
+            let plan = hourly::plan(self.history.clone()).map_err(QueryError::of_planning)?;
             self.register(SCHEMA, vec![(HOURLY.to_owned(), plan)])?;
         }
         if mentions.types.is_empty() {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{LakeArchive, each_batch, files_between};
 use crate::analytics::cell;
 use crate::background::in_background;
+use crate::digest::Digest;
 use crate::error::{Cause, LakeError};
 use crate::facts::op_of;
 use crate::files::Files;
@@ -40,12 +41,12 @@ struct Event {
 
 impl LakeArchive {
     /// Puts the events of a partition's time into the empty table of its name: a day and bucket of tenants after the other, of which
-    /// all are in memory. Gives back how many.
+    /// all are in memory. Gives back how many, and what retention has taken out of the lake that they lack.
     ///
     /// # Errors
     /// PostgreSQL failed, or a file could not be read.
-    pub async fn load(&self, partition: &Partition) -> Result<u64, LakeError> {
-        let (tables, files) = (self.tables().await?, self.files());
+    pub async fn load(&self, partition: &Partition) -> Result<(u64, Digest), LakeError> {
+        let ((tables, removed), files) = (self.tables(partition).await?, self.files());
         let span = (partition.lower, partition.upper);
         let listed = files.clone();
         let parts = in_background(move || {
@@ -64,7 +65,7 @@ impl LakeArchive {
             loaded += u64::try_from(events.len()).unwrap_or(u64::MAX);
             self.insert(&partition.name, events).await?;
         }
-        Ok(loaded)
+        Ok((loaded, removed))
     }
 
     async fn insert(&self, table: &str, events: BTreeMap<Key, Event>) -> Result<(), PgError> {

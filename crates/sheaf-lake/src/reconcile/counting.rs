@@ -21,18 +21,19 @@ use crate::error::LakeError;
 use crate::names::Names;
 
 /// Events that are read at once, and how many bytes of them.
-const PAGE_ROWS: i64 = 5_000;
-const PAGE_BYTES: i64 = 4 << 20;
+pub(crate) const PAGE_ROWS: i64 = 5_000;
+pub(crate) const PAGE_BYTES: i64 = 4 << 20;
 /// Hours of tenants that are kept before they are stored.
 const HOURS_MAX: usize = 50_000;
 /// What came since is stored at once, with as of when that is. Where it is of more hours, or changes more instants, all is read.
 const NEW_HOURS_MAX: usize = 500_000;
 const NEW_INSTANTS_MAX: usize = 500_000;
-/// Instants that are looked at together.
+/// Instants that are looked at together, and bytes of attributes that are taken apart at once.
 const INSTANTS: usize = 2_000;
+const BYTES: usize = 4 << 20;
 /// An event may be received so long before it is visible: it waits in staging or for its lane, which refuse what waits for longer.
 /// Those beyond are found when the partition is read whole.
-const VISIBLE_WITHIN: Duration = Duration::from_secs(3_600);
+pub(crate) const VISIBLE_WITHIN: Duration = Duration::from_secs(3_600);
 
 /// How a partition is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,23 +203,26 @@ impl Counting {
         let mut sums = HourlySums::new();
         let mut shared: BTreeSet<Instant> = BTreeSet::new();
         let mut kept = Vec::new();
+        let mut bytes = 0;
         loop {
             let row = rows.next().await?;
             let is_end = row.is_none();
             if let Some((event, has_others)) = row {
                 self.work.events += 1;
+                bytes += event.attrs.len();
                 if has_others {
                     shared.insert(instant_of(&event));
                 }
                 kept.push(event);
             }
-            if is_end || kept.len() >= INSTANTS {
+            if is_end || kept.len() >= INSTANTS || bytes >= BYTES {
                 for exploded in self.explosion.explode(&all(&kept)).await? {
                     // Which are hidden is looked at below, with what was there before.
                     let sum = sums.entry(exploded.fact.key.hour()).or_default();
                     sum.add(exploded.fact.digest, false);
                 }
                 kept.clear();
+                bytes = 0;
             }
             if sums.len() > NEW_HOURS_MAX || shared.len() > NEW_INSTANTS_MAX {
                 return Ok(false);

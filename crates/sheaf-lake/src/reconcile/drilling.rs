@@ -21,11 +21,13 @@ use crate::error::LakeError;
 use crate::facts::day_of;
 use crate::files::Files;
 use crate::lake::TenantBuckets;
+use crate::retention::Boundaries;
 use crate::schema::LakeTable;
 
 const HOUR_MICROS: i64 = 3_600_000_000;
-/// Events that are taken apart at once.
+/// Events that are taken apart at once, and how many bytes of their attributes.
 const EVENTS: usize = 2_000;
+const EVENTS_BYTES: usize = 4 << 20;
 /// Facts of a file that are handed over at once, and how often before they are taken.
 const CHUNK_FACTS: usize = 4_096;
 const CHUNKS: usize = 4;
@@ -45,6 +47,8 @@ pub(crate) struct LakeView {
     buckets: TenantBuckets,
     /// What the facts of waiting corrections come to.
     pub(crate) waiting: HashMap<Instant, Digest>,
+    /// What is before this may have been taken out: of that nothing is compared.
+    pub(crate) kept: Boundaries,
 }
 
 impl LakeView {
@@ -52,6 +56,7 @@ impl LakeView {
         files: Files,
         present: Vec<LakeFile>,
         waiting: HashMap<Instant, Digest>,
+        kept: Boundaries,
     ) -> Result<LakeView, LakeError> {
         let mut parts: HashMap<(i32, i32), Vec<LakeFile>> = HashMap::new();
         for file in present {
@@ -62,7 +67,15 @@ impl LakeView {
             parts,
             buckets: TenantBuckets::new(LakeTable::Facts)?,
             waiting,
+            kept,
         })
+    }
+
+    /// Whether a fact has to be there: it is not older than its attribute was kept.
+    pub(crate) fn is_kept(&self, key: &FactKey) -> bool {
+        !self
+            .kept
+            .is_before(key.tenant, key.attribute, key.observed_at)
     }
 
     /// The facts of a tenant of some time, of one day, among those instants and entities, from the files that may have them: each with
@@ -196,6 +209,7 @@ impl Drilling<'_> {
         let is_wanted = move |key: &FactKey| key.hour() == hour;
         let lake = self.view.facts(ranges, is_wanted, |fact, is_hidden| {
             if fact.ingested_at < cutoff
+                && self.view.is_kept(&fact.key)
                 && let Some(instant) = instant_of_key(&fact.key)
             {
                 each(instant, Sign::Taken, fact.digest, is_hidden);
@@ -213,20 +227,27 @@ impl Drilling<'_> {
         let tenant = TenantId(hour.tenant);
         let mut rows = read_hour(self.cdc, tenant, span, self.cutoff).await?;
         let mut kept: Vec<LakeCorrection> = Vec::new();
+        let mut bytes = 0;
         loop {
             let row = rows.next().await?;
             let is_end = row.is_none();
-            kept.extend(row.map(|(event, _)| event));
-            if !is_end && kept.len() < EVENTS {
+            if let Some((event, _)) = row {
+                bytes += event.attrs.len();
+                kept.push(event);
+            }
+            if !is_end && kept.len() < EVENTS && bytes < EVENTS_BYTES {
                 continue;
             }
+            bytes = 0;
             let rest = if is_end {
                 Vec::new()
             } else {
                 split_last_instant(&mut kept)
             };
             for exploded in self.explosion.explode(&all(&kept)).await? {
-                if let Some(instant) = instant_of_key(&exploded.fact.key) {
+                if let Some(instant) = instant_of_key(&exploded.fact.key)
+                    && self.view.is_kept(&exploded.fact.key)
+                {
                     let is_hidden = exploded.is_hidden;
                     each(instant, Sign::Added, exploded.fact.digest, is_hidden);
                 }

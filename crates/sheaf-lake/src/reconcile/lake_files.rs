@@ -114,15 +114,13 @@ pub(crate) struct LakeCount {
     pub(crate) has_unsettled: bool,
 }
 
-/// Counts those of the files that were not counted before, and forgets those that are gone.
-pub(crate) async fn count_files(
+/// Forgets those of the files that were counted which are gone. Gives back the others.
+pub(crate) async fn forget_gone(
     cdc: &Pool,
-    files: &Files,
     present: &[LakeFile],
-    cutoff: Timestamp,
     work: &mut FilesWork,
-) -> Result<LakeCount, LakeError> {
-    let known: HashSet<String> = list_files(cdc).await?.into_iter().collect();
+) -> Result<HashSet<String>, LakeError> {
+    let mut known: HashSet<String> = list_files(cdc).await?.into_iter().collect();
     let now: HashSet<&str> = present.iter().map(|file| file.location.as_str()).collect();
     let gone = known.iter().map(String::as_str);
     let gone: Vec<&str> = gone.filter(|location| !now.contains(location)).collect();
@@ -130,6 +128,18 @@ pub(crate) async fn count_files(
         remove_files(cdc, some).await?;
         work.files_gone += some.len() as u64;
     }
+    known.retain(|location| now.contains(location.as_str()));
+    Ok(known)
+}
+
+/// Counts those of the files that were not counted before.
+pub(crate) async fn count_files(
+    (cdc, files): (&Pool, &Files),
+    present: &[LakeFile],
+    known: &HashSet<String>,
+    cutoff: Timestamp,
+    work: &mut FilesWork,
+) -> Result<LakeCount, LakeError> {
     let new = present
         .iter()
         .filter(|file| !known.contains(&file.location));
@@ -165,14 +175,13 @@ pub(crate) async fn count_files(
     Ok(count)
 }
 
-/// Reads those files again that were read the longest ago, before an instant. What is not what it was any more is forgotten, so
-/// that it is counted as what it is.
+/// Reads those files again that were read the longest ago, before an instant: so many at most. All that are known are present. What is
+/// not what it was any more is forgotten, so that it is counted as what it is.
 pub(crate) async fn read_again(
-    cdc: &Pool,
-    files: &Files,
+    (cdc, files): (&Pool, &Files),
     present: &[LakeFile],
-    before: Timestamp,
-    files_max: i64,
+    known: &mut HashSet<String>,
+    (before, files_max): (Timestamp, i64),
     work: &mut FilesWork,
 ) -> Result<(), LakeError> {
     let now: HashMap<&str, &LakeFile> = present
@@ -210,6 +219,7 @@ pub(crate) async fn read_again(
             same.push(location);
         } else {
             tracing::error!(location, "a file of the lake is not what it was");
+            known.remove(&location);
             other.push(location);
         }
     }

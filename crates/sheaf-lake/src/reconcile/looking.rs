@@ -1,34 +1,35 @@
 //! What hours that differ come to, fact by fact, and what is asked to be put right of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_store::reconcile::{
-    EventKey, Instant, LakeRepair, ask_for_repairs, count_repairs, read_moment,
+    EventKey, Instant, LakeRepair, Span, ask_for_repairs, count_repairs, list_held, read_moment,
 };
+use sheaf_store::retention::list_retentions;
 use tokio::time::{Instant as Moments, sleep};
 
-use super::drilling::{Drilling, LakeView};
+use super::drilling::{Drilling, LakeView, instant_of_key};
 use super::explosion::Explosion;
 use super::lake_files::LakeFacts;
-use super::report::{Difference, Repaired, Report};
-use super::run::{Counted, LOOK_EVERY, TRIES};
+use super::report::{Difference, NotCompared, Repaired, Report};
+use super::run::{Counted, LOOK_EVERY};
 use super::second_look::{Looked, SecondLook, event_of};
 use super::suspects::Suspect;
 use super::{ReconcileRequest, Reconciler};
 use crate::error::LakeError;
 use crate::names::Names;
+use crate::retention::Boundaries;
 
 /// Instants that are looked at again together, and of which the files are read at once.
 const INSTANTS: usize = 20_000;
 const INSTANTS_ONCE: usize = 2_000;
-/// Events that are put right in one reconciliation.
-const REPAIRS_MAX: usize = 100_000;
 /// Repairs that are asked for in one statement.
 const REPAIRS_ONCE: usize = 1_000;
 
 impl Reconciler {
-    /// Looks into hours, tells what differs indeed and asks to put it right. False where the lake did not come as far in time.
+    /// Looks into hours, tells what differs indeed and asks to put it right, unless both sides could not be compared.
     pub(super) async fn look_into(
         &self,
         request: &ReconcileRequest,
@@ -36,9 +37,9 @@ impl Reconciler {
         counted: Counted,
         cutoff: Timestamp,
         report: &mut Report,
-    ) -> Result<bool, LakeError> {
+    ) -> Result<Result<(), NotCompared>, LakeError> {
         if suspects.is_empty() {
-            return Ok(true);
+            return Ok(Ok(()));
         }
         let mut explosion = Explosion::new(Names::new(self.cdc.clone()));
         let present = match counted.present {
@@ -48,8 +49,8 @@ impl Reconciler {
                 facts.files(&self.warehouse).await?
             }
         };
-        let view = LakeView::new(self.files(), present, counted.waiting)?;
-        let mut repairs: BTreeMap<EventKey, LakeRepair> = BTreeMap::new();
+        let view = LakeView::new(self.files(), present, counted.waiting, self.kept().await?)?;
+        let mut asking = Asking::new(request.repairs_max, counted.standing.position.base);
         let mut instants: Vec<Instant> = Vec::new();
         let last = suspects.len() - 1;
         for (place, suspect) in suspects.into_iter().enumerate() {
@@ -67,8 +68,9 @@ impl Reconciler {
                 continue;
             }
             let instants = std::mem::take(&mut instants);
-            let Some(looked) = self.look_again(&instants, &mut explosion).await? else {
-                return Ok(false);
+            let looked = match self.look_again(&instants, &mut explosion).await? {
+                Ok(looked) => looked,
+                Err(reason) => return Ok(Err(reason)),
             };
             report.letters += looked.letters;
             for difference in &looked.differences {
@@ -77,118 +79,165 @@ impl Reconciler {
                     report.differences.push(*difference);
                 }
             }
-            if request.repairs && repairs.len() < REPAIRS_MAX {
-                note_repairs(&mut repairs, looked, counted.standing.position.base);
-            }
+            asking.note(looked);
         }
-        if request.repairs {
-            report.repaired = Some(self.repair(repairs, &mut explosion).await?);
+        if request.repairs_max > 0 {
+            report.repaired = Some(self.repair(asking, &mut explosion).await?);
         }
-        Ok(true)
+        Ok(Ok(()))
     }
 
-    /// Looks at instants again. None where the lake did not come as far in time.
+    /// Up to where facts may have been taken out: asked after it is known which files there are.
+    async fn kept(&self) -> Result<Boundaries, LakeError> {
+        Ok(Boundaries::new(&list_retentions(&self.cdc).await?))
+    }
+
+    /// Looks at instants again.
     async fn look_again(
         &self,
         instants: &[Instant],
         explosion: &mut Explosion,
-    ) -> Result<Option<Looked>, LakeError> {
+    ) -> Result<Result<Looked, NotCompared>, LakeError> {
         let mut all = Looked::default();
         if instants.is_empty() {
-            return Ok(Some(all));
+            return Ok(Ok(all));
         }
+        let before = list_held(&self.cdc).await?;
         let mut look = SecondLook {
             cdc: &self.cdc,
             name: &self.options.name,
             feed: &self.options.feed,
             explosion,
+            wait_max: self.options.wait_max,
         };
         let mut events = Vec::new();
         for some in instants.chunks(INSTANTS_ONCE) {
             events.push(look.events(some).await?);
         }
-        let moment = read_moment(&self.cdc).await?;
+        let moment = read_moment(&self.cdc, Duration::ZERO).await?;
         for (some, events) in instants.chunks(INSTANTS_ONCE).zip(events) {
-            let mut tries = 0;
-            let looked = loop {
-                let Some(standing) = self.wait_for(moment.position).await? else {
-                    return Ok(None);
-                };
-                let facts = LakeFacts::load(&self.warehouse, &standing).await?;
-                let present = facts.files(&self.warehouse).await?;
-                let view = LakeView::new(self.files(), present, HashMap::new())?;
-                let looked = look.compare(some, events.clone(), &view).await?;
-                tries += 1;
-                // What waited may have been put into files in between. Where nothing differs that is no matter.
-                let (now, _) = self.standing().await?;
-                let number = now.map(|now| now.position.number);
-                let is_same = number == Some(standing.position.number);
-                if looked.differences.is_empty() || is_same || tries >= TRIES {
-                    break looked;
-                }
+            if self.wait_for(moment.position).await?.is_none() {
+                return Ok(Err(NotCompared::Behind));
+            }
+            let waiting = look.waiting(some).await?;
+            let (Some(standing), _) = self.standing().await? else {
+                return Ok(Err(NotCompared::Behind));
+            };
+            let facts = LakeFacts::load(&self.warehouse, &standing).await?;
+            let present = facts.files(&self.warehouse).await?;
+            let view = LakeView::new(self.files(), present, HashMap::new(), self.kept().await?)?;
+            let looked = match look.compare(some, events, (&waiting, &view)).await? {
+                Ok(looked) => looked,
+                Err(reason) => return Ok(Err(reason)),
             };
             all.letters += looked.letters;
             all.differences.extend(looked.differences);
             all.events.extend(looked.events);
         }
-        Ok(Some(all))
+        // Of a partition that was detached meanwhile nothing is here any more, and the lake's is the only copy.
+        if !all.is_held(&[before, list_held(&self.cdc).await?]) {
+            return Ok(Err(NotCompared::Detached));
+        }
+        Ok(Ok(all))
     }
 
     /// Asks the writer of the lake to put events right, waits until it has, and looks at them again.
     async fn repair(
         &self,
-        repairs: BTreeMap<EventKey, LakeRepair>,
+        asking: Asking,
         explosion: &mut Explosion,
     ) -> Result<Repaired, LakeError> {
-        let mut instants: Vec<Instant> = repairs.keys().map(instant_of).collect();
-        instants.dedup();
-        instants.sort_unstable();
-        instants.dedup();
-        let repairs: Vec<LakeRepair> = repairs.into_values().collect();
-        let mut repaired = Repaired {
-            asked: repairs.len() as u64,
-            left: 0,
-        };
+        let instants: Vec<Instant> = asking.instants.into_iter().collect();
         let name = &self.options.name;
+        let repairs: Vec<LakeRepair> = asking.repairs.into_values().collect();
         for some in repairs.chunks(REPAIRS_ONCE) {
-            ask_for_repairs(&self.cdc, name, some, Timestamp::now()).await?;
+            ask_for_repairs(&self.cdc, name, some).await?;
         }
         let deadline = Moments::now() + self.options.wait_max;
         while count_repairs(&self.cdc, name).await? > 0 && Moments::now() < deadline {
             sleep(LOOK_EVERY).await;
         }
-        let left = self.look_again(&instants, explosion).await?;
-        repaired.left = left.map_or(repaired.asked, |left| left.differences.len() as u64);
-        Ok(repaired)
+        let asked = repairs.len() as u64;
+        let left = match self.look_again(&instants, explosion).await? {
+            Ok(looked) => looked.differences.len() as u64,
+            Err(_) => asked,
+        };
+        Ok(Repaired {
+            asked,
+            left: left + asking.left,
+        })
+    }
+}
+
+impl Looked {
+    /// Whether all that differs is of times that PostgreSQL had all events of, before and after it was asked.
+    fn is_held(&self, held: &[Vec<Span>; 2]) -> bool {
+        self.differences.iter().all(|difference| {
+            let instant = instant_of_key(&difference.key);
+            let has = |span: &Span| instant.is_some_and(|instant| span.has(instant.observed_at));
+            held.iter().all(|spans| spans.iter().any(has))
+        })
     }
 }
 
 /// What has to be asked for, so that instants are in the lake as PostgreSQL has them.
-fn note_repairs(
-    repairs: &mut BTreeMap<EventKey, LakeRepair>,
-    looked: Looked,
+#[derive(Debug)]
+struct Asking {
+    repairs: BTreeMap<EventKey, LakeRepair>,
+    /// Their instants.
+    instants: BTreeSet<Instant>,
+    repairs_max: usize,
     base: Option<ChangePosition>,
-) {
-    let Some(base) = base else {
-        return;
-    };
-    for Difference { key, .. } in &looked.differences {
-        if let Some(event) = event_of(key) {
-            let nothing = LakeRepair {
-                key: event,
-                event: None,
-                base,
-            };
-            repairs.entry(event).or_insert(nothing);
+    /// Facts that differ of instants for which there was no room.
+    left: u64,
+}
+
+impl Asking {
+    fn new(repairs_max: usize, base: Option<ChangePosition>) -> Asking {
+        Asking {
+            repairs: BTreeMap::new(),
+            instants: BTreeSet::new(),
+            repairs_max,
+            base,
+            left: 0,
         }
     }
-    for event in looked.events {
-        let repair = LakeRepair {
-            key: event.key,
-            event: Some(event),
-            base,
-        };
-        repairs.insert(repair.key, repair);
+
+    /// Notes what was found to differ: an instant whole or not at all.
+    fn note(&mut self, looked: Looked) {
+        let asked_at = Timestamp::now();
+        for Difference { key, .. } in &looked.differences {
+            let Some(event) = event_of(key) else {
+                continue;
+            };
+            let has_room = self.repairs.len() < self.repairs_max;
+            match self.base {
+                Some(base) if has_room || self.instants.contains(&instant_of(&event)) => {
+                    self.instants.insert(instant_of(&event));
+                    let nothing = LakeRepair {
+                        key: event,
+                        event: None,
+                        base,
+                        asked_at,
+                    };
+                    self.repairs.entry(event).or_insert(nothing);
+                }
+                Some(_) | None => self.left += 1,
+            }
+        }
+        for event in looked.events {
+            if let Some(base) = self.base
+                && self.instants.contains(&instant_of(&event.key))
+            {
+                let repair = LakeRepair {
+                    key: event.key,
+                    event: Some(event),
+                    base,
+                    asked_at,
+                };
+                self.repairs.insert(repair.key, repair);
+            }
+        }
     }
 }
 

@@ -90,6 +90,10 @@ pub enum NotCompared {
     NoLake,
     /// The lake has not come as far in the time that there was.
     Behind,
+    /// A transaction that was going on has not ended in the time that there was.
+    Running,
+    /// A partition was taken out of the history, or put back, meanwhile.
+    Detached,
     /// Somebody else compares them.
     Busy,
 }
@@ -100,7 +104,11 @@ impl NotCompared {
         match self {
             NotCompared::NoLake => "the lake has nothing yet, or its snapshot goes on",
             NotCompared::Behind => "the lake has not come as far as the database in time",
-            NotCompared::Busy => "somebody else compares both sides",
+            NotCompared::Running => "a transaction that writes has not ended in time",
+            NotCompared::Detached => "a partition was detached or attached meanwhile",
+            NotCompared::Busy => {
+                "somebody else compares both sides, or was killed in it less than a minute ago"
+            }
         }
     }
 }
@@ -173,7 +181,7 @@ impl Work {
 pub struct Repaired {
     /// Events that were asked to be put right.
     pub asked: u64,
-    /// Facts that still differed afterwards.
+    /// Facts that still differed afterwards, those among them that were too many to be asked for at once.
     pub left: u64,
 }
 
@@ -192,6 +200,8 @@ pub struct Report {
     pub archived: Vec<TenantHour>,
     /// Hours of tenants in which more differs than could be looked at this time.
     pub hours_left: u64,
+    /// Periods that PostgreSQL had given away before anybody had counted them: nobody can compare them.
+    pub periods_unknown: u64,
     /// Facts that the lake lacks because their events wait as dead letters.
     pub letters: u64,
     /// What was put right, where that was asked.

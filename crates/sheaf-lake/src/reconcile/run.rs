@@ -10,13 +10,17 @@ use sheaf_store::reconcile::{
     Counted as EventsCounted, CountedRange, Counters, Instant, Moment, Span, count_hours,
     list_partitions, list_ranges, read_moment, read_run, settle_tables,
 };
+use sheaf_store::retention::count_removals;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant as Moments, sleep};
 
 use super::counting::{Counting, HowToRead, how_to_read, join_within_hours};
 use super::drilling::instant_of_key;
 use super::explosion::Explosion;
-use super::lake_files::{FilesWork, LakeCount, LakeFacts, LakeFile, count_files, read_again};
+use super::lake_files::{
+    FilesWork, LakeCount, LakeFacts, LakeFile, count_files, forget_gone, read_again,
+};
 use super::report::{DifferenceCounts, NotCompared, Outcome, Report, Work};
 use super::{ReconcileRequest, Reconciler};
 use crate::analytics::covered;
@@ -27,6 +31,8 @@ use crate::files::{Files, Stop};
 use crate::names::Names;
 use crate::observer::Observed;
 
+/// How long transactions that run are given to end. Those that take longer are counted the next time.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Partitions that are counted side by side.
 const SIDE_BY_SIDE: usize = 2;
 /// How often it is asked how far the lake is.
@@ -35,7 +41,9 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 const CORRECTIONS: i64 = 10_000;
 const CORRECTIONS_BYTES: i64 = 16 << 20;
 /// How often the lake may be committed while what waits is read, before that is taken as it was.
-pub(super) const TRIES: usize = 5;
+const TRIES: usize = 5;
+/// Hours of which something was taken out that are counted at once.
+const REMOVALS: i64 = 10_000;
 /// Files that are read again in one step.
 const FILES_AGAIN: i64 = 500;
 
@@ -59,6 +67,7 @@ impl Report {
             differences: Vec::new(),
             archived: Vec::new(),
             hours_left: 0,
+            periods_unknown: 0,
             letters: 0,
             repaired: None,
             work: Work::default(),
@@ -88,7 +97,7 @@ impl Reconciler {
         // What the statistics say comes before the snapshot: what is counted by then is seen by it.
         let (partitions, late_added) = list_partitions(&self.cdc).await?;
         let partitions = join_within_hours(partitions);
-        let moment = read_moment(&self.cdc).await?;
+        let moment = read_moment(&self.cdc, ENDS_WITHIN).await?;
         let micros = i64::try_from(self.options.settled_after.as_micros()).unwrap_or(i64::MAX);
         let cutoff = moment.taken_at.saturating_add_micros(-micros);
         let mut report = Report::not_compared(NotCompared::NoLake, cutoff);
@@ -96,7 +105,7 @@ impl Reconciler {
             return Ok(report);
         };
         let known = list_ranges(&self.cdc).await?;
-        let bounds = self.bounds(&known, &partitions, cutoff).await?;
+        let bounds = self.bounds(&known, &partitions).await?;
         self.count_events(
             request,
             &partitions,
@@ -116,7 +125,7 @@ impl Reconciler {
             )
             .await?;
         let mut suspects = self
-            .suspects(request, &counted, &bounds, &mut report)
+            .suspects(request, &counted, &bounds, (&moment, cutoff), &mut report)
             .await?;
         if !suspects.is_empty() || !report.archived.is_empty() {
             // What is equal is so wherever the lake is. What is not may only be on its way.
@@ -132,15 +141,15 @@ impl Reconciler {
             report.work.files_gone += work.files_gone;
             report.work.facts += work.facts;
             suspects = self
-                .suspects(request, &counted, &bounds, &mut report)
+                .suspects(request, &counted, &bounds, (&moment, cutoff), &mut report)
                 .await?;
         }
         report.work.hours = count_hours(&self.cdc).await?.cast_unsigned();
-        let is_compared = self
+        let looked = self
             .look_into(request, suspects, counted, cutoff, &mut report)
             .await?;
-        if !is_compared {
-            report.outcome = Outcome::NotCompared(NotCompared::Behind);
+        if let Err(reason) = looked {
+            report.outcome = Outcome::NotCompared(reason);
             return Ok(report);
         }
         let is_clean =
@@ -227,14 +236,17 @@ impl Reconciler {
         }
         let count = |(span, counters, counted, how)| {
             let mut counting = Counting::new(&self.cdc, moment.clone(), cutoff);
-            let counted = tokio::spawn(async move {
+            let counted = Ending(tokio::spawn(async move {
                 let counted: Option<EventsCounted> = counted;
                 counting
                     .count(span, counters, counted.as_ref(), how)
                     .await?;
                 Ok(counting.work)
-            });
-            async move { outcome_of(counted.await) }
+            }));
+            async move {
+                let mut counted = counted;
+                outcome_of((&mut counted.0).await)
+            }
         };
         let mut counting = stream::iter(jobs).map(count).buffer_unordered(SIDE_BY_SIDE);
         while let Some(counted) = counting.try_next().await? {
@@ -274,6 +286,8 @@ impl Reconciler {
                 _ => break waiting,
             }
         };
+        // What was taken out since is looked into and found to be that.
+        while count_removals(&self.cdc, REMOVALS).await? > 0 {}
         let facts = LakeFacts::load(&self.warehouse, &standing).await?;
         let tables: Vec<&str> = facts
             .tables
@@ -295,16 +309,16 @@ impl Reconciler {
         let present = facts.files(&self.warehouse).await?;
         let mut files_work = FilesWork::default();
         let files = self.files();
+        let mut known = forget_gone(&self.cdc, &present, &mut files_work).await?;
         if reads_whole {
             let begun = Timestamp::now();
             loop {
                 let before = files_work.files;
                 read_again(
-                    &self.cdc,
-                    &files,
+                    (&self.cdc, &files),
                     &present,
-                    begun,
-                    FILES_AGAIN,
+                    &mut known,
+                    (begun, FILES_AGAIN),
                     &mut files_work,
                 )
                 .await?;
@@ -315,9 +329,17 @@ impl Reconciler {
         } else if request.files_again > 0 {
             let now = Timestamp::now();
             let files_max = request.files_again.min(FILES_AGAIN);
-            read_again(&self.cdc, &files, &present, now, files_max, &mut files_work).await?;
+            read_again(
+                (&self.cdc, &files),
+                &present,
+                &mut known,
+                (now, files_max),
+                &mut files_work,
+            )
+            .await?;
         }
-        counted.count = count_files(&self.cdc, &files, &present, cutoff, &mut files_work).await?;
+        let of = (&self.cdc, &files);
+        counted.count = count_files(of, &present, &known, cutoff, &mut files_work).await?;
         let is_settled = !counted.count.has_unsettled;
         settle_tables(&self.cdc, is_settled.then_some(&tables)).await?;
         work.add_files(files_work);
@@ -349,6 +371,16 @@ impl Reconciler {
     }
 }
 
+/// A task that ends when nobody waits for it any more: what it counts, somebody else may be counting by then.
+#[derive(Debug)]
+struct Ending<T>(JoinHandle<T>);
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The partition that was not read whole for the longest time, if it is its turn.
 fn read_again_whole(
     request: &ReconcileRequest,
@@ -363,4 +395,21 @@ fn read_again_whole(
     });
     let (read_at, lower) = counted.min()?;
     (now.since(read_at) >= after).then_some(lower)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_whose_outcome_nobody_waits_for_ends() {
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let task = Ending(tokio::spawn(async move {
+            let kept = sender;
+            std::future::pending::<()>().await;
+            drop(kept);
+        }));
+        drop(task);
+        receiver.await.expect_err("what it had is gone");
+    }
 }

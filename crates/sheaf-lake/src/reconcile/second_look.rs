@@ -1,21 +1,26 @@
 //! What differs indeed: instants are looked at again, in PostgreSQL as it is now and in a state of the lake that covers that.
 //!
 //! Facts are never changed, so that what PostgreSQL had before the lake came as far is in the lake, or is missing. What only the lake has may
-//! be younger: PostgreSQL is asked for it once more, after the lake was read.
+//! be younger: PostgreSQL is asked for it once more, after the lake was read. It may be in the log, and so in the lake, and nobody may see
+//! it yet, as when a commit waits for a standby: so whoever was in the middle of something then is waited for before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use sheaf_pg::Pool;
+use sheaf_store::changes::read_running;
 use sheaf_store::lake::{LakeCorrection, LakeFeed, LakeName};
 use sheaf_store::reconcile::{EventKey, Instant, find_letters, read_instants, read_waiting};
 
 use super::drilling::{LakeView, instant_of_key};
 use super::explosion::{Exploded, Explosion, all};
-use super::report::{Difference, DifferenceKind};
+use super::report::{Difference, DifferenceKind, NotCompared};
+use super::run::LOOK_EVERY;
 use crate::corrections::Ranges;
 use crate::digest::{Digest, FactKey};
 use crate::error::LakeError;
 use crate::facts::day_of;
+use tokio::time::{Instant as Moments, sleep};
 
 /// A fact as PostgreSQL has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,8 @@ pub(crate) struct SecondLook<'a> {
     pub(crate) name: &'a LakeName,
     pub(crate) feed: &'a LakeFeed,
     pub(crate) explosion: &'a mut Explosion,
+    /// How long transactions that go on are waited for.
+    pub(crate) wait_max: Duration,
 }
 
 /// What it comes to.
@@ -92,28 +99,38 @@ impl SecondLook<'_> {
         Ok(rows.into_iter().map(|row| row.event).collect())
     }
 
-    /// Compares events as they were read before with a state of the lake that covers that.
+    /// What waits to be in the lake's files. Read before these, so that what is put into them in between is there twice and not missing.
+    pub(crate) async fn waiting(
+        &self,
+        instants: &[Instant],
+    ) -> Result<Vec<LakeCorrection>, LakeError> {
+        Ok(read_waiting(self.cdc, self.name, instants).await?)
+    }
+
+    /// Compares events as they were read before with a state of the lake that covers that, and with what waited before it.
     pub(crate) async fn compare(
         &mut self,
         instants: &[Instant],
         events: Vec<LakeCorrection>,
-        view: &LakeView,
-    ) -> Result<Looked, LakeError> {
+        (waiting, view): (&[LakeCorrection], &LakeView),
+    ) -> Result<Result<Looked, NotCompared>, LakeError> {
         let wanted = self.wanted(&events).await?;
-        let mut found = self.found(instants, view).await?;
+        let mut found = self.found(instants, waiting, view).await?;
         let waiting: HashSet<Instant> = found
             .iter()
             .filter(|(_, found)| !found.waiting.is_empty())
             .filter_map(|(key, _)| instant_of_key(key))
             .collect();
-        let younger = self.forget_younger(&wanted, &mut found).await?;
+        let Some(younger) = self.forget_younger(&wanted, &mut found).await? else {
+            return Ok(Err(NotCompared::Running));
+        };
         let mut keys: BTreeSet<FactKey> = wanted.keys().copied().collect();
         keys.extend(found.keys().copied());
         let letters = self.letters(&keys, &found).await?;
         let mut looked = Looked::default();
         let mut differing: BTreeSet<Instant> = BTreeSet::new();
         for key in keys {
-            let Some(instant) = instant_of_key(&key) else {
+            let Some(instant) = instant_of_key(&key).filter(|_| view.is_kept(&key)) else {
                 continue;
             };
             let is_waiting = waiting.contains(&instant) || younger.contains(&instant);
@@ -131,7 +148,7 @@ impl SecondLook<'_> {
         let is_of_those =
             |event: &LakeCorrection| differing.contains(&super::explosion::instant_of(event));
         looked.events = events.into_iter().filter(is_of_those).collect();
-        Ok(looked)
+        Ok(Ok(looked))
     }
 
     async fn wanted(
@@ -152,6 +169,7 @@ impl SecondLook<'_> {
     async fn found(
         &mut self,
         instants: &[Instant],
+        waiting: &[LakeCorrection],
         view: &LakeView,
     ) -> Result<HashMap<FactKey, Found>, LakeError> {
         let mut found: HashMap<FactKey, Found> = HashMap::new();
@@ -180,25 +198,28 @@ impl SecondLook<'_> {
             })
             .await?;
         }
-        let waiting = read_waiting(self.cdc, self.name, instants).await?;
-        for exploded in self.explosion.explode(&all(&waiting)).await? {
+        for exploded in self.explosion.explode(&all(waiting)).await? {
             let found = found.entry(exploded.fact.key).or_default();
             found.waiting.push(exploded.fact.digest);
         }
         Ok(found)
     }
 
-    /// Forgets what PostgreSQL has by now of what only the lake had, and tells of which instants that was.
+    /// Forgets what PostgreSQL has by now of what only the lake had, and tells of which instants that was. None where transactions that
+    /// may have written it go on for too long.
     async fn forget_younger(
         &mut self,
         wanted: &BTreeMap<FactKey, Wanted>,
         found: &mut HashMap<FactKey, Found>,
-    ) -> Result<HashSet<Instant>, LakeError> {
+    ) -> Result<Option<HashSet<Instant>>, LakeError> {
         let only_there = found.keys().filter(|key| !wanted.contains_key(key));
         let instants: BTreeSet<Instant> = only_there.filter_map(instant_of_key).collect();
         let instants: Vec<Instant> = instants.into_iter().collect();
         if instants.is_empty() {
-            return Ok(HashSet::new());
+            return Ok(Some(HashSet::new()));
+        }
+        if !self.wait_for_running().await? {
+            return Ok(None);
         }
         let before: HashSet<EventKey> = wanted.keys().filter_map(event_of).collect();
         let now = self.events(&instants).await?;
@@ -211,7 +232,21 @@ impl SecondLook<'_> {
             found.remove(&exploded.fact.key);
             of.extend(instant_of_key(&exploded.fact.key));
         }
-        Ok(of)
+        Ok(Some(of))
+    }
+
+    /// Waits for everybody who is in the middle of something. False where that takes too long.
+    async fn wait_for_running(&self) -> Result<bool, LakeError> {
+        let deadline = Moments::now() + self.wait_max;
+        let (next_number, mut oldest_number) = read_running(self.cdc).await?;
+        while oldest_number < next_number {
+            if Moments::now() >= deadline {
+                return Ok(false);
+            }
+            sleep(LOOK_EVERY).await;
+            oldest_number = read_running(self.cdc).await?.1;
+        }
+        Ok(true)
     }
 
     /// The events that wait as letters of those tenants of which something is missing.

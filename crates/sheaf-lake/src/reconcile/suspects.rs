@@ -4,8 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sheaf_model::Timestamp;
 use sheaf_store::reconcile::{
-    CountedRange, Counters, FactSum, HourSums, Span, list_differing, list_gone, list_retentions,
-    read_hours,
+    CountedRange, Counters, FactSum, HourSums, Moment, Span, list_differing, list_gone, read_hours,
 };
 
 use super::counting::{fact_sum, gone_ranges, hours_of};
@@ -36,8 +35,6 @@ pub(super) struct Bounds {
     pub(super) gone: Vec<Span>,
     /// Periods that it did not have any more when it was first looked.
     unknown: Vec<Span>,
-    /// The first instant that is kept of a tenant's history.
-    kept_from: HashMap<i64, i64>,
 }
 
 impl Reconciler {
@@ -46,18 +43,11 @@ impl Reconciler {
         &self,
         known: &[CountedRange],
         partitions: &[(Span, Counters)],
-        cutoff: Timestamp,
     ) -> Result<Bounds, LakeError> {
         let gone = gone_ranges(known, partitions);
         let mut unknown = list_gone(&self.cdc).await?;
         unknown.retain(|span| !gone.contains(span));
-        let kept = list_retentions(&self.cdc).await?.into_iter();
-        let kept_from = kept.map(|(tenant, micros)| (tenant, cutoff.as_micros() - micros));
-        Ok(Bounds {
-            gone,
-            unknown,
-            kept_from: kept_from.collect(),
-        })
+        Ok(Bounds { gone, unknown })
     }
 
     /// The hours that differ, as they were counted.
@@ -66,10 +56,12 @@ impl Reconciler {
         request: &ReconcileRequest,
         counted: &Counted,
         bounds: &Bounds,
+        as_of: (&Moment, Timestamp),
         report: &mut Report,
     ) -> Result<Vec<Suspect>, LakeError> {
         report.archived.clear();
         report.hours_left = 0;
+        report.periods_unknown = bounds.unknown.len() as u64;
         let mut beside: HourlySums = counted.count.unsettled.clone();
         let mut waiting_hours: HashSet<TenantHour> = HashSet::new();
         for (instant, digest) in &counted.waiting {
@@ -112,9 +104,9 @@ impl Reconciler {
                     },
                 );
                 let sums = found.get(&key).copied().unwrap_or_default();
-                let beside = beside.get(&hour).copied().unwrap_or_default();
-                let lake = digest_of(sums.lake) + beside.all;
-                let lake_hidden = digest_of(sums.lake_hidden) + beside.hidden;
+                let more = beside.get(&hour).copied().unwrap_or_default();
+                let lake = digest_of(sums.lake) + more.all;
+                let lake_hidden = digest_of(sums.lake_hidden) + more.hidden;
                 let differs = fact_sum(lake) != sums.events;
                 let differs_hidden =
                     fact_sum(lake_hidden) != sums.events_hidden && !waiting_hours.contains(&hour);
@@ -126,8 +118,8 @@ impl Reconciler {
                     (first..end).contains(&hour.hour)
                 };
                 if bounds.gone.iter().any(is_in) {
-                    // What late events hide of what is gone cannot be counted any more.
-                    if differs {
+                    // What late events hide of what is gone cannot be counted any more. What waits may be in the files as well.
+                    if differs && !waiting_hours.contains(&hour) {
                         report.archived.push(hour);
                     }
                     continue;
@@ -136,6 +128,9 @@ impl Reconciler {
                 suspects.push(Suspect { hour, facts });
             }
         }
+        let archived = &mut report.archived;
+        self.leave_unarchived(archived, &bounds.gone, &beside, as_of)
+            .await?;
         if suspects.len() > HOURS_MAX {
             report.hours_left += (suspects.len() - HOURS_MAX) as u64;
             suspects.truncate(HOURS_MAX);
@@ -153,17 +148,13 @@ fn is_asked(request: &ReconcileRequest, hour: TenantHour, bounds: &Bounds) -> bo
         let (first, end) = hours_of(*unknown);
         (first..end).contains(&hour.hour)
     };
-    let kept_from = bounds.kept_from.get(&hour.tenant);
-    // What is kept no longer may be removed on either side first.
-    let is_kept = kept_from.is_none_or(|from| span.lower.as_micros() >= *from);
     request.tenant.is_none_or(|tenant| tenant == hour.tenant)
         && request.from.is_none_or(|from| span.upper > from)
         && request.until.is_none_or(|until| span.lower < until)
-        && is_kept
         && !bounds.unknown.iter().any(is_unknown)
 }
 
-fn digest_of(sum: FactSum) -> Digest {
+pub(super) fn digest_of(sum: FactSum) -> Digest {
     Digest {
         facts: sum.facts.cast_unsigned(),
         sum: sum.sum,

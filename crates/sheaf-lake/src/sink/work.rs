@@ -1,9 +1,11 @@
 //! What the sink does beside the stream: begun here, on threads that may be kept busy, from the lake as of its last commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use sheaf_model::Timestamp;
 use sheaf_store::lake::{CorrectionKey, LakeCorrection, count_corrections, list_corrections};
-use sheaf_store::reconcile::list_repairs;
+use sheaf_store::reconcile::{Instant, LakeRepair, list_held, list_repairs, read_instants};
+use sheaf_store::retention::note_retentions;
 
 use super::{Filling, LakeSink, waiting_since};
 use crate::background::in_background;
@@ -14,8 +16,9 @@ use crate::files::Stop;
 use crate::instruments::CORRECTIONS_WAITING;
 use crate::orphans::sweep;
 use crate::pending::Pending;
-use crate::reconcile::event_row;
-use crate::repair::repair;
+use crate::reconcile::{VISIBLE_WITHIN, event_row};
+use crate::repair::{Here, repair};
+use crate::retention::{Boundaries, OldTables, take_out};
 use crate::rewrite::{Prepared, correct, join_files};
 use crate::schema::LakeTable;
 use crate::table::TableState;
@@ -45,6 +48,7 @@ impl LakeSink {
         match work {
             Work::Correct => self.begin_correcting(filling).await,
             Work::Repair => self.begin_repairing(filling).await,
+            Work::Retain => self.begin_retaining(filling).await,
             Work::Join => {
                 let stop = Stop::default();
                 let files = self.lake.files(stop.clone());
@@ -57,7 +61,7 @@ impl LakeSink {
             Work::Sweep => {
                 let lake = self.lake.clone();
                 let going = tokio::spawn(async move {
-                    let swept = sweep(&lake.cdc, &lake.name, &lake.warehouse).await?;
+                    let swept = sweep(&lake).await?;
                     tracing::debug!(
                         removed = swept.removed,
                         young = swept.young,
@@ -130,10 +134,13 @@ impl LakeSink {
             self.upkeep.found_no_repairs();
             return Ok(());
         };
+        let asked = asked.into_iter().filter(|asked| day(&asked.key) == first);
+        let asked: Vec<LakeRepair> = asked.collect();
+        let here = self.look_here(&asked).await?;
         let (mut pending, mut keys, mut others) = (Pending::default(), Vec::new(), Vec::new());
-        for repair in asked.into_iter().filter(|asked| day(&asked.key) == first) {
-            // Meant for the lake that was there before this one began anew.
-            if repair.base != filling.held.base {
+        for repair in asked {
+            // Or meant for the lake that was there before this one began anew.
+            if !here.vouches_for(&repair) || repair.base != filling.held.base {
                 others.push(repair.key);
                 continue;
             }
@@ -166,14 +173,67 @@ impl LakeSink {
         Ok(())
     }
 
-    /// Applies every correction that waits, puts right what is asked and joins every file that can be, and commits that: what else is done beside the
+    /// What PostgreSQL has by now of what is to be put right.
+    async fn look_here(&self, asked: &[LakeRepair]) -> Result<Here, LakeError> {
+        let cdc = &self.lake.cdc;
+        let held = list_held(cdc).await?;
+        let removals = asked.iter().filter(|repair| repair.event.is_none());
+        let removals: HashMap<CorrectionKey, Timestamp> = removals
+            .map(|repair| (repair.key, repair.asked_at))
+            .collect();
+        let instants: BTreeSet<Instant> = removals
+            .keys()
+            .map(|key| Instant {
+                tenant: key.tenant,
+                entity: key.entity,
+                observed_at: key.observed_at,
+            })
+            .collect();
+        let instants: Vec<Instant> = instants.into_iter().collect();
+        let events = read_instants(cdc, &instants, None, None).await?;
+        let came = events.into_iter().filter_map(|found| {
+            let asked_at = removals.get(&found.event.key)?;
+            let age = asked_at.since(found.event.ingested_at);
+            (age < VISIBLE_WITHIN).then_some(found.event.key)
+        });
+        Ok(Here {
+            come_since: came.collect(),
+            // Again: what is not there any more was perhaps there before.
+            held: [held, list_held(cdc).await?],
+        })
+    }
+
+    /// Begins to take out facts that are older than they are kept. Up to where is noted before, so that nobody who compares takes what
+    /// is gone for missing.
+    async fn begin_retaining(&mut self, filling: &Filling) -> Result<(), LakeError> {
+        let noted = note_retentions(&self.lake.cdc, Timestamp::now()).await?;
+        let boundaries = Boundaries::new(&noted);
+        let Some(from) = self.upkeep.begin_retaining(&boundaries) else {
+            return Ok(());
+        };
+        let stop = Stop::default();
+        let files = self.lake.files(stop.clone());
+        let [facts, corrected] = tables_of_facts(filling)?;
+        let tables = OldTables {
+            facts,
+            corrected,
+            keyframes: filling.lake.table(LakeTable::Keyframes)?.clone(),
+        };
+        let taking = move || take_out(&files, &tables, &boundaries, from);
+        let going = tokio::spawn(in_background(taking));
+        self.upkeep
+            .begin(Work::Retain, CorrectionKey::FIRST, stop, going);
+        Ok(())
+    }
+
+    /// Applies every correction that waits, puts right what is asked, takes out what is older than it is kept and joins every file that can be, and commits that: what else is done beside the
     /// stream, as it is due. The snapshot has to have come to its end.
     ///
     /// # Errors
     /// The lake was not asked what it holds, or a commit failed. What it holds has to be asked again then.
     pub async fn tidy(&mut self) -> Result<(), LakeError> {
         let mut filling = self.open.take().ok_or(LakeError::NotAsked)?;
-        for work in [Work::Correct, Work::Repair, Work::Join] {
+        for work in [Work::Correct, Work::Repair, Work::Retain, Work::Join] {
             loop {
                 self.upkeep.wait().await;
                 if let Some(prepared) = self.upkeep.take().await {

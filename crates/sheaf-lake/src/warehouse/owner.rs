@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use object_store::{PutMode, PutOptions};
+use object_store::{ObjectStore, PutMode, PutOptions};
 use uuid::Uuid;
 
 use super::{READING, Store, Warehouse, object_of, path_of, write_file};
@@ -15,6 +15,8 @@ use crate::error::LakeError;
 const OWNER: &str = "sheaf-lake.owner";
 /// And the timeline of the database that has last begun it.
 const TIMELINE: &str = "sheaf-lake.timeline";
+/// What is written twice before a lake begins in a bucket.
+const PROBE: &str = "sheaf-lake.probe";
 
 impl Warehouse {
     /// Whether these files are of the lake of this number.
@@ -42,15 +44,32 @@ impl Warehouse {
                 self.settle(vec![location]).await?;
             }
             Store::Bucket { objects, scheme } => {
-                let name = object_of(scheme, &location)?;
-                let options = PutOptions::from(PutMode::Create);
-                match objects.put_opts(&name, bytes.into(), options).await {
-                    Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-                    Err(error) => return Err(LakeError::file(STEP, &location)(error)),
-                }
+                self.require_refusal(&**objects, scheme).await?;
+                // What is there may be ours, written by an attempt that was not answered.
+                create(&**objects, scheme, &location, bytes).await?;
             }
         }
         self.require_owner(owner).await
+    }
+
+    /// Whether the place refuses to write what must not be there over what is. Else two lakes take it for theirs, and each the
+    /// other's files for nobody's.
+    async fn require_refusal(
+        &self,
+        objects: &dyn ObjectStore,
+        scheme: &str,
+    ) -> Result<(), LakeError> {
+        let probe = format!("{}/{PROBE}-{}", self.root, Uuid::new_v4());
+        let bytes = Bytes::from_static(b"probe");
+        create(objects, scheme, &probe, bytes.clone()).await?;
+        let is_refused = !create(objects, scheme, &probe, bytes).await?;
+        self.delete(&probe).await?;
+        if is_refused {
+            return Ok(());
+        }
+        Err(LakeError::Overwrites {
+            root: self.root.clone(),
+        })
     }
 
     /// Whether no database of a later timeline has begun a lake here. One that was left behind by a promotion would take the files
@@ -64,6 +83,12 @@ impl Warehouse {
             }),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether every database that has begun a lake here was on an earlier timeline.
+    pub(crate) async fn is_before(&self, timeline: u32) -> Result<bool, LakeError> {
+        let newest = self.newest_timeline().await?;
+        Ok(newest.is_none_or(|newest| newest < timeline))
     }
 
     /// Makes the place that of a database on this timeline.
@@ -107,6 +132,22 @@ impl Warehouse {
 
     fn owner_location(&self) -> String {
         format!("{}/{OWNER}", self.root)
+    }
+}
+
+/// Writes an object unless one is there. Gives back whether it was this that wrote it; where an answer was lost, nobody knows.
+async fn create(
+    objects: &dyn ObjectStore,
+    scheme: &str,
+    location: &str,
+    bytes: Bytes,
+) -> Result<bool, LakeError> {
+    let name = object_of(scheme, location)?;
+    let options = PutOptions::from(PutMode::Create);
+    match objects.put_opts(&name, bytes.into(), options).await {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+        Err(error) => Err(LakeError::file("writing file", location)(error)),
     }
 }
 

@@ -149,9 +149,11 @@ fn large() -> Vec<(Wanted, String)> {
     large.push(("columns that double a little", named(14, &doubled)));
     large.push(("texts that double", named(30, &texts)));
     large.push(("texts that double by a sign", named(20, &piped)));
+    let pattern = format!("SELECT regexp_like('x', '{}')", inner("(", ")", 300));
     large
         .into_iter()
         .map(|(_, text)| (Wanted::Refused, text))
+        .chain([(Wanted::Bounded, pattern)])
         .collect()
 }
 

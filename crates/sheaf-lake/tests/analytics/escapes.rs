@@ -27,11 +27,14 @@ enum Outcome {
     },
     Refused(String),
     Bounded,
+    /// Whoever asked is told that the server has failed, which it never has.
+    Failed(String),
 }
 
 async fn outcome(reader: &LakeReader, snapshot: &LakeSnapshot, query: &str) -> Outcome {
     let refused = |error: QueryError| match error {
         QueryError::Limit { .. } => Outcome::Bounded,
+        error @ QueryError::Internal { .. } => Outcome::Failed(sheaf_pg::chain(&error)),
         error => Outcome::Refused(sheaf_pg::chain(&error)),
     };
     let params: &[Param] = &[];

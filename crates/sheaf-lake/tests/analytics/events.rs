@@ -96,6 +96,7 @@ async fn an_entity_has_the_events_that_were_written_and_no_other_tenants() -> Re
                             to,
                             newest_first,
                             enough,
+                            with_requests: false,
                         };
                         let mut found: Vec<_> = read(&reader, &snapshot, tenant, &asked)
                             .await?
@@ -109,6 +110,33 @@ async fn an_entity_has_the_events_that_were_written_and_no_other_tenants() -> Re
                     }
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_request_of_an_event_is_told_where_it_matters_and_else_none_is() -> Result<()> {
+    let world = World::create().await?;
+    world.shared().await?;
+    let reader = world.reader("sheaf").await?;
+    let snapshot = reader.look(None).await?;
+    // Each after the other, so that neither is answered with what is remembered of the other.
+    for with_requests in [false, true, false] {
+        let asked = EventsAsked {
+            entities: vec![EntityId(3)],
+            attributes: Some(vec![(AttributeId(1), AttributeType::Int)]),
+            from: Timestamp::MIN,
+            to: Timestamp::MAX,
+            newest_first: false,
+            enough: usize::MAX,
+            with_requests,
+        };
+        let found = read(&reader, &snapshot, OWN, &asked).await?;
+        assert_eq!(found.len(), 48);
+        let request = if with_requests { 1 } else { 0 };
+        for (_, event) in found {
+            assert_eq!(event.batch.0.as_u128(), request);
         }
     }
     Ok(())

@@ -38,8 +38,7 @@ async fn a_question_whose_files_are_removed_is_told_to_ask_again() -> Result<()>
     options.retention.snapshots_min = 1;
     // Files that became one would be read before they are removed.
     options.join_commits = u32::MAX;
-    let (name, location) = (options.name.clone(), options.location.clone());
-    let mut sink = LakeSink::new(&world.pool("sheaf_cdc"), options)?;
+    let mut sink = LakeSink::new(&world.pool("sheaf_cdc"), options.clone())?;
     sink.held().await?;
     fill(&world, &mut sink, 1_000).await?;
     let reader = world.reader("sheaf").await?;
@@ -51,7 +50,7 @@ async fn a_question_whose_files_are_removed_is_told_to_ask_again() -> Result<()>
     fill(&world, &mut sink, 2_000).await?;
     let late = SystemTime::now() + Duration::from_secs(7200);
     let cdc = world.pool("sheaf_cdc");
-    let orphans = remove_orphans(&cdc, &name, &location, Duration::ZERO, late).await?;
+    let orphans = remove_orphans(&cdc, &options, Duration::ZERO, late).await?;
     assert!(orphans.removed >= COMMITS, "{orphans:?}");
     for _ in 0..orphans.removed {
         removed.count();

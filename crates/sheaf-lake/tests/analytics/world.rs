@@ -10,6 +10,7 @@ use sheaf_cdc::sink::Sink;
 use sheaf_export::{Cell, Column};
 use sheaf_lake::analytics::{
     Answer, LakeReader, LakeSnapshot, Param, QueryBounds, QueryError, Question, ReaderOptions,
+    ShownFrom,
 };
 use sheaf_lake::{LakeOptions, LakeSink};
 use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
@@ -274,6 +275,7 @@ pub(crate) async fn ask(
     let question = Question {
         query: query.to_owned(),
         params: params.to_vec(),
+        shown: ShownFrom::default(),
     };
     let scope = TenantScope::system(tenant, "a test asks");
     reader.ask(&scope, snapshot, question).await

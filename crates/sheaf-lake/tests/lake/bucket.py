@@ -1,6 +1,6 @@
 """A stand-in for S3: one bucket in memory, without keys being checked. Prints its port, serves until its input ends.
 
-    bucket.py serve
+    bucket.py serve     faults are ordered with POST /-/faults, see FAULTS, and told with GET /-/faults
     bucket.py read ENDPOINT LOCATION      rows of a table and the sum of value_int, as PyIceberg finds them"""
 
 import datetime
@@ -10,9 +10,18 @@ import json
 import re
 import sys
 import threading
+import time
 import urllib.parse
 
 OBJECTS = {}
+# What is done with the next requests, in order, by PUT, CREATE (a PUT of what must not be there) and GET: "" nothing, "busy" they are
+# refused for now, "denied" they are refused, "slow" they take their time, "lost" they are done and an error is answered, "cut" they
+# are done and nothing is answered, "short" the answer ends within its body, "half" it is whole and half the object.
+FAULTS = {"PUT": [], "CREATE": [], "GET": []}
+INJECTED = {}
+# Whether what must not be there is written all the same.
+OVERWRITES = []
+SLOW_SECONDS = 0.3
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,16 +44,44 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def fault(self, kind):
+        """What is to be done with this request; those that refuse it are done."""
+        fault = FAULTS[kind].pop(0) if FAULTS[kind] else ""
+        if fault:
+            INJECTED[f"{kind} {fault}"] = INJECTED.get(f"{kind} {fault}", 0) + 1
+        xml = [("Content-Type", "application/xml")]
+        if fault == "busy":
+            self.answer(503, b"<Error><Code>SlowDown</Code></Error>", xml)
+        if fault == "denied":
+            self.answer(403, b"<Error><Code>AccessDenied</Code></Error>", xml)
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+        return fault
+
     def do_PUT(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers["If-None-Match"] == "*" and self.name() in OBJECTS:
+        creates = self.headers["If-None-Match"] == "*"
+        fault = self.fault("CREATE" if creates else "PUT")
+        if fault in ("busy", "denied"):
+            return
+        if creates and self.name() in OBJECTS and not OVERWRITES:
             return self.answer(412)
         OBJECTS[self.name()] = (body, datetime.datetime.now(datetime.UTC))
+        if fault == "cut":
+            self.close_connection = True
+            return
+        if fault == "lost":
+            return self.answer(500, b"<Error><Code>InternalError</Code></Error>", [("Content-Type", "application/xml")])
         self.answer(200, headers=[("ETag", '"1"')])
 
     def do_POST(self):
         """Several at once, which is the only way in which some clients delete."""
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/-/faults":
+            ordered = json.loads(body)
+            FAULTS.update({kind: ordered.get(kind, []) for kind in FAULTS})
+            OVERWRITES[:] = [True] if ordered.get("overwrites") else []
+            return self.answer(200)
         names = [html.unescape(name) for name in re.findall(r"<Key>(.*?)</Key>", body)]
         for name in names:
             OBJECTS.pop(name, None)
@@ -56,8 +93,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         name = self.name()
+        if self.path == "/-/faults":
+            return self.answer(200, json.dumps(INJECTED).encode())
         if not name:
             return self.list()
+        fault = self.fault("GET") if self.command == "GET" else ""
+        if fault in ("busy", "denied"):
+            return
+        if fault == "cut":
+            self.close_connection = True
+            return
         if name not in OBJECTS:
             return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>", [("Content-Type", "application/xml")])
         body, at = OBJECTS[name]
@@ -67,10 +112,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             first, last = span.removeprefix("bytes=").split("-")
             first, last = (int(first), int(last) if last else len(body) - 1) if first else (len(body) - int(last), len(body) - 1)
             headers.append(("Content-Range", f"bytes {first}-{min(last, len(body) - 1)}/{len(body)}"))
-            return self.answer(206, body[first : last + 1], headers)
+            return self.answer(206, self.cut_short(body[first : last + 1], headers, fault), headers)
         if self.command == "HEAD":
             headers.append(("Content-Length", str(len(body))))
-        return self.answer(200, body, headers)
+        return self.answer(200, self.cut_short(body, headers, fault), headers)
+
+    def cut_short(self, body, headers, fault):
+        if fault == "short":
+            headers.append(("Content-Length", str(len(body))))
+            self.close_connection = True
+        return body[: len(body) // 2] if fault in ("short", "half") else body
 
     def list(self):
         prefix = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).get("prefix", [""])[0]
@@ -82,8 +133,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, body.encode(), [("Content-Type", "application/xml")])
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *address):
+        """Clients leave whom they were answered half by."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*address)
+
+
 def serve():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_address[1], flush=True)
     sys.stdin.read()

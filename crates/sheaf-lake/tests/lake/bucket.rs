@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sheaf_cdc::sink::{Held, Sink};
 use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location, remove_orphans};
 use sheaf_model::Op;
+use sheaf_testkit::HttpClient;
 
 use crate::readers::PYTHON;
 use crate::world::{World, entity, event, position, transaction};
@@ -16,13 +17,13 @@ use crate::world::{World, entity, event, position, transaction};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lake/bucket.py");
 
 /// Ends with its input, which ends with us.
-struct StandIn {
+pub(crate) struct StandIn {
     process: Child,
     endpoint: String,
 }
 
 impl StandIn {
-    fn start() -> Result<StandIn> {
+    pub(crate) fn start() -> Result<StandIn> {
         let mut process = Command::new(PYTHON)
             .args([SCRIPT, "serve"])
             .stdin(Stdio::piped())
@@ -36,7 +37,35 @@ impl StandIn {
         Ok(StandIn { process, endpoint })
     }
 
-    fn read(&self, location: &str) -> Result<Value> {
+    /// Where a lake of its own is in it.
+    pub(crate) fn location(&self, prefix: &str) -> Location {
+        Location::Bucket(Bucket {
+            name: "lake".to_owned(),
+            prefix: prefix.to_owned(),
+            region: "eu-central-1".to_owned(),
+            endpoint: Some(self.endpoint.clone()),
+            keys: Some(("id".to_owned(), "secret".to_owned())),
+        })
+    }
+
+    /// Orders what is done with the next requests; what was ordered before is forgotten.
+    pub(crate) async fn order(&self, faults: &Value) -> Result<()> {
+        let client = HttpClient::new(&self.endpoint)?;
+        let body = faults.to_string();
+        let taken = client.post("/-/faults", "application/json", body.as_bytes());
+        ensure!(taken.await?.status == 200, "{faults}");
+        Ok(())
+    }
+
+    /// How often each fault was done.
+    pub(crate) async fn injected(&self) -> Result<Value> {
+        HttpClient::new(&self.endpoint)?
+            .get("/-/faults")
+            .await?
+            .json()
+    }
+
+    pub(crate) fn read(&self, location: &str) -> Result<Value> {
         let output = Command::new(PYTHON)
             .args([SCRIPT, "read", &self.endpoint, location])
             .output()?;
@@ -57,21 +86,14 @@ impl Drop for StandIn {
 async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Result<()> {
     let world = World::create().await?;
     let stand_in = StandIn::start()?;
-    let location = Location::Bucket(Bucket {
-        name: "lake".to_owned(),
-        prefix: "of/sheaf".to_owned(),
-        region: "eu-central-1".to_owned(),
-        endpoint: Some(stand_in.endpoint.clone()),
-        keys: Some(("id".to_owned(), "secret".to_owned())),
-    });
+    let location = stand_in.location("of/sheaf");
     assert!(!format!("{location:?}").contains("secret"));
     let mut options = LakeOptions {
-        location: location.clone(),
+        location,
         ..world.options("sheaf")
     };
     options.retention.snapshots_age = Duration::ZERO;
     options.retention.snapshots_min = 1;
-    let name = options.name.clone();
     let noon = "2024-02-29T12:00:00Z";
     let mut sink = LakeSink::new(&world.cdc(), options.clone())?;
     sink.held().await?;
@@ -84,7 +106,7 @@ async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Res
     let refused = LakeSink::new(&world.cdc(), other)?.held().await;
     let refused = sheaf_pg::chain(&refused.expect_err("it is another lake's"));
     assert!(refused.contains("of another lake"), "{refused}");
-    let mut again = LakeSink::new(&world.cdc(), options)?;
+    let mut again = LakeSink::new(&world.cdc(), options.clone())?;
     let Held::Until(held) = again.held().await? else {
         anyhow::bail!("it has begun");
     };
@@ -102,7 +124,7 @@ async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Res
     );
     assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 42}));
     let late = SystemTime::now() + Duration::from_secs(7200);
-    let orphans = remove_orphans(&world.cdc(), &name, &location, Duration::ZERO, late).await?;
+    let orphans = remove_orphans(&world.cdc(), &options, Duration::ZERO, late).await?;
     // The lists of the two states that are not kept; every manifest is still one of the newest.
     assert_eq!(orphans.removed, 2);
     assert_eq!(stand_in.read(&facts)?, json!({"rows": 4, "int": 42}));

@@ -417,8 +417,7 @@ async fn files_that_no_table_needs_are_removed_when_they_are_old_and_no_others()
     let mut options = world.options("sheaf");
     options.retention.snapshots_age = Duration::ZERO;
     options.retention.snapshots_min = 1;
-    let (name, location) = (options.name.clone(), options.location.clone());
-    let mut sink = sheaf_lake::LakeSink::new(&world.cdc(), options)?;
+    let mut sink = sheaf_lake::LakeSink::new(&world.cdc(), options.clone())?;
     sink.held().await?;
     sink.begin(position(10, 0)).await?;
     for number in 1..=5u64 {
@@ -440,8 +439,7 @@ async fn files_that_no_table_needs_are_removed_when_they_are_old_and_no_others()
     );
     let now = SystemTime::now();
     let at = |hours: u64| now + Duration::from_secs(hours * 3600);
-    let remove =
-        async |now| remove_orphans(&world.cdc(), &name, &location, Duration::ZERO, now).await;
+    let remove = async |now| remove_orphans(&world.cdc(), &options, Duration::ZERO, now).await;
     let early = remove(at(0)).await?;
     assert_eq!(early.removed, 0, "an hour at least");
     let late = remove(at(2)).await?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use sheaf_cdc::sink::Sink;
 use sheaf_cdc::status::SinkState;
 use sheaf_export::Cell;
-use sheaf_lake::analytics::{LakeReader, QueryError, Question, ReaderOptions};
+use sheaf_lake::analytics::{LakeReader, QueryError, Question, ReaderOptions, ShownFrom};
 use sheaf_lake::{LakeError, LakeSink, remove_orphans};
 use sheaf_pg::cluster::{Cluster, SUPERUSER, StopMode};
 use sheaf_pg::{NewestTimeline, PgError, Pool, Tls};
@@ -119,6 +119,7 @@ async fn asked(source: &Source, reader: &LakeReader) -> Result<Vec<(String, i64)
     let question = Question {
         query: "SELECT external_id, CAST(value_float AS BIGINT) FROM facts".to_owned(),
         params: Vec::new(),
+        shown: ShownFrom::default(),
     };
     let mut answer = reader.ask(&source.scope, &snapshot, question).await?;
     let mut found = Vec::new();
@@ -223,8 +224,7 @@ async fn after_a_restore_to_a_moment_the_lake_has_what_the_database_had_then() -
         running.task.await?;
         if are_states_gone {
             let late = SystemTime::now() + std::time::Duration::from_secs(7200);
-            let (name, location) = (&options.name, &options.location);
-            let orphans = remove_orphans(&source.world.cdc(), name, location, WITHIN, late).await?;
+            let orphans = remove_orphans(&source.world.cdc(), &options, WITHIN, late).await?;
             for _ in 0..orphans.removed {
                 swept.count();
             }
@@ -359,8 +359,7 @@ async fn an_old_primary_that_comes_back_is_not_followed_nor_asked_and_touches_no
     let because = refused.source.downcast_ref();
     assert!(because.is_some_and(is_left_behind), "{refused:?}");
     let late = SystemTime::now() + std::time::Duration::from_secs(7200);
-    let (name, location) = (&options.name, &options.location);
-    let removed = remove_orphans(&ignorant, name, location, WITHIN, late).await;
+    let removed = remove_orphans(&ignorant, &options, WITHIN, late).await;
     let refused = removed.err().context("files are removed")?;
     assert!(is_left_behind(&refused), "{refused:?}");
     let found = asked(&source, &reader).await?;

@@ -38,8 +38,7 @@ async fn opened(world: &World, options: LakeOptions) -> Result<LakeError> {
 /// How the removal of files that nobody needs is refused, years after the last was written.
 async fn swept(world: &World, options: &LakeOptions) -> Result<LakeError> {
     let late = SystemTime::now() + Duration::from_secs(1 << 28);
-    let (name, location) = (&options.name, &options.location);
-    let swept = remove_orphans(&world.cdc(), name, location, Duration::ZERO, late).await;
+    let swept = remove_orphans(&world.cdc(), options, Duration::ZERO, late).await;
     swept.err().context("it was swept")
 }
 

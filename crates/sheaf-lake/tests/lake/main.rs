@@ -1,17 +1,29 @@
 //! The lake against PostgreSQL and readers that are not ours.
 
+mod answers;
 mod archiving;
 mod bucket;
 mod cadence;
+mod child;
+mod clocks;
 mod commits;
 mod conformance;
 mod corrections;
 mod crashes;
+mod extremes;
+mod faulty_bucket;
 mod histories;
 mod joining;
 mod letters;
 mod locations;
+mod lost;
+mod meanwhile;
 mod readers;
 mod reconciling;
+mod rest;
+mod rest_faults;
+mod retaining;
 mod streamed;
+mod tables;
+mod torn;
 mod world;

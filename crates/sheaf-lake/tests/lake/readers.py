@@ -56,6 +56,9 @@ def with_pyiceberg(open_table):
     found["one_day_files"] = len(list(scan.plan_files()))
     found["files"] = len(list(facts.scan().plan_files()))
     found["one_attribute"] = facts.scan(row_filter="attribute_id = 2").to_arrow().num_rows
+    keyframes = open_table("keyframes").scan().to_arrow()
+    found.update(keyframes=keyframes.num_rows, keyframes_int=sum(filter(None, keyframes["value_int"].to_pylist())))
+    found["keyframes_at"] = max(keyframes["at"].to_pylist()).isoformat()
     found["no_attribute"] = len(list(facts.scan(row_filter="attribute_id = 100000").plan_files()))
     return found
 
@@ -90,6 +93,9 @@ def with_duckdb(locations):
         "tenants": one("SELECT count(*) FROM tenants"),
         "one_day": one(f"SELECT count(*) FROM facts WHERE {one_day}"),
         "one_attribute": one("SELECT count(*) FROM facts WHERE attribute_id = 2"),
+        "keyframes": one("SELECT count(*) FROM keyframes"),
+        "keyframes_int": int(one("SELECT sum(value_int) FROM keyframes")),
+        "keyframes_at": one('SELECT max("at") FROM keyframes').isoformat(),
         "corrected": one("SELECT count(*) FROM facts_corrected"),
         "corrected_int": int(one("SELECT coalesce(sum(value_int), 0) FROM facts_corrected")),
         "values_per_fact": one(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sheaf_cdc::change::{Batch, Catalogue};
 use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::sink::Sink;
-use sheaf_model::Op;
+use sheaf_model::{Op, Timestamp};
 use tokio_postgres::config::Host;
 
 use crate::world::{World, attribute, catalogue_row, entity, event, position, transaction};
@@ -26,6 +26,7 @@ async fn ask(world: &World) -> Result<Value> {
         "entities",
         "attributes",
         "tenants",
+        "keyframes",
     ] {
         locations.insert(table, world.location("sheaf", table).await?);
     }
@@ -87,7 +88,30 @@ async fn pyiceberg_and_duckdb_find_what_was_written_before_and_after_a_second_co
             ("name", ColumnValue::Text("acme".to_owned())),
         ],
     );
-    let mut names = vec![tenant, attribute(101, true, "m", ColumnValue::Null)];
+    let time = |text| ColumnValue::Time(Timestamp::parse(text).expect("a time").0);
+    let json = |text: &str| ColumnValue::Json(text.to_owned());
+    let keyframe = catalogue_row(
+        Catalogue::Keyframes,
+        true,
+        &[
+            ("tenant_id", ColumnValue::Int(1)),
+            ("entity_id", ColumnValue::Int(5)),
+            ("at", time("2024-01-01T00:00:00Z")),
+            ("newest", time("2023-12-31T00:00:00Z")),
+            ("floor_at", ColumnValue::Null),
+            ("deleted", ColumnValue::Bool(false)),
+            ("attrs", json(r#"{"1":7,"4":"a text"}"#)),
+            (
+                "times",
+                json(r#"{"1":1703980800000000,"4":1703980800000000}"#),
+            ),
+        ],
+    );
+    let mut names = vec![
+        tenant,
+        keyframe,
+        attribute(101, true, "m", ColumnValue::Null),
+    ];
     names.extend((0..50).map(entity));
     sink.apply(&transaction(15, names)).await?;
     sink.apply(&day(20, "2024-02-29", 0..50)).await?;
@@ -110,6 +134,8 @@ async fn pyiceberg_and_duckdb_find_what_was_written_before_and_after_a_second_co
             "facts": 350, "int": 1225, "float": 1237.5, "decimal": "1237.500000000000", "texts": 3, "true": 25, "removed": 0,
             "ids": 50, "first": "2024-02-29T00:00:00+00:00", "last": "2024-02-29T00:00:49+00:00", "batches": 1, "entities": 50,
             "attributes": ["number 101"], "tenants": 1, "one_day": 350, "one_attribute": 50,
+            // Of a keyframe a row for each value, and one for itself.
+            "keyframes": 3, "keyframes_int": 7, "keyframes_at": "2024-01-01T00:00:00+00:00",
         }),
     );
     // More entities on another day, a correction, a removal, and a row of a catalogue replaced.

@@ -33,6 +33,7 @@ fn excerpt(span: Span, instants: &[i64], rounds: usize) -> (Excerpt, bool) {
         tenant: 1,
         entities: vec![1],
         attributes: None,
+        with_requests: false,
     };
     let mut excerpting = Excerpting::new(&subject, span);
     for _ in 0..rounds {
