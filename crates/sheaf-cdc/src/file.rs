@@ -1,10 +1,11 @@
 //! A sink that is a file: one line a change, in Debezium's form, each once.
 //!
 //! The file is its own memory: each line says how far everything up to it is held, so that the last whole line is what the file
-//! holds. A line that a crash has cut is taken away before the next is written.
+//! holds. A line that a crash has cut is taken away before the next is written. One process has it open at a time: another that was taken
+//! for dead, and goes on, would write what the next one has written.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,20 @@ pub struct FileSink {
     name: String,
     path: PathBuf,
     /// Open, with what it holds, once that was asked.
-    open: Option<(File, Progress)>,
+    open: Option<(OwnFile, Progress)>,
     /// What was looked for last, where that did not come to its end.
     search: Search,
+}
+
+/// The file, for this process alone until it is closed.
+#[derive(Debug)]
+struct OwnFile(File);
+
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        // A process that is being started beside this has the file too, for a moment: closing it here would not be enough.
+        let _ = self.0.unlock();
+    }
 }
 
 impl FileSink {
@@ -57,20 +69,24 @@ impl FileSink {
         }
     }
 
-    fn open_file(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(&self.path)
+    fn open_file(&self) -> io::Result<OwnFile> {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let file = options.mode(FILE_MODE).open(&self.path)?;
+        file.try_lock().map_err(|refused| match refused {
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another process has the file open",
+            ),
+            TryLockError::Error(source) => source,
+        })?;
+        Ok(OwnFile(file))
     }
 
     fn look(&mut self) -> io::Result<Held> {
         self.open = None;
         let mut file = self.open_file()?;
-        let Some(last) = take_away_rest(&mut file)? else {
+        let Some(last) = take_away_rest(&mut file.0)? else {
             return Ok(Held::Nothing);
         };
         let Some(progress) = progress_of(&last) else {
@@ -83,10 +99,11 @@ impl FileSink {
     }
 
     fn empty(&mut self, base: ChangePosition) -> io::Result<()> {
+        // Closed first: it is opened once.
         (self.open, self.search) = (None, Search::default());
         let file = self.open_file()?;
-        file.set_len(0)?;
-        file.sync_all()?;
+        file.0.set_len(0)?;
+        file.0.sync_all()?;
         self.open = Some((file, Progress::begun(base)));
         Ok(())
     }
@@ -105,7 +122,7 @@ impl FileSink {
             text.push('\n');
         }
         if !text.is_empty() {
-            append(&mut file, &text)?;
+            append(&mut file.0, &text)?;
         }
         self.open = Some((file, progress));
         Ok(progress)
@@ -125,12 +142,12 @@ impl FileSink {
             text.push_str(&line(&letter.change, letter.origin, &progress));
             text.push('\n');
         }
-        append(&mut file, &text)?;
+        append(&mut file.0, &text)?;
         self.open = Some((file, progress));
         Ok(())
     }
 
-    fn take_open(&mut self) -> io::Result<(File, Progress)> {
+    fn take_open(&mut self) -> io::Result<(OwnFile, Progress)> {
         let asked = || io::Error::other("the file was not asked what it holds");
         self.open.take().ok_or_else(asked)
     }
@@ -233,6 +250,11 @@ impl Sink for FileSink {
         };
         Box::pin(async move { held })
     }
+
+    fn leave(&mut self) -> SinkFuture<'_, ()> {
+        self.open = None;
+        Box::pin(async { Ok(()) })
+    }
 }
 
 #[cfg(test)]
@@ -247,8 +269,31 @@ mod tests {
         let dir = ScratchDir::new("lines").expect("a directory");
         let path = dir.path().join("changes.jsonl");
         let made = FileSink::new("file", &path).open_file().expect("it opens");
-        let mode = made.metadata().expect("it is there").permissions().mode();
+        let mode = made.0.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn one_has_the_file_open_at_a_time_and_leaves_it_to_the_next() {
+        use sheaf_model::Lsn;
+
+        let dir = ScratchDir::new("lines").expect("a directory");
+        let path = dir.path().join("lines");
+        let (mut one, mut other) = (FileSink::new("file", &path), FileSink::new("file", &path));
+        let base = ChangePosition::before(1, Lsn(10));
+        one.begin(base).await.expect("nobody has it");
+        let refused = other.held().await.expect_err("one has it");
+        let refused = sheaf_pg::chain(&refused);
+        assert!(
+            refused.contains("another process has the file open"),
+            "{refused}"
+        );
+        other.begin(base).await.expect_err("nor does it begin");
+        one.leave().await.expect("it is left");
+        other.begin(base).await.expect("it was left");
+        one.held().await.expect_err("the other has it now");
+        drop(other);
+        one.held().await.expect("it was closed");
     }
 
     #[tokio::test]

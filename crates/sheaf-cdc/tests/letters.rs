@@ -760,6 +760,7 @@ async fn a_file_is_offered_letters_in_their_order_and_recognises_them() -> Resul
     let three = [letter(3), letter(1), letter(2)];
     assert!(sink.replay(&three[..2]).await?.is_empty());
     assert!(sink.replay(&three).await?.is_empty());
+    sink.leave().await?;
     let held = FileSink::new("file", &path).held().await?;
     assert_eq!(
         held,
