@@ -20,7 +20,8 @@ use crate::filter::{Expr, TypedExpr};
 use crate::history::{HistoryItem, HistoryQuery, OneOf, Room, check_range, instants_of};
 use crate::list::{Member, MembersOf, property};
 use crate::reader::{Reader, page_limit, type_filter};
-use crate::retention::shown_from;
+use crate::retention::Shown;
+use crate::selection::Selection;
 use crate::source::Source;
 
 mod divided;
@@ -99,6 +100,8 @@ struct Attempted<'a> {
     catalogue: &'a Catalogue,
     members: MembersOf<'a>,
     limit: usize,
+    /// From when on each attribute is.
+    shown: Shown,
     /// Nothing before this is.
     shown_from: Timestamp,
 }
@@ -151,21 +154,27 @@ impl Reader {
         loop {
             let source = attempt.source().await?;
             let catalogue = attempt.catalogue();
-            let shown_from = shown_from(catalogue, options.now);
-            let query = HistoriesQuery {
-                from: query.from.max(shown_from),
-                ..query.clone()
-            };
-            let query = &query;
-            let attempted = Attempted::resolve(
-                (&source, scope, catalogue),
-                query,
-                entity_type.as_ref(),
-                options,
-                (limit, shown_from),
-            );
-            let result = match attempted {
-                Ok(attempted) => attempted.page(keyset.as_ref(), upcoming).await,
+            let shown = Shown::new(catalogue, options.now);
+            let names = Some(query.attributes.as_slice());
+            let result = match Selection::resolve_attributes(names, catalogue) {
+                Ok(selection) => {
+                    let shown_from = shown.first(&selection);
+                    let query = HistoriesQuery {
+                        from: query.from.max(shown_from),
+                        ..query.clone()
+                    };
+                    let attempted = Attempted::resolve(
+                        (&source, scope, catalogue),
+                        &query,
+                        entity_type.as_ref(),
+                        options,
+                        (limit, shown, shown_from),
+                    );
+                    match attempted {
+                        Ok(attempted) => attempted.page(keyset.as_ref(), upcoming).await,
+                        Err(error) => Err(error),
+                    }
+                }
                 Err(error) => Err(error),
             };
             let Some(Read { value, freshness }) = attempt.judge(source, result).await? else {
@@ -194,7 +203,7 @@ impl<'a> Attempted<'a> {
         query: &'a HistoriesQuery,
         entity_type: Option<&'a Name>,
         options: &'a ReadOptions,
-        (limit, shown_from): (usize, Timestamp),
+        (limit, shown, shown_from): (usize, Shown, Timestamp),
     ) -> Result<Attempted<'a>, ReadError> {
         let filter = match &query.filter {
             Some(expr) => Some(TypedExpr::resolve(expr, &|name| property(name, catalogue))?),
@@ -212,6 +221,7 @@ impl<'a> Attempted<'a> {
                 is_by_type: query.is_by_type,
             },
             limit,
+            shown,
             shown_from,
         })
     }
@@ -233,7 +243,7 @@ impl<'a> Attempted<'a> {
             fill: bucketing.fill,
         });
         let series = match &buckets {
-            Some(query) => Some(Series::resolve(query, self.catalogue)?),
+            Some(query) => Some(Series::resolve(query, self.catalogue, &self.shown)?),
             None => None,
         };
         let mut filling = Filling::default();
@@ -349,7 +359,14 @@ impl<'a> Attempted<'a> {
         let mut room = self.room(filling);
         while !left.is_empty() && !room.is_used_up() {
             let asked = (self.source, self.scope);
-            let found = instants_of(asked, self.catalogue, left, &query, &mut room).await?;
+            let found = instants_of(
+                asked,
+                self.catalogue,
+                left,
+                (&query, &self.shown),
+                &mut room,
+            )
+            .await?;
             filling.bytes_read = room.bytes_read;
             left = &left[found.len()..];
             for (instants, member) in found.into_iter().zip(names.by_ref()) {

@@ -15,7 +15,7 @@ use crate::cursor::{QueryDescription, QueryDigest};
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::{Reader, page_limit};
-use crate::retention::shown_from;
+use crate::retention::Shown;
 use crate::selection::Selection;
 use crate::source::Source;
 use crate::united::{self, Step};
@@ -145,7 +145,8 @@ impl Reader {
             (walk.limit + 1).clamp(STEP_ROWS_MIN, STEP_ROWS_MAX),
             STEP_BYTES_MAX,
         );
-        let shown_from = shown_from(catalogue, options.now);
+        let shown = Shown::new(catalogue, options.now);
+        let shown_from = shown.first(&selection);
         let (start, end) = match query.descending {
             true => (walk.start, query.end().max(shown_from)),
             false if walk.start.observed_at < shown_from => {
@@ -155,10 +156,11 @@ impl Reader {
         };
         let towards = (query.descending, end);
         let mut rows = united::Walk::new((source, scope), catalogue, of, &selection, towards)?;
+        rows.older.with_requests = query.corrections;
         let Some(first) = rows.first(start, bounds).await? else {
             return Ok(None);
         };
-        let collector = Collector::new(catalogue, selection, query);
+        let collector = Collector::new(catalogue, (selection, &shown), query);
         let mut progress = Progress::new(collector, walk.limit);
         let mut next = progress.take(first)?;
         while let Some(place) = next {

@@ -42,6 +42,7 @@ pub use list::{
     HistogramBucket, Interval, ListAnswer, ListQuery, SortKey, Spread,
 };
 pub use reader::Reader;
+pub use retention::Shown;
 pub use source::{
     SOURCE_BREAKER, SOURCE_LAG_SECONDS, SOURCE_UP, SourcePools, SourceStatus, Sources,
 };

@@ -133,6 +133,7 @@ async fn far(
             to: archived,
             newest_first: is_last,
             enough: TOGETHER_MAX,
+            with_requests: false,
         };
         let read = state.events(scope, read).await?;
         let mut events: HashMap<EntityId, Vec<Located>> = HashMap::new();

@@ -59,7 +59,11 @@ impl Divided<'_> {
             .kinds()
             .filter(|(id, _)| is_wanted(*id))
             .collect();
-        let mut tallies = Tallies::new(self.width(), wanted.iter().copied(), self.is_one_series);
+        let known = wanted.iter().map(|(id, kind)| {
+            let shown_from = self.series.shown.from(*id);
+            (*id, (*kind, shown_from))
+        });
+        let mut tallies = Tallies::new(self.width(), known, self.is_one_series);
         let (mut split, mut rows) = (range.1, Vec::new());
         if source.archive().whole().is_none() {
             (split, rows) = self.here(entities, range, most, &is_wanted).await?;
@@ -142,7 +146,9 @@ pub(super) async fn split_of(
     (from, to): Range,
     boundaries: &Boundaries,
 ) -> Result<Timestamp, ReadError> {
-    let archived = boundaries.archived_before.unwrap_or(from).clamp(from, to);
+    // A range that ends before its history is shown from is none.
+    let archived = boundaries.archived_before.unwrap_or(from);
+    let archived = archived.min(to).max(from);
     let Some(closed_before) = boundaries.closed_before else {
         return Ok(archived);
     };

@@ -26,7 +26,7 @@ use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::history::{check_range, describe_range};
 use crate::reader::{Reader, STATEMENT_TIME_MAX, page_limit};
-use crate::retention::shown_from;
+use crate::retention::Shown;
 use crate::selection::Selection;
 use crate::source::Source;
 
@@ -53,7 +53,8 @@ impl Reader {
         loop {
             let source = attempt.source().await?;
             let catalogue = attempt.catalogue();
-            let result = match Series::resolve(query, catalogue) {
+            let shown = Shown::new(catalogue, options.now);
+            let result = match Series::resolve(query, catalogue, &shown) {
                 Ok(series) => {
                     let of = Of {
                         asked: (&source, scope),
@@ -65,7 +66,7 @@ impl Reader {
                             &name.external_id,
                         ),
                         entity: EntityId(0),
-                        shown_from: shown_from(catalogue, options.now),
+                        shown_from: shown.first(&series.selection()),
                     };
                     of.page(range, limit).await
                 }
@@ -366,7 +367,7 @@ impl Of<'_> {
         let width = Width::new(series.query.bucket);
         let mut nearest = Nearest::new();
         let mut keys_by_start: BTreeMap<Timestamp, Vec<String>> = BTreeMap::new();
-        for found in values {
+        for found in series.shown_beside(values) {
             let start = width.start(found.observed_at);
             if found.observed_at >= from {
                 keys_by_start.entry(start).or_default().push(found.key);

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sheaf_model::{AttributeId, AttributeType, EntityId, Timestamp, Value};
-use sheaf_pg::PgError;
+use sheaf_pg::{PgError, PgTime};
 use sheaf_store::buckets::AggregatedAttributes;
 use sheaf_store::catalogue::{Attribute, Catalogue};
+use sheaf_store::histories::ValueBeside;
 
 use super::fill::{self, Beside, Buckets};
 use super::tally::Tallies;
 use super::width::Width;
 use super::{Aggregate, AggregateValue, BucketItem, BucketQuery, Fill};
 use crate::error::ReadError;
+use crate::retention::Shown;
 use crate::selection::{Selection, find};
 
 pub(super) const STEP: &str = "reading aggregates";
@@ -35,12 +37,15 @@ const FILLED_VALUES_MAX: usize = 100_000;
 pub(crate) struct Series<'a> {
     pub(super) query: &'a BucketQuery,
     pub(super) attributes: Vec<Wanted<'a>>,
+    /// From when on each is shown.
+    pub(super) shown: &'a Shown,
 }
 
 impl<'a> Series<'a> {
     pub(crate) fn resolve(
         query: &'a BucketQuery,
         catalogue: &'a Catalogue,
+        shown: &'a Shown,
     ) -> Result<Series<'a>, ReadError> {
         let mut attributes: Vec<Wanted<'_>> = Vec::new();
         let Some(names) = &query.attributes else {
@@ -58,7 +63,11 @@ impl<'a> Series<'a> {
                     });
                 }
             }
-            return Ok(Series { query, attributes });
+            return Ok(Series {
+                query,
+                attributes,
+                shown,
+            });
         };
         for attribute in find("attribute", &names.iter().collect::<Vec<_>>(), catalogue)? {
             let aggregates = aggregates_of(query.aggregates.as_deref(), attribute.kind);
@@ -100,7 +109,11 @@ impl<'a> Series<'a> {
             );
             return Err(ReadError::parameter("fill", detail));
         }
-        Ok(Series { query, attributes })
+        Ok(Series {
+            query,
+            attributes,
+            shown,
+        })
     }
 
     /// The keys of rows that matter; absent where every row may.
@@ -130,10 +143,22 @@ impl<'a> Series<'a> {
             types: wanted()
                 .map(|wanted| wanted.attribute.kind.as_str())
                 .collect(),
+            shown_from: wanted()
+                .map(|wanted| PgTime(self.shown.from(wanted.attribute.id)))
+                .collect(),
             ends: wanted()
                 .flat_map(|wanted| &wanted.aggregates)
                 .any(|aggregate| matches!(aggregate, Aggregate::First | Aggregate::Last)),
         }
+    }
+
+    /// Of single values those that are shown.
+    pub(crate) fn shown_beside(&self, found: Vec<ValueBeside>) -> Vec<ValueBeside> {
+        let is_shown = |value: &ValueBeside| {
+            let id = value.key.parse().map(AttributeId);
+            id.is_ok_and(|id| value.observed_at >= self.shown.from(id))
+        };
+        found.into_iter().filter(is_shown).collect()
     }
 
     /// Which rows matter.

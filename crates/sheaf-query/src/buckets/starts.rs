@@ -36,6 +36,7 @@ pub(crate) async fn starts(
             to,
             newest_first,
             enough: STEP_ROWS,
+            with_requests: false,
         };
         let read = state.events(scope, asked).await?;
         let named = read.events.iter().filter(|row| is_named(row, selection));

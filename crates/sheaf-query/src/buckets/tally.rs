@@ -161,7 +161,8 @@ fn stored_text(value: &Value) -> String {
 #[derive(Debug)]
 pub(crate) struct Tallies {
     width: Width,
-    kinds: BTreeMap<AttributeId, AttributeType>,
+    /// Their types, and from when on they are shown.
+    attributes: BTreeMap<AttributeId, (AttributeType, Timestamp)>,
     /// All entities are one, of number 0.
     is_one_series: bool,
     buckets: BTreeMap<(EntityId, Timestamp), BTreeMap<AttributeId, Tally>>,
@@ -171,12 +172,12 @@ pub(crate) struct Tallies {
 impl Tallies {
     pub(crate) fn new(
         width: Width,
-        attributes: impl IntoIterator<Item = (AttributeId, AttributeType)>,
+        attributes: impl IntoIterator<Item = (AttributeId, (AttributeType, Timestamp))>,
         is_one_series: bool,
     ) -> Tallies {
         Tallies {
             width,
-            kinds: attributes.into_iter().collect(),
+            attributes: attributes.into_iter().collect(),
             is_one_series,
             buckets: BTreeMap::new(),
             count: 0,
@@ -197,7 +198,9 @@ impl Tallies {
     ) {
         let start = self.width.start(at);
         for (id, cell) in fold_instant(rows).cells {
-            if let (Cell::Value(value), true) = (cell, self.kinds.contains_key(&id)) {
+            let known = self.attributes.get(&id);
+            let is_shown = known.is_some_and(|(_, shown_from)| at >= *shown_from);
+            if let (Cell::Value(value), true) = (cell, is_shown) {
                 self.tally(entity, start, id).add(at, &value);
             }
         }
@@ -226,8 +229,8 @@ impl Tallies {
             let key: &str = row.get("key");
             let id = key.parse().map(AttributeId);
             let id = id.map_err(|_| PgError::unreadable(STEP, key))?;
-            let kind = self.kinds.get(&id);
-            let kind = *kind.ok_or_else(|| PgError::unreadable(STEP, key))?;
+            let known = self.attributes.get(&id);
+            let (kind, _) = *known.ok_or_else(|| PgError::unreadable(STEP, key))?;
             let start = self.width.start(row.get::<_, PgTime>("starts_at").0);
             let later = Tally::of_row(kind, from, row)?;
             self.tally(entity_of(row), start, id).add_later(later);

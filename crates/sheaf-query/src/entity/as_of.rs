@@ -25,6 +25,7 @@ use crate::consistency::ReadOptions;
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::{Reader, STATEMENT_TIME_MAX};
+use crate::retention::Shown;
 use crate::selection::Selection;
 use crate::source::Source;
 use crate::united::{self, Late, key_before, last_late};
@@ -57,7 +58,10 @@ impl Reader {
         loop {
             let source = attempt.source().await?;
             let result = match Wanted::resolve(query, attempt.catalogue()) {
-                Ok(wanted) => as_of_under(&wanted, &source, scope, &name, at).await,
+                Ok(wanted) => {
+                    let shown = Shown::new(attempt.catalogue(), options.now);
+                    as_of_under((&wanted, &shown), &source, scope, &name, at).await
+                }
                 Err(error) => Err(error),
             };
             if let Some(answer) = attempt.judge(source, result).await? {
@@ -68,7 +72,7 @@ impl Reader {
 }
 
 async fn as_of_under(
-    wanted: &Wanted<'_>,
+    (wanted, shown): (&Wanted<'_>, &Shown),
     source: &Source,
     scope: &TenantScope,
     name: &EntityName,
@@ -93,7 +97,8 @@ async fn as_of_under(
     };
     let mut walk = Walk::new(current.entity, &wanted.selection);
     let asked = (source, scope);
-    let stored = match rows.get(1..) {
+    let now = current.document.clone();
+    let mut stored = match rows.get(1..) {
         Some([boundaries, rows]) => {
             if current.document.newest.is_some_and(|newest| newest <= at) {
                 // Nothing was observed since: the document is the fold.
@@ -120,6 +125,7 @@ async fn as_of_under(
     if !stored.document.exists() {
         return Ok(None);
     }
+    shown.leave_at(at, &mut stored.document, &now);
     Ok(Some(wanted.answer(name, stored, None)?))
 }
 

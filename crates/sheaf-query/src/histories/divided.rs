@@ -214,7 +214,8 @@ impl Attempted<'_> {
         }
         let bounds = (self.shown_from, self.query.from);
         let asked = (self.source, self.scope);
-        for found in beside(asked, self.catalogue, wanted, bounds, true).await? {
+        let found = beside(asked, self.catalogue, wanted, bounds, true).await?;
+        for found in series.shown_beside(found) {
             let (name, aggregates) = series.of_one_value(&found.key, &found.raw)?;
             let beside: &mut Beside = all.entry(found.entity).or_default();
             let start = width.start(found.observed_at);

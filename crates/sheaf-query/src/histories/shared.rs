@@ -100,7 +100,8 @@ impl Attempted<'_> {
         filling: &mut Filling,
     ) -> Result<(), ReadError> {
         let rows: Vec<HistoryRow> = rows.into_iter().map(|(_, row)| row).collect();
-        if let Some(item) = item_of_instant(&rows, selection, self.catalogue)? {
+        let asked = (selection, &self.shown);
+        if let Some(item) = item_of_instant(rows, asked, self.catalogue)? {
             filling.items.push(SeriesItem {
                 entity: None,
                 entry: SeriesEntry::Instant(item),

@@ -7,12 +7,14 @@ use sheaf_store::history::Place;
 
 use super::{HistoryItem, HistoryQuery, RowSource};
 use crate::error::ReadError;
+use crate::retention::Shown;
 use crate::selection::{Selection, name_of};
 
 /// The items of one page, and the rows of the instant that the walk is in.
 pub(super) struct Collector<'a> {
     catalogue: &'a Catalogue,
     selection: Selection,
+    shown: &'a Shown,
     corrections: bool,
     descending: bool,
     pending: Vec<HistoryRow>,
@@ -23,12 +25,13 @@ pub(super) struct Collector<'a> {
 impl<'a> Collector<'a> {
     pub(super) fn new(
         catalogue: &'a Catalogue,
-        selection: Selection,
+        (selection, shown): (Selection, &'a Shown),
         query: &HistoryQuery,
     ) -> Collector<'a> {
         Collector {
             catalogue,
             selection,
+            shown,
             corrections: query.corrections,
             descending: query.descending,
             pending: Vec::new(),
@@ -89,7 +92,8 @@ impl<'a> Collector<'a> {
         (items, resume)
     }
 
-    fn push_row(&mut self, history: HistoryRow) -> Result<(), ReadError> {
+    fn push_row(&mut self, mut history: HistoryRow) -> Result<(), ReadError> {
+        let is_shown = self.shown.leave(&mut history);
         let HistoryRow {
             row,
             batch,
@@ -100,6 +104,9 @@ impl<'a> Collector<'a> {
             seq: row.seq,
         };
         self.closed = Some(place);
+        if !is_shown {
+            return Ok(());
+        }
         let StoredRow {
             seq,
             op,
@@ -136,18 +143,20 @@ impl<'a> Collector<'a> {
             Place::after(observed_at)
         };
         self.closed = Some(place);
-        let item = item_of_instant(&rows, &self.selection, self.catalogue)?;
+        let asked = (&self.selection, self.shown);
+        let item = item_of_instant(rows, asked, self.catalogue)?;
         self.items.extend(item.map(|item| (item, place)));
         Ok(())
     }
 }
 
-/// The item of the rows of one instant, in order of seq; nothing where none of them is about the selection.
+/// The item of the rows of one instant, in order of seq; nothing where none of them is about the selection, or is shown.
 pub(crate) fn item_of_instant(
-    rows: &[HistoryRow],
-    selection: &Selection,
+    mut rows: Vec<HistoryRow>,
+    (selection, shown): (&Selection, &Shown),
     catalogue: &Catalogue,
 ) -> Result<Option<HistoryItem>, ReadError> {
+    rows.retain_mut(|row| shown.leave(row));
     let (Some(first), Some(ingested_at)) = (
         rows.first(),
         rows.iter().map(|history| history.ingested_at).max(),

@@ -19,6 +19,7 @@ use super::{
 use crate::entity_name::EntityName;
 use crate::error::ReadError;
 use crate::reader::STATEMENT_TIME_MAX;
+use crate::retention::Shown;
 use crate::selection::Selection;
 use crate::source::Source;
 use crate::united::{Walk, attributes_of};
@@ -59,7 +60,7 @@ pub(crate) async fn instants_of(
     (source, scope): (&Source, &TenantScope),
     catalogue: &Catalogue,
     histories: &[OneOf],
-    query: &HistoryQuery,
+    (query, shown): (&HistoryQuery, &Shown),
     room: &mut Room,
 ) -> Result<Vec<Instants>, ReadError> {
     let selection = Selection::resolve_attributes(query.attributes.as_deref(), catalogue)?;
@@ -113,7 +114,7 @@ pub(crate) async fn instants_of(
         }
         let walk = &mut walks[place];
         let mut progress = Progress::new(
-            Collector::new(catalogue, selection.clone(), query),
+            Collector::new(catalogue, (selection.clone(), shown), query),
             room.items,
         );
         progress.bytes = room.bytes_read;
@@ -197,6 +198,7 @@ impl<'a> Together<'a> {
                 to,
                 newest_first: false,
                 enough: TOGETHER_MAX,
+                with_requests: false,
             };
             let read = state.events(scope, asked).await?;
             if read.reached.is_some() {

@@ -188,9 +188,11 @@ impl Source {
         self.seen().map(|seen| seen.lineage())
     }
 
-    /// What a cursor keeps of what was read so far.
+    /// What a cursor keeps of what was read so far. Where the archive has answered, a later position is one that it would have to be
+    /// waited for.
     pub(crate) fn kept_in_cursor(&self) -> Option<Position> {
-        self.sources.kept_in_cursor(self.seen()?)
+        let seen = self.archive.position().or_else(|| self.seen());
+        self.sources.kept_in_cursor(seen?)
     }
 
     /// A position that covers everything that was read so far; absent before the first transaction.

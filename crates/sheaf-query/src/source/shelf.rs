@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sheaf_model::Timestamp;
+use sheaf_model::{Position, Timestamp};
 
 use super::asked::together;
 use crate::archive::{Archive, ArchiveError, Archived};
@@ -46,6 +46,12 @@ impl Shelf {
     /// What all of a history is to be read from; absent where the source has it, with the archive for what is older.
     pub(crate) fn whole(&self) -> Option<&Arc<dyn Archived>> {
         self.whole.as_ref().map(|whole| &whole.state)
+    }
+
+    /// Where that is.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let whole = self.whole.as_ref()?;
+        Some(whole.freshness.position)
     }
 
     /// A state of the archive that holds all events before a boundary: one that was looked at after the boundary was.

@@ -17,6 +17,8 @@ pub(crate) struct Older {
     /// Where the walk ends: without that instant forwards, and with it backwards.
     end: Timestamp,
     pub(crate) ready: Stretch,
+    /// Whether it matters which request brought a row.
+    pub(crate) with_requests: bool,
     /// Up to which boundary it was read; absent where nothing was.
     read_up_to: Option<Timestamp>,
 }
@@ -34,6 +36,7 @@ impl Older {
             newest_first,
             end,
             ready: Stretch::default(),
+            with_requests: false,
             read_up_to: None,
         }
     }
@@ -46,19 +49,7 @@ impl Older {
         boundary: Option<Timestamp>,
         enough: usize,
     ) -> Result<(), ReadError> {
-        let has_moved = |read: Timestamp| boundary.is_some_and(|to| read < to && read < place.0);
-        if self.newest_first && self.read_up_to.is_some_and(has_moved) {
-            // Between where it was and where it is now, nothing was read.
-            self.ready = Stretch::default();
-            self.read_up_to = None;
-        }
-        let is_read = self.read_up_to.is_some() && self.ready.reach.is_none();
-        if is_read || !self.ready.rows.is_empty() {
-            return Ok(());
-        }
-        let range = range_behind(self.newest_first, place, self.end, boundary);
-        let Some((from, to)) = range else {
-            self.ready.reach = None;
+        let Some((from, to)) = self.lacking(place, boundary) else {
             return Ok(());
         };
         let state = match source.archive().whole() {
@@ -72,10 +63,46 @@ impl Older {
             to,
             newest_first: self.newest_first,
             enough,
+            with_requests: self.with_requests,
         };
         let read = state.events(scope, asked).await?;
         self.receive(read.events, place, read.reached, to);
         Ok(())
+    }
+
+    /// What has to be read so that what follows a place is ready; nothing where it is, or where the archive has none of it.
+    pub(super) fn lacking(
+        &mut self,
+        place: Key,
+        boundary: Option<Timestamp>,
+    ) -> Option<(Timestamp, Timestamp)> {
+        let has_moved = |read: Timestamp| boundary.is_some_and(|to| read < to && read < place.0);
+        if self.newest_first && self.read_up_to.is_some_and(has_moved) {
+            // Between where it was and where it is now, nothing was read.
+            self.forget();
+        }
+        let is_read = self.read_up_to.is_some() && self.ready.reach.is_none();
+        if is_read || !self.ready.rows.is_empty() {
+            return None;
+        }
+        let range = range_behind(self.newest_first, place, self.end, boundary);
+        if range.is_none() {
+            // The boundary may move on before the next step, and then there is something.
+            self.forget();
+        }
+        range
+    }
+
+    /// Where the boundary has moved back, PostgreSQL has what was still to come from here.
+    pub(super) fn forget_beyond(&mut self, boundary: Option<Timestamp>) {
+        if self.newest_first && self.ready.rows.is_empty() && self.read_up_to > boundary {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.ready = Stretch::default();
+        self.read_up_to = None;
     }
 
     /// Takes what was read of the archive up to a boundary.

@@ -106,3 +106,39 @@ fn what_is_beyond_a_boundary_is_between_the_place_and_it() {
         assert_eq!(range, wanted, "{newest_first}, {end}, {from}, {boundary:?}");
     }
 }
+
+#[test]
+fn the_archive_is_asked_again_where_the_boundary_has_moved_on_behind_or_ahead_of_the_walk() {
+    let place = |time| (at(time), EntityId(1), 0i16);
+    let times = |(from, to): (Timestamp, Timestamp)| (from.as_micros(), to.as_micros());
+    let mut older = Older::new(vec![EntityId(1)], None, false, at(100));
+    older.receive(Vec::new(), place(0), None, at(10));
+    // The walk is past the boundary, and then that is past the walk, and what is between them in the archive alone.
+    assert_eq!(older.lacking(place(12), Some(at(10))), None);
+    let lacking = older.lacking(place(15), Some(at(20)));
+    assert_eq!(lacking.map(times), Some((15, 20)));
+    let mut older = Older::new(vec![EntityId(1)], None, true, at(0));
+    older.receive(Vec::new(), place(9), None, at(10));
+    let lacking = older.lacking(place(15), Some(at(20)));
+    assert_eq!(lacking.map(times), Some((0, 16)));
+}
+
+#[test]
+fn what_the_archive_was_read_to_holds_up_no_walk_once_the_boundary_has_moved_back() {
+    let place = |time| (at(time), EntityId(1), 0i16);
+    for boundary in [None, Some(at(3))] {
+        let mut older = Older::new(vec![EntityId(1)], None, true, at(0));
+        older.receive(Vec::new(), place(9), Some(at(6)), at(10));
+        assert_eq!(older.ready.reach, Some(key_before(at(6))));
+        older.forget_beyond(boundary);
+        assert_eq!(older.ready.reach, None, "{boundary:?}");
+    }
+    let mut older = Older::new(vec![EntityId(1)], None, true, at(0));
+    older.receive(Vec::new(), place(9), Some(at(6)), at(10));
+    older.forget_beyond(Some(at(10)));
+    assert_eq!(
+        older.ready.reach,
+        Some(key_before(at(6))),
+        "it is where it was"
+    );
+}

@@ -187,6 +187,7 @@ impl<'a> Walk<'a> {
                     .await?;
             }
         }
+        self.older.forget_beyond(self.boundary);
         if let Some(boundary) = self.boundary
             && self.newest_first
             && self.end < boundary

@@ -4,6 +4,7 @@
     reason = "a test that cannot go on has nothing better to do than to stop"
 )]
 
+mod archived;
 mod buckets;
 mod entity;
 mod facets;

@@ -1,10 +1,11 @@
 //! Histories of more entities than are found at once, and of one series that has gaps and many events at an instant.
 
 use anyhow::Result;
-use sheaf_model::{Timestamp, Value};
+use sheaf_model::{Op, Timestamp, Value};
 use sheaf_query::filter::parse_text;
 use sheaf_query::{
-    Aggregate, AggregateValue, Bucketing, Fill, HistoriesQuery, SeriesEntry, SeriesItem, Upcoming,
+    Aggregate, AggregateValue, Bucketing, Fill, HistoriesQuery, ReadOptions, SeriesEntry,
+    SeriesItem, Upcoming,
 };
 
 use crate::world::{Tenant, World, options, second};
@@ -256,6 +257,57 @@ async fn one_series_passes_gaps_of_years_and_instants_of_thousands() -> Result<(
             })
             .collect();
         assert_eq!(counted, meant, "{fill:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_is_older_than_history_is_shown_holds_nothing() -> Result<()> {
+    let world = World::new().await?;
+    let mut tenant = world.tenant("acme").await?;
+    for seconds in [0, 100, 2_000] {
+        let value = Some(Value::Int(seconds));
+        let cells = [("cold_int", value)];
+        tenant.write(("even", "a"), second(seconds), Op::Patch, &cells);
+    }
+    world.save(&tenant).await?;
+    world
+        .superuser
+        .batch_execute(
+            "UPDATE sheaf.tenants SET retention_micros = 1000000000, catalogue_version = catalogue_version + 1",
+        )
+        .await?;
+    // Shown from a thousand seconds on.
+    let options = ReadOptions::new(None, second(2_000));
+    for (to, found) in [(200, 0), (1_000, 0), (3_000, 1)] {
+        for is_one_series in [false, true] {
+            for fill in [None, Some(Fill::None), Some(Fill::Previous)] {
+                let query = HistoriesQuery {
+                    to: Some(second(to)),
+                    bucketing: fill.map(|fill| Bucketing {
+                        width: "1000s".parse().expect("a span"),
+                        aggregates: Some(vec![Aggregate::Count]),
+                        fill,
+                    }),
+                    is_one_series,
+                    ..asked("cold_int > 0")
+                };
+                let read = world.reader.histories(&tenant.scope, &query, &options);
+                let items = read.await?.value.items;
+                let has_value = |item: &&SeriesItem| match &item.entry {
+                    SeriesEntry::Instant(_) => true,
+                    SeriesEntry::Bucket(bucket) => {
+                        let zero = AggregateValue::Value(Value::Int(0));
+                        bucket.attributes[0].1[0].1 != zero
+                    }
+                };
+                let holding = items.iter().filter(has_value).count();
+                assert_eq!(
+                    holding, found,
+                    "to {to}, {is_one_series}, {fill:?}: {items:?}"
+                );
+            }
+        }
     }
     Ok(())
 }
