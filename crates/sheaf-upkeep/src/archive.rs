@@ -5,11 +5,12 @@
 //! records itself in the transaction that it is. What the lake holds it is told through [`ArchiveLake`].
 
 use std::future::Future;
+use std::time::Duration;
 
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{PgError, Pool};
 use sheaf_store::archive::{
-    Archive, ArchiveDigest, ArchiveState, await_position, close_period, detach_archived,
+    Archive, ArchiveDigest, ArchiveState, StepError, await_position, close_period, detach_archived,
     drop_archived, list_archives, note_failure, note_verified, pass_boundary, write_keyframes,
 };
 use sheaf_store::maintenance::measure_partitions;
@@ -22,6 +23,9 @@ pub const ARCHIVE_FAILURES_TOTAL: &str = "sheaf_archive_failures_total";
 
 /// Entities whose keyframes are written in one transaction. More saves statements, and holds what a step that fails does again.
 const KEYFRAMES_PER_STEP: i32 = 2_000;
+/// What was compared longer ago is compared again before it is dropped: a server that was stopped in between knows nothing of what became
+/// of the lake.
+const COMPARED_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// How far the lake is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +111,7 @@ fn decide(
     attached: &[Partition],
     lake: &LakeView,
     is_due: impl Fn(&Partition) -> bool,
+    now: Timestamp,
 ) -> Step {
     let going = archives
         .iter()
@@ -129,16 +134,20 @@ fn decide(
         ArchiveState::Keyframed => when_covered(Step::PassBoundary),
         ArchiveState::BehindBoundary => Step::Detach,
         ArchiveState::Detached => when_covered(Step::Verify),
-        ArchiveState::Verified => Step::Drop,
+        ArchiveState::Verified => match archive.verified_at {
+            Some(at) if now.since(at) <= COMPARED_AGAIN_AFTER => Step::Drop,
+            Some(_) | None => Step::Verify,
+        },
         // Whoever has put it back wants it here.
         ArchiveState::Dropped | ArchiveState::Restored => Step::Nothing,
     }
 }
 
-/// A failover begins another timeline: a lake that follows that one has what was written before.
+/// A failover begins another timeline, whose positions go on: what is recorded there of the one before is below where it began. The
+/// slot that came along may be further back.
 fn covers(covered: Option<ChangePosition>, position: ChangePosition) -> bool {
     covered.is_some_and(|covered| {
-        (covered.timeline, covered.commit_lsn) >= (position.timeline, position.commit_lsn)
+        covered.timeline >= position.timeline && covered.commit_lsn >= position.commit_lsn
     })
 }
 
@@ -151,6 +160,9 @@ pub enum ArchiveError<E: std::error::Error + 'static> {
     /// The lake failed.
     #[error("asking the lake about an archive")]
     Lake(#[source] E),
+    /// The database refused a step.
+    #[error(transparent)]
+    Refused(StepError),
     /// Both sides are not the same.
     #[error("partition {name} and the lake differ: {how}")]
     Different {
@@ -159,6 +171,15 @@ pub enum ArchiveError<E: std::error::Error + 'static> {
         /// How.
         how: String,
     },
+}
+
+impl<E: std::error::Error + 'static> From<StepError> for ArchiveError<E> {
+    fn from(error: StepError) -> ArchiveError<E> {
+        match error {
+            StepError::Postgres(error) => ArchiveError::Postgres(error),
+            refused => ArchiveError::Refused(refused),
+        }
+    }
 }
 
 /// Does the next step, and tells which that was. A failure is noted beside the archive, for people.
@@ -175,7 +196,7 @@ pub async fn advance<L: ArchiveLake>(
     let archives = list_archives(upkeep).await?;
     let attached = measure_partitions(upkeep).await?;
     let attached: Vec<Partition> = attached.into_iter().map(|one| one.partition).collect();
-    let step = decide(&archives, &attached, &view, is_due);
+    let step = decide(&archives, &attached, &view, is_due, now);
     let going = archives
         .iter()
         .find(|archive| archive.state != ArchiveState::Dropped);
@@ -229,19 +250,18 @@ async fn do_step<L: ArchiveLake>(
                 return Ok(false);
             };
             // It was looked at before: one that has begun anew since is another.
-            if let Some(base) = view.base {
-                pass_boundary(upkeep, name, (&view.catalog, base), &digest, now).await?;
-            }
+            let Some(base) = view.base else {
+                return Ok(false);
+            };
+            pass_boundary(upkeep, name, (&view.catalog, base), &digest, now).await?;
         }
         Step::Detach => detach_archived(upkeep, name, now).await?,
         Step::Verify => {
             let Some(digest) = compare(lake, partition).await? else {
                 return Ok(false);
             };
-            // Another server may have noted it.
-            if !note_verified(upkeep, name, &digest, now).await?
-                && is_detached(upkeep, name).await?
-            {
+            // Another server may have dropped it, or somebody may have put it back.
+            if !note_verified(upkeep, name, &digest, now).await? && is_out(upkeep, name).await? {
                 return Err(ArchiveError::Different {
                     name: name.clone(),
                     how: format!(
@@ -258,10 +278,14 @@ async fn do_step<L: ArchiveLake>(
     Ok(true)
 }
 
-async fn is_detached(upkeep: &Pool, name: &str) -> Result<bool, PgError> {
+async fn is_out(upkeep: &Pool, name: &str) -> Result<bool, PgError> {
     let archives = list_archives(upkeep).await?;
     let is_it = |archive: &Archive| {
-        archive.partition.name == name && archive.state == ArchiveState::Detached
+        let is_out = matches!(
+            archive.state,
+            ArchiveState::Detached | ArchiveState::Verified
+        );
+        archive.partition.name == name && is_out
     };
     Ok(archives.iter().any(is_it))
 }

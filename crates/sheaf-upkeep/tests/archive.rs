@@ -218,3 +218,31 @@ async fn a_lake_that_is_not_the_same_stops_the_archive_and_says_why() -> Result<
     wrong.require();
     Ok(())
 }
+
+#[tokio::test]
+async fn what_was_compared_long_ago_is_compared_again_before_it_is_dropped() -> Result<()> {
+    let wrong = Injected::new("lake that is damaged after it was verified");
+    let world = World::create().await?;
+    let state = async || -> Result<ArchiveState> {
+        let archives = list_archives(&world.upkeep).await?;
+        Ok(archives.first().context("it was begun")?.state)
+    };
+    world.step().await?;
+    while state().await? != ArchiveState::Verified {
+        world.step().await?;
+    }
+    // As where the server was stopped then.
+    let before = "UPDATE sheaf.partition_archives SET verified_at = verified_at - interval '1 hour' WHERE state = 'verified'";
+    world.admin.batch_execute(before).await?;
+    world.lake.is_wrong.store(true, Ordering::Relaxed);
+    wrong.count();
+    let error = world.step().await.expect_err("the lake differs");
+    assert!(matches!(error, ArchiveError::Different { .. }), "{error}");
+    assert_eq!(state().await?, ArchiveState::Verified, "it is there");
+    world.lake.is_wrong.store(false, Ordering::Relaxed);
+    assert_eq!(world.step().await?, Step::Verify);
+    assert_eq!(world.step().await?, Step::Drop);
+    world.require_whole().await?;
+    wrong.require();
+    Ok(())
+}
