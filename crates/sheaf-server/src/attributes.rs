@@ -27,7 +27,7 @@ use crate::params::{Params, Segments};
 use crate::problem::{Code, Problem};
 use crate::state::AppState;
 
-mod definition;
+pub(crate) mod definition;
 
 use definition::{AttributeBody, DescriptionBody, NewAttributeBody};
 
@@ -112,6 +112,7 @@ fn same_definition(
             description.pii,
             description.pin,
         )
+        && known.retention_micros == description.retention_micros
         && json(&known.schema) == json(&description.schema);
     if is_same {
         Ok(())

@@ -12,10 +12,14 @@ mod line;
 mod login;
 mod message;
 mod numeric;
+mod opening;
+mod param;
+mod parts;
 mod places;
 mod question;
 mod reply;
 mod session;
+mod startup;
 mod value;
 mod variables;
 

@@ -12,9 +12,12 @@ use futures::stream::try_unfold;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sheaf_export::{Cell, Column, ColumnKind, ExportError, File, Format};
-use sheaf_lake::analytics::{Answer, Cover, LakeReader, LakeSnapshot, Param, QueryError, Question};
-use sheaf_model::{AttributeType, Duration, string_text};
-use sheaf_query::{ConsistencyLevel, DataSource, Freshness, Lag, ReadError, ReadOptions};
+use sheaf_lake::analytics::{
+    Answer, Cover, LakeReader, LakeSnapshot, Param, QueryError, Question, ShownFrom,
+};
+use sheaf_model::{AttributeType, Duration, Timestamp, string_text};
+use sheaf_query::{ConsistencyLevel, DataSource, Freshness, Lag, ReadError, ReadOptions, Shown};
+use sheaf_store::TenantScope;
 use utoipa::ToSchema;
 
 use crate::auth::Caller;
@@ -61,6 +64,7 @@ impl SqlBody {
         let question = Question {
             query,
             params: params.collect::<Result<_, _>>()?,
+            shown: ShownFrom::default(),
         };
         members.finish()?;
         Ok(SqlBody {
@@ -146,15 +150,32 @@ pub(crate) async fn query(
     let options = ReadOptions {
         level: ConsistencyLevel::Analytics,
         max_lag: asked.max_lag,
-        ..ReadOptions::new(token, sheaf_model::Timestamp::now())
+        ..ReadOptions::new(token, Timestamp::now())
     };
     let (snapshot, freshness) = fresh(lake, &options).await?;
     let headers = read_headers(&freshness, scope.tenant(), &state);
-    let answer = lake.ask(&scope, &snapshot, asked.question).await?;
+    let question = Question {
+        shown: shown_from(&state, &scope).await?,
+        ..asked.question
+    };
+    let answer = lake.ask(&scope, &snapshot, question).await?;
     match form.file() {
         None => Ok((headers, json(answer).await?).into_response()),
         Some(format) => stream((form, format), answer, permit, headers).await,
     }
+}
+
+/// From when on a question is shown history.
+pub(crate) async fn shown_from(
+    state: &AppState,
+    scope: &TenantScope,
+) -> Result<ShownFrom, Problem> {
+    let catalogue = state.catalogues.refresh(scope).await?;
+    let shown = Shown::new(&catalogue, Timestamp::now());
+    Ok(ShownFrom {
+        of_tenant: shown.of_tenant(),
+        own: shown.own().clone(),
+    })
 }
 
 /// A state of the lake that is as fresh as was asked for.

@@ -19,6 +19,7 @@ use sheaf_store::tenants::{
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::attributes::definition::{retention_after, span_text};
 use crate::attributes::{CHANGE_ATTEMPTS_MAX, overtaken};
 use crate::body::{SMALL_BYTES_MAX, read_json};
 use crate::freshness::{NO_TENANT, read_fresh, read_headers, read_options};
@@ -132,11 +133,6 @@ impl TenantPolicyBody {
             Change::Clear => default.observed_at_ahead_max_micros,
             Change::Set(span) => span.as_micros(),
         };
-        let retention = match self.retention {
-            Change::Keep => before.retention_micros,
-            Change::Clear => None,
-            Change::Set(span) => Some(span.as_micros()),
-        };
         TenantPolicy {
             creates_unknown_attributes: creates.unwrap_or(default.creates_unknown_attributes),
             observed_at_min: self
@@ -144,7 +140,7 @@ impl TenantPolicyBody {
                 .apply(Some(before.observed_at_min))
                 .unwrap_or(default.observed_at_min),
             observed_at_ahead_max_micros: ahead,
-            retention_micros: retention,
+            retention_micros: retention_after(self.retention, before.retention_micros),
             line_protocol: self
                 .line_protocol
                 .apply(Some(before.line_protocol))
@@ -177,10 +173,6 @@ fn id_rules(raw: &str) -> Result<String, Problem> {
 }
 
 fn body_of(name: String, policy: &TenantPolicy, created_at: Timestamp) -> TenantBody {
-    let span = |micros| {
-        Duration::from_micros(micros)
-            .map_or_else(|_| format!("{micros}us"), |span| span.to_string())
-    };
     TenantBody {
         name,
         unknown_attributes: if policy.creates_unknown_attributes {
@@ -189,8 +181,8 @@ fn body_of(name: String, policy: &TenantPolicy, created_at: Timestamp) -> Tenant
             "refuse"
         },
         observed_at_min: policy.observed_at_min,
-        observed_at_ahead_max: span(policy.observed_at_ahead_max_micros),
-        retention: policy.retention_micros.map(span),
+        observed_at_ahead_max: span_text(policy.observed_at_ahead_max_micros),
+        retention: policy.retention_micros.map(span_text),
         line_protocol: RawValue::from_string(policy.line_protocol.clone()).unwrap_or_default(),
         created_at,
         key: None,

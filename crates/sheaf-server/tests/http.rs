@@ -30,6 +30,8 @@ mod keys;
 mod pgwire;
 #[path = "http/rejections.rs"]
 mod rejections;
+#[path = "http/retention.rs"]
+mod retention;
 #[path = "http/service.rs"]
 mod service;
 #[path = "http/sql.rs"]

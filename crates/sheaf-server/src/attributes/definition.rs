@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sheaf_model::{AttributeType, JsonText, Name, Timestamp, is_reserved};
+use sheaf_model::{AttributeType, Duration, JsonText, Name, Timestamp, is_reserved};
 use sheaf_store::catalogue::{Attribute, Description, Pin};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -32,6 +32,8 @@ pub(crate) struct AttributeBody {
     pii: bool,
     /// `hot` or `cold` where a user decided it.
     pin: Option<&'static str>,
+    /// How long its history is kept; null is as long as the tenant's.
+    retention: Option<String>,
     /// `cold`, `warming`, `hot` or `cooling`: how fast filters on it are, never what they find.
     temperature: &'static str,
     /// When it was declared or first seen.
@@ -58,6 +60,7 @@ impl AttributeBody {
                 .and_then(|schema| RawValue::from_string(schema).ok()),
             pii: description.pii,
             pin: description.pin.map(Pin::as_str),
+            retention: description.retention_micros.map(span_text),
             temperature: attribute.temperature.as_str(),
             created_at: attribute.created_at,
         }
@@ -82,6 +85,9 @@ pub(crate) struct DescriptionBody {
     /// `hot` or `cold`.
     #[schema(value_type = Option<String>)]
     pin: Change<Pin>,
+    /// A duration such as `30d`, or null for as long as the tenant's.
+    #[schema(value_type = Option<String>)]
+    retention: Change<Duration>,
 }
 
 /// An attribute that is to be.
@@ -131,6 +137,7 @@ impl DescriptionBody {
             },
             pii: members.take_change("pii")?,
             pin: members.take_as("pin", "hot, cold or null", Pin::parse)?,
+            retention: members.take_duration("retention")?,
         })
     }
 
@@ -141,8 +148,23 @@ impl DescriptionBody {
             schema: self.schema.apply(before.schema.clone()),
             pii: self.pii.apply(Some(before.pii)).unwrap_or_default(),
             pin: self.pin.apply(before.pin),
+            retention_micros: retention_after(self.retention, before.retention_micros),
         }
     }
+}
+
+/// How long history is kept, in microseconds; null is the default.
+pub(crate) fn retention_after(change: Change<Duration>, before: Option<i64>) -> Option<i64> {
+    match change {
+        Change::Keep => before,
+        Change::Clear => None,
+        Change::Set(span) => Some(span.as_micros()),
+    }
+}
+
+/// A number of microseconds as durations are written.
+pub(crate) fn span_text(micros: i64) -> String {
+    Duration::from_micros(micros).map_or_else(|_| format!("{micros}us"), |span| span.to_string())
 }
 
 fn schema(raw: &str) -> Result<String, Problem> {

@@ -94,7 +94,9 @@ impl From<QueryError> for Fault {
             QueryError::Limit {
                 what: Bound::Memory,
             } => "53200",
-            QueryError::Limit { what: Bound::Rows } => PROGRAM_LIMIT,
+            QueryError::Limit {
+                what: Bound::Rows | Bound::Pattern,
+            } => PROGRAM_LIMIT,
             QueryError::Limit { what: Bound::Time } => QUERY_CANCELED,
             _ => return Problem::from(error).into(),
         };

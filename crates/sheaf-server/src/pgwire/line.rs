@@ -100,15 +100,19 @@ impl Line {
         if self.inbox.is_empty() {
             self.need(1, until).await?;
         }
-        let rest = self.rest(bytes_max, Instant::now() + MESSAGE_WITHIN);
+        let rest = self.whole(bytes_max, Instant::now() + MESSAGE_WITHIN);
         rest.await.map_err(|error| match error {
             LineError::Idle => LineError::Slow,
             error => error,
         })
     }
 
-    /// A message that has begun.
-    async fn rest(&mut self, bytes_max: usize, until: Instant) -> Result<Incoming, LineError> {
+    /// A message that has to be whole by `until`.
+    pub(super) async fn whole(
+        &mut self,
+        bytes_max: usize,
+        until: Instant,
+    ) -> Result<Incoming, LineError> {
         self.need(5, until).await?;
         let kind = self.inbox[0];
         let length = length_of(&self.inbox[1..5])?;
@@ -238,6 +242,18 @@ mod tests {
         assert!(sender.await.expect("a task").is_ok());
         let cut = line.next(16, soon()).await;
         assert!(matches!(cut, Err(LineError::Ended)), "{cut:?}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_has_to_be_whole_by_a_time_gets_none_for_having_begun() {
+        let (mut theirs, ours) = tokio::io::duplex(64);
+        theirs.write_all(b"p\0\0").await.expect("room");
+        let begun = Instant::now();
+        let login = line(ours)
+            .whole(16, begun + Duration::from_millis(50))
+            .await;
+        assert!(matches!(login, Err(LineError::Idle)), "{login:?}");
+        assert!(begun.elapsed() < MESSAGE_WITHIN);
     }
 
     #[tokio::test]

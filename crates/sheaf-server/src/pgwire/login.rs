@@ -16,9 +16,10 @@ use super::fault::{
     FEATURE_NOT_SUPPORTED, Fault, INVALID_PASSWORD, PROTOCOL_VIOLATION, TOO_MANY_CONNECTIONS,
 };
 use super::line::{Incoming, LOGIN_BYTES_MAX, Line, LineError, Stream};
-use super::message::{Opening, read_opening, read_password};
+use super::opening::{Opening, read_opening, read_password};
 use super::places::Place;
 use super::reply::Standing;
+use super::startup::begun;
 use super::variables::{REPORTED, Variables};
 use crate::auth::admit_named;
 use crate::problem::Code;
@@ -251,7 +252,7 @@ async fn admit(
     line.out.password_wanted();
     line.send().await?;
     let violated = |message: String| fatal(PROTOCOL_VIOLATION, message, Refusal::Protocol);
-    let key = match line.next(LOGIN_BYTES_MAX, until).await? {
+    let key = match line.whole(LOGIN_BYTES_MAX, until).await? {
         Incoming::Message(kind, body) => read_password(kind, &body),
         Incoming::TooLong(_) => return Err(violated("a key is shorter".to_owned())),
     };
@@ -278,57 +279,6 @@ fn may_send_key(is_encrypted: bool, peer: IpAddr, takes_cleartext: bool) -> bool
     is_encrypted || takes_cleartext || peer.to_canonical().is_loopback()
 }
 
-/// The settings that a client sends with its name.
-fn begun(parameters: &BTreeMap<String, String>) -> Result<Variables, Fault> {
-    let mut variables = Variables::default();
-    for (name, value) in parameters {
-        match name.as_str() {
-            // Whatever database is named: there is one.
-            "user" | "database" | "replication" => {}
-            name if name.starts_with("_pq_.") => {}
-            "options" => {
-                for (name, value) in options(value) {
-                    variables.begin(&name, &value)?;
-                }
-            }
-            name => variables.begin(name, value)?,
-        }
-    }
-    Ok(variables)
-}
-
-/// `-c name=value`, `-cname=value` and `--name=value`, with backslashes before spaces.
-fn options(text: &str) -> Vec<(String, String)> {
-    let mut words = vec![String::new()];
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        let word = words.last_mut().expect("invariant: there is one");
-        match letter {
-            '\\' => word.extend(letters.next()),
-            letter if letter.is_whitespace() => words.push(String::new()),
-            letter => word.push(letter),
-        }
-    }
-    let settings = words.iter().filter_map(|word| {
-        let word = word.strip_prefix("--").or_else(|| word.strip_prefix("-c"));
-        let word = word.map_or("", str::trim);
-        word.split_once('=')
-    });
-    let mut settings: Vec<(String, String)> = settings
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    // `-c` alone: what it sets is the next word.
-    for pair in words.windows(2) {
-        if let [flag, setting] = pair
-            && flag == "-c"
-            && let Some((name, value)) = setting.split_once('=')
-        {
-            settings.push((name.to_owned(), value.to_owned()));
-        }
-    }
-    settings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,41 +298,6 @@ mod tests {
             let address = peer.parse().expect("an address");
             let found = may_send_key(is_encrypted, address, takes_cleartext);
             assert_eq!(found, may, "{peer} {is_encrypted} {takes_cleartext}");
-        }
-    }
-
-    #[test]
-    fn settings_come_with_the_name_and_unknown_ones_are_refused() {
-        let parameters = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter();
-            let pairs = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            pairs.collect::<BTreeMap<String, String>>()
-        };
-        let found = begun(&parameters(&[
-            ("user", "acme"),
-            ("database", "whatever"),
-            ("application_name", "psql"),
-            ("_pq_.future", "1"),
-            (
-                "options",
-                r"-c statement_timeout=2s -csheaf.max_lag=30s --search_path=a\ b",
-            ),
-        ]));
-        let found = found.expect("known settings");
-        for (name, value) in [
-            ("application_name", "psql"),
-            ("statement_timeout", "2s"),
-            ("sheaf.max_lag", "30s"),
-            ("search_path", "a b"),
-        ] {
-            assert_eq!(found.show(name).ok(), Some(value), "{name}");
-        }
-        for pairs in [
-            [("options", "-c sheaf.tenant_id=2")],
-            [("sheaf.tenant_id", "2")],
-            [("client_encoding", "SJIS")],
-        ] {
-            assert!(begun(&parameters(&pairs)).is_err(), "{pairs:?}");
         }
     }
 }

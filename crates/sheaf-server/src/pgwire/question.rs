@@ -4,21 +4,23 @@
 use std::time::Duration;
 
 use sheaf_export::{Cell, Column};
-use sheaf_lake::analytics::{Answer, Description, LakeReader, Param, Question, ShownTable};
+use sheaf_lake::analytics::{Answer, Description, LakeReader, Param, Question};
 use sheaf_model::{AttributeType, Timestamp};
 use sheaf_query::{ConsistencyLevel, Freshness, ReadOptions};
 use sheaf_store::TenantScope;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::fault::{Fault, QUERY_CANCELED};
+use super::catalogue::{self, World};
+use super::fault::{Fault, QUERY_CANCELED, Severity};
 use super::line::{Line, LineError};
 use super::variables::Variables;
 use super::{PgWire, QUESTIONS_TOTAL};
 use crate::auth::admit_named;
 use crate::freshness::position_of;
 use crate::problem::{Code, Problem};
-use crate::sql::fresh;
+use crate::sql::{fresh, shown_from};
 use crate::stream::StreamPermit;
 
 /// How long a question waits while its tenant, or the server, has as many running as there may be: dashboards ask many at once.
@@ -54,6 +56,8 @@ pub(super) struct Asker {
     pub(super) user: String,
     pub(super) key: String,
     pub(super) variables: Variables,
+    /// When the key was looked up last.
+    pub(super) looked_at: Instant,
 }
 
 /// A question that is being answered.
@@ -97,8 +101,12 @@ impl Asker {
             ..ReadOptions::new(token.transpose()?, Timestamp::now())
         };
         let (snapshot, freshness) = fresh(lake, &options).await?;
-        let answer = lake.ask(&self.scope, &snapshot, Question { query, params });
-        let answer = answer.await?;
+        let question = Question {
+            query,
+            params,
+            shown: shown_from(&self.pgwire.shared.state, &self.scope).await?,
+        };
+        let answer = lake.ask(&self.scope, &snapshot, question).await?;
         Ok(Asked {
             columns: answer.columns.clone(),
             freshness,
@@ -116,11 +124,29 @@ impl Asker {
         Ok(lake.describe(&self.scope, &snapshot, query).await?)
     }
 
-    /// The tables that there are.
-    pub(super) async fn tables(&self) -> Result<Vec<ShownTable>, Fault> {
-        let (lake, _permit) = self.admitted().await?;
+    /// What a question about catalogues gives, and where it is made of the lake's tables the right to have it in memory.
+    pub(super) async fn list(
+        &self,
+        text: &str,
+        params: &[Param],
+    ) -> Result<(Vec<Column>, Vec<Vec<Cell>>, Option<StreamPermit>), Fault> {
+        let inquiry = catalogue::read(text, params)?;
+        let columns = inquiry.columns().to_vec();
+        let mut world = World {
+            tenant: self.user.clone(),
+            settings: self.variables.all(),
+            tables: Vec::new(),
+        };
+        if !inquiry.is_of_tables() {
+            return Ok((columns, inquiry.rows(&world)?, None));
+        }
+        let (lake, permit) = self.admitted().await?;
         let snapshot = lake.look(None).await?;
-        Ok(lake.tables(&self.scope, &snapshot).await?)
+        world.tables = lake.tables(&self.scope, &snapshot).await?;
+        // A tenant has thousands of columns: nobody else waits meanwhile. What is given up goes on to its end, and keeps its place.
+        let listed = spawn_blocking(move || (inquiry.rows(&world), permit));
+        let (rows, permit) = listed.await.map_err(Problem::internal)?;
+        Ok((columns, rows?, Some(permit)))
     }
 
     fn lake(&self) -> Result<&LakeReader, Fault> {
@@ -139,6 +165,19 @@ impl Asker {
                 Err(_) if Instant::now() < until => sleep(TURN_EVERY).await,
                 Err(problem) => return Err(problem.into()),
             }
+        }
+    }
+
+    /// The same for a connection that asks the lake nothing: it holds a place of its tenant. Where it cannot be found out now, it stays.
+    pub(super) async fn look_again(&mut self) -> Result<(), Fault> {
+        let believed = self.pgwire.shared.state.bounds.key_believed;
+        if self.looked_at.elapsed() < believed {
+            return Ok(());
+        }
+        self.looked_at = Instant::now();
+        match self.still_admitted().await {
+            Err(fault) if fault.severity == Severity::Fatal => Err(fault),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 

@@ -2,34 +2,34 @@
 
 use std::collections::HashMap;
 
-use sheaf_export::{Cell, Column, ColumnKind};
 use sheaf_lake::analytics::Param;
-use sheaf_model::AttributeType;
 use sheaf_query::Freshness;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::catalogue;
 use super::command::{self, Command};
 use super::fault::{
-    ADMIN_SHUTDOWN, FAILED_TRANSACTION, FEATURE_NOT_SUPPORTED, Fault, IDLE_TIMEOUT, PROGRAM_LIMIT,
-    PROTOCOL_VIOLATION, SYNTAX_OR_ACCESS, Severity,
+    ADMIN_SHUTDOWN, FAILED_TRANSACTION, Fault, IDLE_TIMEOUT, PROGRAM_LIMIT, PROTOCOL_VIOLATION,
+    Severity,
 };
 use super::lexer;
 use super::line::{Incoming, Line, LineError, MESSAGE_BYTES_MAX};
 use super::login::Admitted;
-use super::message::{Form, Forms, Message, read_message};
+use super::message::{Forms, Message, read_message};
+use super::parts::MessageFault;
 use super::places::Place;
-use super::question::{Asked, Asker, Trouble, count, text_column, watched};
-use super::reply::{Field, Standing};
-use super::value::{name_of, oid_of, write_cell};
+use super::question::{Asker, Trouble, count, watched};
+use super::reply::Standing;
 use super::{PgWire, stop_of};
 
+mod described;
 mod own;
 mod prepared;
+mod rows;
 
-use own::constant_column;
+use own::reported;
 use prepared::{Portal, Prepared};
+use rows::{Rows, asked, check_columns, kinds_of, listed};
 
 /// Statements of one message. Each is a question of its own, and answered before the next.
 const STATEMENTS_MAX: usize = 64;
@@ -46,6 +46,8 @@ struct Session {
     last: Option<Freshness>,
     /// A message of a series has failed: what follows is left out up to the end of the series.
     is_skipping: bool,
+    /// Settings as the client was told of them last.
+    told: Vec<String>,
 }
 
 /// What a statement came to.
@@ -56,21 +58,6 @@ enum Ran {
     Done(&'static str),
     /// Rows.
     Rows(Box<Rows>),
-}
-
-/// Rows on their way.
-struct Rows {
-    columns: Vec<Column>,
-    source: Source,
-    /// The first word of the tag.
-    tag: &'static str,
-}
-
-enum Source {
-    /// All of them.
-    Listed(std::vec::IntoIter<Vec<Cell>>),
-    /// The lake's.
-    Asked(Box<Asked>),
 }
 
 /// Whether a session goes on.
@@ -91,6 +78,7 @@ pub(super) async fn run(pgwire: PgWire, admitted: Admitted, mut stopped: watch::
         variables,
     } = admitted;
     let mut session = Session {
+        told: reported(&variables),
         line,
         place,
         asker: Asker {
@@ -99,6 +87,7 @@ pub(super) async fn run(pgwire: PgWire, admitted: Admitted, mut stopped: watch::
             user,
             key,
             variables,
+            looked_at: Instant::now(),
         },
         standing: Standing::Idle,
         statements: HashMap::new(),
@@ -166,18 +155,18 @@ impl Session {
             }
             Incoming::Message(kind, body) => {
                 let read = read_message(kind, &body);
-                let violated = |fault: super::message::MessageFault| {
-                    Fault::fatal(PROTOCOL_VIOLATION, fault.to_string())
-                };
+                let violated =
+                    |fault: MessageFault| Fault::fatal(PROTOCOL_VIOLATION, fault.to_string());
                 (kind, read.map_err(violated))
             }
         };
-        if self.is_skipping && kind != b'S' {
+        let looked = self.asker.look_again().await;
+        if self.is_skipping && kind != b'S' && looked.is_ok() {
             return Ok(Next::Goes);
         }
-        let answered = match message {
-            Ok(message) => self.answer(message).await,
-            Err(fault) => Err(fault.into()),
+        let answered = match (looked, message) {
+            (Err(fault), _) | (Ok(()), Err(fault)) => Err(fault.into()),
+            (Ok(()), Ok(message)) => self.answer(message).await,
         };
         if let Err(trouble) = answered {
             let fault = match trouble {
@@ -194,9 +183,11 @@ impl Session {
             if kind == b'Q' {
                 self.ready();
             }
+            // At once, as PostgreSQL does: who asks for answers within a series may wait for this one before it ends it.
+            self.line.send().await?;
         }
-        match self.is_skipping {
-            false if matches!(kind, b'Q' | b'S' | b'H') => self.line.send().await?,
+        match kind {
+            b'Q' | b'S' | b'H' => self.line.send().await?,
             _ => self.line.send_some().await?,
         }
         Ok(Next::Goes)
@@ -213,8 +204,9 @@ impl Session {
     fn ready(&mut self) {
         if self.standing == Standing::Idle {
             self.portals.clear();
-            self.asker.variables.end_transaction();
+            self.asker.variables.end_local();
         }
+        self.report();
         self.line.out.ready(self.standing);
     }
 
@@ -276,94 +268,8 @@ impl Session {
         Ok(())
     }
 
-    fn columns(&mut self, columns: &[Column], wanted: &Forms) {
-        let fields = columns.iter().enumerate().map(|(place, column)| Field {
-            name: &column.name,
-            oid: oid_of(column.kind),
-            length: name_of(column.kind).2,
-            is_binary: wanted.of(place) == Form::Binary,
-        });
-        let fields: Vec<Field<'_>> = fields.collect();
-        self.line.out.columns(&fields);
-    }
-
-    /// Sends rows: so many at most, all where that is zero. Whether there may be more.
-    async fn deliver(
-        &mut self,
-        rows: &mut Rows,
-        (kinds, wanted): (&[ColumnKind], &Forms),
-        rows_max: u32,
-    ) -> Result<bool, Trouble> {
-        let outcome = self.deliver_rows(rows, (kinds, wanted), rows_max).await;
-        if let Source::Asked(asked) = &rows.source {
-            match &outcome {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.last = Some(asked.freshness.clone());
-                    count(Ok(()));
-                }
-                Err(trouble) => count(Err(trouble)),
-            }
-        }
-        outcome
-    }
-
-    async fn deliver_rows(
-        &mut self,
-        rows: &mut Rows,
-        (kinds, wanted): (&[ColumnKind], &Forms),
-        rows_max: u32,
-    ) -> Result<bool, Trouble> {
-        let until = self.until();
-        let mut sent = 0u64;
-        loop {
-            if rows_max > 0 && sent == u64::from(rows_max) {
-                self.line.out.suspended();
-                return Ok(true);
-            }
-            let row = match &mut rows.source {
-                Source::Listed(rows) => rows.next(),
-                Source::Asked(asked) => {
-                    let cancelled = &mut self.place.cancelled;
-                    watched(&mut self.line, cancelled, until, asked.next()).await?
-                }
-            };
-            let Some(row) = row else {
-                let tag = match rows.tag {
-                    "SHOW" => "SHOW".to_owned(),
-                    tag => format!("{tag} {sent}"),
-                };
-                self.line.out.done(&tag);
-                return Ok(false);
-            };
-            let mut is_misfit = row.len() != kinds.len();
-            self.line.out.row(&row, |place, cell, out| {
-                let kind = kinds.get(place).copied();
-                let kind = kind.unwrap_or(ColumnKind::Of(AttributeType::Text));
-                match write_cell(kind, wanted.of(place), cell, out) {
-                    Ok(is_there) => is_there,
-                    Err(_) => {
-                        is_misfit = true;
-                        false
-                    }
-                }
-            });
-            if is_misfit {
-                let message = "a value is not of its column's type";
-                return Err(Fault::error("XX000", message).and_ends().into());
-            }
-            sent += 1;
-            self.line.send_some().await?;
-        }
-    }
-
-    fn until(&self) -> Option<Instant> {
-        let timeout = self.asker.variables.statement_timeout();
-        timeout.and_then(|span| Instant::now().checked_add(span))
-    }
-
-    /// Runs a statement up to its first row.
-    async fn run(&mut self, command: &Command, params: Vec<Param>) -> Result<Ran, Trouble> {
+    /// In a transaction that has failed nothing is done but to end it.
+    fn check_standing(&self, command: &Command) -> Result<(), Fault> {
         let ends = matches!(
             command,
             Command::Commit | Command::Rollback | Command::RollbackTo | Command::Empty
@@ -371,8 +277,14 @@ impl Session {
         if self.standing == Standing::Failed && !ends {
             let message =
                 "current transaction is aborted, commands ignored until end of transaction block";
-            return Err(Fault::error(FAILED_TRANSACTION, message).into());
+            return Err(Fault::error(FAILED_TRANSACTION, message));
         }
+        Ok(())
+    }
+
+    /// Runs a statement up to its first row.
+    async fn run(&mut self, command: &Command, params: Vec<Param>) -> Result<Ran, Trouble> {
+        self.check_standing(command)?;
         match command {
             Command::Ask(text) => self.ask(text.clone(), params).await,
             Command::Catalogue(text) => self.catalogue(text, &params).await,
@@ -383,40 +295,17 @@ impl Session {
     async fn ask(&mut self, text: String, params: Vec<Param>) -> Result<Ran, Trouble> {
         let until = self.until();
         let asking = self.asker.ask(text, params);
-        let asked = watched(&mut self.line, &mut self.place.cancelled, until, asking).await;
-        let asked = asked.inspect_err(|trouble| count(Err(trouble)))?;
-        Ok(Ran::Rows(Box::new(Rows {
-            columns: asked.columns.clone(),
-            source: Source::Asked(Box::new(asked)),
-            tag: "SELECT",
-        })))
+        let found = watched(&mut self.line, &mut self.place.cancelled, until, asking).await;
+        let found = found.inspect_err(|trouble| count(Err(trouble)))?;
+        check_columns(&found.columns)?;
+        Ok(asked(found))
     }
 
     async fn catalogue(&mut self, text: &str, params: &[Param]) -> Result<Ran, Trouble> {
         let until = self.until();
-        let tables = self.asker.tables();
-        let tables = watched(&mut self.line, &mut self.place.cancelled, until, tables).await?;
-        let params: Vec<Option<String>> = params
-            .iter()
-            .map(|param| match param {
-                Param::Null => None,
-                Param::Bool(is_true) => Some(is_true.to_string()),
-                Param::Number(text) | Param::Text(text) => Some(text.clone()),
-            })
-            .collect();
-        let listing = catalogue::list(text, &params, &tables, &self.asker.user)?;
-        Ok(listed(listing.columns, listing.rows, "SELECT"))
+        let listing = self.asker.list(text, params);
+        let listing = watched(&mut self.line, &mut self.place.cancelled, until, listing).await?;
+        let (columns, rows, permit) = listing;
+        Ok(listed((columns, rows), "SELECT", permit))
     }
-}
-
-fn listed(columns: Vec<Column>, rows: Vec<Vec<Cell>>, tag: &'static str) -> Ran {
-    Ran::Rows(Box::new(Rows {
-        columns,
-        source: Source::Listed(rows.into_iter()),
-        tag,
-    }))
-}
-
-fn kinds_of(columns: &[Column]) -> Vec<ColumnKind> {
-    columns.iter().map(|column| column.kind).collect()
 }

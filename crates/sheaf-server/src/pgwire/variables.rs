@@ -86,6 +86,8 @@ pub(super) struct Variables {
     set: BTreeMap<&'static str, String>,
     /// Until the end of the transaction.
     local: BTreeMap<&'static str, String>,
+    /// As they were set when the transaction began, which they go back to where it is rolled back.
+    before: Option<BTreeMap<&'static str, String>>,
 }
 
 impl Variables {
@@ -118,8 +120,21 @@ impl Variables {
     }
 
     /// Forgets what was set until now.
-    pub(super) fn end_transaction(&mut self) {
+    pub(super) fn end_local(&mut self) {
         self.local.clear();
+    }
+
+    /// Remembers what is set, for the end of the transaction that begins.
+    pub(super) fn begin_transaction(&mut self) {
+        self.before = Some(self.set.clone());
+    }
+
+    /// Ends a transaction: what was set in it stays, or never was.
+    pub(super) fn end_transaction(&mut self, is_kept: bool) {
+        self.end_local();
+        if let (Some(before), false) = (self.before.take(), is_kept) {
+            self.set = before;
+        }
     }
 
     /// Sets one back to what it was when the session began.
@@ -237,6 +252,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_transaction_has_set_stays_where_it_is_committed_alone() {
+        let mut variables = Variables::default();
+        variables.set("application_name", "a").expect("known");
+        for (is_kept, wanted) in [(false, "a"), (true, "b")] {
+            variables.begin_transaction();
+            variables.set("application_name", "b").expect("known");
+            variables
+                .set_local("statement_timeout", "5")
+                .expect("a time");
+            variables.end_transaction(is_kept);
+            assert_eq!(variables.show("application_name").ok(), Some(wanted));
+            assert_eq!(variables.statement_timeout(), None);
+        }
+        // There was none: nothing goes back.
+        variables.end_transaction(false);
+        assert_eq!(variables.show("application_name").ok(), Some("b"));
+    }
+
+    #[test]
     fn settings_are_kept_refused_or_without_effect_and_go_back() {
         let mut variables = Variables::default();
         variables.begin("Application_Name", "a").expect("known");
@@ -251,7 +285,7 @@ mod tests {
         assert_eq!(variables.max_lag(), "30s".parse().ok());
         variables.set_local("application_name", "c").expect("known");
         assert_eq!(variables.show("application_name").ok(), Some("c"));
-        variables.end_transaction();
+        variables.end_local();
         assert_eq!(variables.show("application_name").ok(), Some("b"));
         variables.reset_all();
         assert_eq!(variables.show("application_name").ok(), Some("a"));

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use sheaf_lake::analytics::QueryBounds;
 use sheaf_model::Timestamp;
@@ -118,6 +118,7 @@ async fn by_http(client: &HttpClient, text: &str) -> Result<Outcome> {
     if said["code"] == "query_limit" {
         return Ok(Outcome::Bounded);
     }
+    ensure!(answer.status < 500, "{text}: {said}");
     // Which request it was differs.
     said["request_id"] = json!(null);
     Ok(Outcome::Refused(said.to_string()))

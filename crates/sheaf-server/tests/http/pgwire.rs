@@ -592,6 +592,155 @@ async fn bytes_that_are_no_protocol_end_their_connection_alone_and_take_no_memor
     Ok(())
 }
 
+/// A message of a kind.
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("short").to_be_bytes();
+    [&[kind][..], &length, body].concat()
+}
+
+/// What comes up to some bytes, or up to the end.
+async fn read_until(stream: &mut TcpStream, wanted: &[u8]) -> Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.windows(wanted.len()).any(|some| some == wanted) {
+            if stream.read_buf(&mut answer).await? == 0 {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let came = tokio::time::timeout(WITHIN, read).await;
+    came.with_context(|| format!("it never came: {:?}", String::from_utf8_lossy(&answer)))??;
+    Ok(answer)
+}
+
+/// A connection that is logged in, for messages that no driver sends.
+async fn logged_in(server: &TestServer, own: &Tenant) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(server.pgwire).await?;
+    stream.write_all(&login_bytes(own.name, &own.key)).await?;
+    let answer = read_until(&mut stream, b"Z\0\0\0\x05I").await?;
+    ensure!(answer.ends_with(b"I"), "no login: {answer:?}");
+    Ok(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_has_begun_ends_with_its_time() -> Result<()> {
+    let server = TestServer::start_asking_within(PgWireBounds {
+        login_within: Duration::from_secs(1),
+        ..PgWireBounds::default()
+    })
+    .await?;
+    let own = Tenant::create(&server, "acme").await?;
+    let mut login = login_bytes(own.name, &own.key);
+    // All but the last letter of the key, and what ends it.
+    login.truncate(login.len() - 2);
+    let begun = std::time::Instant::now();
+    let mut stream = TcpStream::connect(server.pgwire).await?;
+    stream.write_all(&login).await?;
+    read_until(&mut stream, b"never said").await?;
+    // A message has half a minute, once somebody is logged in.
+    assert!(begun.elapsed() < Duration::from_secs(25));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_within_a_series_is_told_at_once_and_the_rest_is_left_out() -> Result<()> {
+    let server = TestServer::start_asking().await?;
+    let own = Tenant::create(&server, "acme").await?;
+    let mut stream = logged_in(&server, &own).await?;
+    let flush = message(b'H', b"");
+    let bind = message(b'B', b"\0nothing\0\0\0\0\0\0\0");
+    stream.write_all(&[bind, flush.clone()].concat()).await?;
+    let answer = read_until(&mut stream, b"C26000").await?;
+    assert_eq!(answer.first(), Some(&b'E'));
+    // Nothing of what follows is done before the series ends.
+    let rest = [message(b'Q', b"SELECT 1\0"), flush, message(b'S', b"")].concat();
+    stream.write_all(&rest).await?;
+    let answer = read_until(&mut stream, b"Z\0\0\0\x05I").await?;
+    assert!(
+        !answer.windows(6).any(|some| some == b"SELECT"),
+        "{answer:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_of_a_portal_count_as_they_are_kept_and_not_as_they_came() -> Result<()> {
+    let server = TestServer::start_asking().await?;
+    let own = Tenant::create(&server, "acme").await?;
+    let mut stream = logged_in(&server, &own).await?;
+    // A one and 1,800 zeros, as ten bytes.
+    let number = [&[0, 0, 0, 10][..], &[0, 1, 1, 0xc2, 0, 0, 0, 0, 0, 1]].concat();
+    let count = 4_000u16.to_be_bytes();
+    let types = 1_700u32.to_be_bytes().repeat(4_000);
+    let parse = [&b"s\0SELECT 1\0"[..], &count, &types].concat();
+    let bind = [
+        &b"p\0s\0\0\x01\0\x01"[..],
+        &count,
+        &number.repeat(4_000),
+        b"\0\0",
+    ]
+    .concat();
+    let series = [
+        message(b'P', &parse),
+        message(b'B', &bind),
+        message(b'S', b""),
+    ]
+    .concat();
+    stream.write_all(&series).await?;
+    let answer = read_until(&mut stream, b"Z\0\0\0\x05I").await?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("C54000"), "{answer:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_has_failed_gives_no_more_rows_and_takes_back_what_it_has_set()
+-> Result<()> {
+    let server = TestServer::start_asking().await?;
+    let own = Tenant::create(&server, "acme").await?;
+    let token = own.write(&planes(&["N1", "N2"], "boeing")).await?;
+    let set = format!("-c sheaf.consistency_token={token}");
+    let mut client = connect(server.pgwire, own.name, &own.key, &set).await?;
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SET application_name = 'within'")
+        .await?;
+    let portal = transaction.bind("SELECT seq FROM facts", &[]).await?;
+    assert_eq!(transaction.query_portal(&portal, 1).await?.len(), 1);
+    let refused = transaction.batch_execute("SELECT nothing FROM facts").await;
+    assert!(refused.is_err());
+    let error = transaction.query_portal(&portal, 1).await.err();
+    let error = error.context("it had more rows")?;
+    assert_eq!(error.code(), Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    transaction.rollback().await?;
+    assert_eq!(one(&client, "SHOW application_name").await?, "");
+    client
+        .batch_execute("BEGIN; SET application_name = 'after'; COMMIT")
+        .await?;
+    assert_eq!(one(&client, "SHOW application_name").await?, "after");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_holds_no_connection_that_asks_the_lake_nothing() -> Result<()> {
+    let server = TestServer::start_asking().await?;
+    let own = Tenant::create(&server, "acme").await?;
+    let client = own.connect(&server).await?;
+    assert_eq!(one(&client, "SELECT 1").await?, "1");
+    let path = format!("/v1/tenants/acme/keys/{}", own.key_id);
+    let revoked = server.admin.request("DELETE", &path, &[], b"").await?;
+    ensure!(revoked.status == 204, "{}", revoked.text());
+    // A key is believed for some seconds.
+    wait_until("the connection ends", WITHIN, async || {
+        client.simple_query("SELECT 1").await.is_err()
+    })
+    .await;
+    assert!(own.connect(&server).await.is_err());
+    wait_until("it is closed", WITHIN, async || client.is_closed()).await;
+    Ok(())
+}
+
 async fn psql(server: &TestServer, own: &Tenant, commands: &[&str]) -> Result<Output> {
     let mut psql = tokio::process::Command::new("psql");
     psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--host"])
@@ -621,8 +770,10 @@ async fn psql_asks_and_describes() -> Result<()> {
             "SELECT external_id, value_float, observed_at FROM facts WHERE attribute = 'seats' ORDER BY 1",
             "BEGIN; SELECT count(*) FROM entities; COMMIT",
             "SELECT version()",
-            r"\dt",
+            r"\d",
             r"\d facts",
+            r"\d facts_hourly",
+            r"\d current.plane",
             r"\dn",
             r"\di",
             r"\conninfo",
@@ -637,6 +788,10 @@ async fn psql_asks_and_describes() -> Result<()> {
         "N2|100|2013-01-01 10:00:00+00",
         "2",
         "public|facts|table|acme",
+        "public|facts_hourly|table|acme",
+        "current|plane|table|acme",
+        "hour|timestamp with time zone|||",
+        "seats|double precision|||",
         "observed_at|timestamp with time zone|||",
         "value_float|double precision|||",
     ] {

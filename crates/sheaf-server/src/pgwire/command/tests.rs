@@ -70,6 +70,54 @@ fn what_clients_send_beside_questions_is_known() {
     }
 }
 
+/// As pgjdbc, Metabase and Grafana send them when they connect, change what a connection is for, and look whether it still is one.
+#[test]
+fn what_drivers_and_dashboards_send_as_they_connect_is_answered_without_the_lake() {
+    let some = |name: &str| Some(name.to_owned());
+    let constant = |name: &str, what: What| {
+        Command::Constants(vec![Constant {
+            name: name.to_owned(),
+            what,
+            divided_by: None,
+        }])
+    };
+    for (text, wanted) in [
+        (
+            "SET extra_float_digits = 3",
+            set("extra_float_digits", Some("3")),
+        ),
+        (
+            "SET application_name = 'PostgreSQL JDBC Driver'",
+            set("application_name", Some("PostgreSQL JDBC Driver")),
+        ),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            Command::Nothing("SET"),
+        ),
+        ("BEGIN READ ONLY", Command::Begin),
+        (
+            "SET SESSION TIMEZONE TO 'UTC';",
+            set("timezone", Some("UTC")),
+        ),
+        ("show timezone;", Command::Show(some("timezone"))),
+        ("SHOW search_path", Command::Show(some("search_path"))),
+        (
+            "select current_schema()",
+            constant("current_schema", What::Schema),
+        ),
+        (
+            "SELECT current_catalog",
+            constant("current_catalog", What::Database),
+        ),
+        ("SELECT 1", constant("?column?", What::Int(1))),
+        ("-- ping", Command::Empty),
+    ] {
+        // The end of a statement is no part of it.
+        let text = text.trim_end_matches(';');
+        assert_eq!(read(text), wanted, "{text}");
+    }
+}
+
 #[test]
 fn values_of_the_session_are_known_and_whatever_is_beside_them_makes_a_question() {
     let one = |text: &str| match read(text) {

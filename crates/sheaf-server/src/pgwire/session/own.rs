@@ -4,14 +4,15 @@ use sheaf_export::{Cell, Column};
 use sheaf_model::Value;
 use sheaf_query::Freshness;
 
+use super::super::catalogue;
 use super::super::command::{self, Command, Constant, What};
 use super::super::fault::{Fault, UNKNOWN_SETTING};
 use super::super::question::text_column;
 use super::super::reply::Standing;
 use super::super::variables::{
-    DATA_LAG, DATA_TIMESTAMP, DATA_TOKEN, REPORTED, SERVER_VERSION, TOKEN,
+    DATA_LAG, DATA_TIMESTAMP, DATA_TOKEN, REPORTED, SERVER_VERSION, TOKEN, Variables,
 };
-use super::{Ran, Session, catalogue, listed, prepared};
+use super::{Ran, Session, listed, prepared};
 use crate::freshness::{position_of, token_text};
 
 impl Session {
@@ -21,18 +22,18 @@ impl Session {
         let tag = match command {
             Command::Empty | Command::Ask(_) | Command::Catalogue(_) => return Ok(Ran::Empty),
             Command::Begin => {
+                if !is_open {
+                    self.asker.variables.begin_transaction();
+                }
                 self.standing = Standing::Open;
                 "BEGIN"
             }
             Command::Commit | Command::Rollback => {
-                let has_failed = self.standing == Standing::Failed;
+                let is_kept = *command == Command::Commit && self.standing != Standing::Failed;
                 self.standing = Standing::Idle;
                 self.portals.clear();
-                self.asker.variables.end_transaction();
-                match (command, has_failed) {
-                    (Command::Commit, false) => "COMMIT",
-                    _ => "ROLLBACK",
-                }
+                self.asker.variables.end_transaction(is_kept);
+                if is_kept { "COMMIT" } else { "ROLLBACK" }
             }
             Command::Savepoint | Command::Release | Command::RollbackTo if !is_open => {
                 let message = "savepoints are of transactions, and there is none";
@@ -53,7 +54,6 @@ impl Session {
                     Some(value) => self.set(name, value, *is_local)?,
                     None => self.asker.variables.reset(name)?,
                 }
-                self.report(name);
                 "SET"
             }
             Command::Reset(name) => {
@@ -82,13 +82,14 @@ impl Session {
             Command::Nothing(tag) => tag,
             Command::Show(Some(name)) => {
                 let value = Cell::text(self.shown(name)?);
-                return Ok(listed(vec![text_column(name)], vec![vec![value]], "SHOW"));
+                let shown = (vec![text_column(name)], vec![vec![value]]);
+                return Ok(listed(shown, "SHOW", None));
             }
             Command::Show(None) => {
                 let columns = ["name", "setting"].map(text_column).to_vec();
                 let all = self.asker.variables.all().into_iter();
                 let rows = all.map(|(name, value)| vec![Cell::text(name), Cell::text(value)]);
-                return Ok(listed(columns, rows.collect(), "SHOW"));
+                return Ok(listed((columns, rows.collect()), "SHOW", None));
             }
             Command::Constants(constants) => {
                 let columns = constants.iter().map(constant_column).collect();
@@ -96,7 +97,7 @@ impl Session {
                     .iter()
                     .map(|constant| self.constant(constant))
                     .collect();
-                return Ok(listed(columns, vec![row?], "SELECT"));
+                return Ok(listed((columns, vec![row?]), "SELECT", None));
             }
         };
         Ok(Ran::Done(tag))
@@ -117,13 +118,15 @@ impl Session {
         }
     }
 
-    /// Tells the client of a setting that it keeps track of.
-    fn report(&mut self, name: &str) {
-        let is_it = |reported: &&&str| reported.eq_ignore_ascii_case(name);
-        if let Some(name) = REPORTED.iter().find(is_it) {
-            let value = self.asker.variables.show(name).unwrap_or_default();
-            self.line.out.parameter(name, value);
+    /// Tells the client of settings that it keeps track of and that have changed, whatever has changed them.
+    pub(super) fn report(&mut self) {
+        let now = reported(&self.asker.variables);
+        for (name, (value, told)) in REPORTED.iter().zip(now.iter().zip(&self.told)) {
+            if value != told {
+                self.line.out.parameter(name, value);
+            }
         }
+        self.told = now;
     }
 
     /// What a setting is, or how fresh the last answer was.
@@ -176,7 +179,6 @@ impl Session {
                 is_local,
             } => {
                 self.set(name, value, *is_local)?;
-                self.report(name);
                 Cell::text(value.clone())
             }
             What::Nothing => Cell::text(""),
@@ -201,4 +203,12 @@ impl Session {
 /// The column of a value of the session.
 pub(super) fn constant_column(constant: &Constant) -> Column {
     Column::of(constant.name.as_str(), constant.kind())
+}
+
+/// The settings that clients keep track of, as they are.
+pub(super) fn reported(variables: &Variables) -> Vec<String> {
+    let shown = REPORTED.iter().map(|name| variables.show(name));
+    shown
+        .map(|value| value.unwrap_or_default().to_owned())
+        .collect()
 }

@@ -1,37 +1,36 @@
 //! Prepared statements and portals: a text now, its values later, and its rows a few at a time.
 
-use sheaf_export::{Column, ColumnKind};
+use std::mem::size_of;
+
+use sheaf_export::Column;
 use sheaf_lake::analytics::Param;
-use sheaf_model::AttributeType;
 
 use super::super::command::{self, Command};
-use super::super::fault::{QUERY_CANCELED, UNKNOWN_PORTAL, UNKNOWN_STATEMENT};
-use super::super::lexer::{self, Token, lex};
-use super::super::message::Target;
-use super::super::value::{TEXT, read_param};
-use super::*;
+use super::super::fault::{
+    Fault, PROGRAM_LIMIT, PROTOCOL_VIOLATION, QUERY_CANCELED, SYNTAX_OR_ACCESS, UNKNOWN_PORTAL,
+    UNKNOWN_STATEMENT,
+};
+use super::super::lexer;
+use super::super::message::{Forms, Target};
+use super::super::param::read_param;
+use super::super::question::Trouble;
+use super::super::value::TEXT;
+use super::described::{Described, told_kinds};
+use super::{Ran, Rows, Session};
 
 /// Statements and portals that a connection may have.
 const STATEMENTS_MAX: usize = 512;
 const PORTALS_MAX: usize = 32;
-/// Bytes of the texts of statements, and of the values of portals, together.
-const BYTES_MAX: usize = 1 << 20;
+/// Bytes of statements, their texts and what is known of their columns, together, and of portals with their values.
+pub(super) const BYTES_MAX: usize = 1 << 20;
 
 /// A prepared statement.
 pub(super) struct Prepared {
-    command: Command,
-    bytes: usize,
+    pub(super) command: Command,
+    pub(super) bytes: usize,
     /// As the client has said them; 0 where it has not.
     types: Vec<u32>,
-    described: Option<Described>,
-}
-
-/// What a statement takes and gives.
-#[derive(Clone)]
-struct Described {
-    params: Vec<u32>,
-    /// None where it gives no rows.
-    columns: Option<Vec<Column>>,
+    pub(super) described: Option<Described>,
 }
 
 /// A statement with its values.
@@ -74,16 +73,9 @@ impl Session {
             let message = "a prepared statement of this name is there";
             return Err(Fault::error("42P05", message));
         }
-        let own = text.len() + name.len() + 4 * types.len();
-        let bytes = own
-            + self
-                .statements
-                .values()
-                .map(|known| known.bytes)
-                .sum::<usize>();
-        if self.statements.len() >= STATEMENTS_MAX || bytes > BYTES_MAX {
-            let message = "the connection has as many prepared statements as it may have";
-            return Err(Fault::error(PROGRAM_LIMIT, message));
+        let own = text.len() + name.len() + size_of::<u32>() * types.len();
+        if self.statements.len() >= STATEMENTS_MAX || self.statements_bytes() + own > BYTES_MAX {
+            return Err(too_many_statements());
         }
         let prepared = Prepared {
             command: command::read(text),
@@ -124,7 +116,9 @@ impl Session {
             read_param(place + 1, oid, forms.of(place), value.as_deref())
         });
         let params = params.collect::<Result<Vec<Param>, Fault>>()?;
-        let bytes = values.iter().flatten().map(Vec::len).sum::<usize>() + prepared.bytes;
+        // As they are kept: a number of few bytes can have many digits.
+        let values = params.iter().map(bytes_of).sum::<usize>();
+        let bytes = values + prepared.bytes + portal.len() + wanted.count();
         let bound = Portal {
             command: prepared.command.clone(),
             params,
@@ -207,6 +201,8 @@ impl Session {
             }
             return Ok(());
         }
+        // Also where it was begun before that.
+        self.check_standing(&portal.command)?;
         self.start(name).await?;
         let portal = self.portals.get_mut(name).ok_or_else(unknown_portal)?;
         if let State::Forgotten = portal.state {
@@ -232,6 +228,10 @@ impl Session {
             Target::Portal(name) => drop(self.portals.remove(name)),
         }
         self.line.out.closed();
+    }
+
+    pub(super) fn statements_bytes(&self) -> usize {
+        self.statements.values().map(|known| known.bytes).sum()
     }
 
     /// Whether rows wait for their client.
@@ -266,72 +266,27 @@ impl Session {
         Ok(())
     }
 
-    fn prepared(&self, name: &str) -> Result<&Prepared, Fault> {
+    pub(super) fn prepared(&self, name: &str) -> Result<&Prepared, Fault> {
         self.statements.get(name).ok_or_else(unknown_statement)
-    }
-
-    /// Sees to it that it is known what a statement takes and gives.
-    async fn described(&mut self, name: &str) -> Result<(), Trouble> {
-        let prepared = self.prepared(name)?;
-        if prepared.described.is_some() {
-            return Ok(());
-        }
-        let described = match prepared.command.clone() {
-            Command::Ask(text) => {
-                let until = self.until();
-                let describing = self.asker.describe(text);
-                let cancelled = &mut self.place.cancelled;
-                let found = watched(&mut self.line, cancelled, until, describing).await?;
-                let params = found.params.into_iter();
-                Described {
-                    params: params.map(|kind| kind.map_or(TEXT, oid_of)).collect(),
-                    columns: Some(found.columns),
-                }
-            }
-            Command::Catalogue(text) => {
-                let places = lex(&text)
-                    .into_iter()
-                    .filter_map(|lexeme| match lexeme.token {
-                        Token::Param(number) => Some(number),
-                        _ => None,
-                    });
-                let count = places.max().unwrap_or(0);
-                if count > STATEMENTS_MAX {
-                    let message = "a statement has too many parameters";
-                    return Err(Fault::error(PROGRAM_LIMIT, message).into());
-                }
-                let columns = catalogue::list(&text, &[], &[], &self.asker.user)?.columns;
-                Described {
-                    params: vec![TEXT; count],
-                    columns: Some(columns),
-                }
-            }
-            Command::Constants(constants) => Described {
-                params: Vec::new(),
-                columns: Some(constants.iter().map(constant_column).collect()),
-            },
-            Command::Show(Some(name)) => Described {
-                params: Vec::new(),
-                columns: Some(vec![text_column(&name)]),
-            },
-            Command::Show(None) => Described {
-                params: Vec::new(),
-                columns: Some(["name", "setting"].map(text_column).to_vec()),
-            },
-            _ => Described {
-                params: Vec::new(),
-                columns: None,
-            },
-        };
-        if let Some(prepared) = self.statements.get_mut(name) {
-            prepared.described = Some(described);
-        }
-        Ok(())
     }
 }
 
 pub(super) fn unknown_statement() -> Fault {
     Fault::error(UNKNOWN_STATEMENT, "there is no such prepared statement")
+}
+
+pub(super) fn too_many_statements() -> Fault {
+    let message = "the connection has as many prepared statements as it may have";
+    Fault::error(PROGRAM_LIMIT, message)
+}
+
+/// What a value takes in memory.
+fn bytes_of(param: &Param) -> usize {
+    let text = match param {
+        Param::Null | Param::Bool(_) => 0,
+        Param::Number(text) | Param::Text(text) => text.len(),
+    };
+    size_of::<Param>() + text
 }
 
 fn unknown_portal() -> Fault {
@@ -343,46 +298,4 @@ fn gives_rows(command: &Command) -> bool {
         command,
         Command::Ask(_) | Command::Catalogue(_) | Command::Constants(_) | Command::Show(_)
     )
-}
-
-/// The types that rows are written in: those that the client was told. A text can be told of anything.
-fn told_kinds(told: Option<&[Column]>, columns: &[Column]) -> Result<Vec<ColumnKind>, Fault> {
-    let Some(told) = told else {
-        return Ok(kinds_of(columns));
-    };
-    let fits = |(told, own): (&Column, &Column)| {
-        told.kind == ColumnKind::Of(AttributeType::Text) || oid_of(told.kind) == oid_of(own.kind)
-    };
-    match told.len() == columns.len() && told.iter().zip(columns).all(fits) {
-        true => Ok(kinds_of(told)),
-        false => {
-            let message = "with these values the columns have other types than the statement was said to give";
-            Err(Fault::error(FEATURE_NOT_SUPPORTED, message))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_written_in_the_types_that_were_told_or_not_at_all() {
-        use AttributeType::{Float, Int, Text};
-        let columns = |kinds: &[AttributeType]| -> Vec<Column> {
-            kinds.iter().map(|kind| Column::of("x", *kind)).collect()
-        };
-        for (told, own, fits) in [
-            (&[Int][..], &[Int][..], true),
-            (&[Text], &[Int], true),
-            (&[Int], &[Float], false),
-            (&[Int], &[Text], false),
-            (&[Int, Int], &[Int], false),
-        ] {
-            let kinds = told_kinds(Some(&columns(told)), &columns(own));
-            assert_eq!(kinds.is_ok(), fits, "{told:?} {own:?}");
-        }
-        let kinds = told_kinds(None, &columns(&[Int])).expect("its own");
-        assert_eq!(kinds, [ColumnKind::Of(Int)]);
-    }
 }
