@@ -102,6 +102,7 @@ fn tell(error: &ArchiveError<LakeError>) {
                 "an archive is stopped, since the lake is not what it should be"
             );
         }
+        ArchiveError::Refused(_) => tracing::error!(cause, "nothing is archived"),
         ArchiveError::Postgres(_) | ArchiveError::Lake(_) => {
             tracing::warn!(cause, "a step of an archive failed; it is tried again");
         }

@@ -46,6 +46,9 @@ pub(crate) enum Command {
         command: PartitionCommand,
     },
     /// Compare the lake with PostgreSQL, fact by fact where they differ, and put right what does
+    ///
+    /// One at a time does: while a server or another command compares, and for a minute after one of them was killed, it ends with 6. It
+    /// ends with 5 where something differs, and with 6 too where the lake did not come as far in time.
     Reconcile(ReconcileArgs),
     /// Check the database as a server would, and say what is wrong
     Doctor(DoctorArgs),

@@ -13,8 +13,8 @@ use sheaf_ingest::instruments::{
     VALUES_TOTAL,
 };
 use sheaf_lake::instruments::{
-    CORRECTIONS_WAITING, SQL_MEMORY_BYTES, SQL_QUESTIONS_TOTAL, SQL_RESULTS, SQL_RUNNING,
-    SQL_SCANNED_BYTES_TOTAL, SQL_SECONDS, SQL_WAITING,
+    CORRECTIONS_WAITING, RETENTION_FACTS_TOTAL, SQL_MEMORY_BYTES, SQL_QUESTIONS_TOTAL, SQL_RESULTS,
+    SQL_RUNNING, SQL_SCANNED_BYTES_TOTAL, SQL_SECONDS, SQL_WAITING,
 };
 use sheaf_model::RefusalCode;
 use sheaf_pg::{PgError, Pool};
@@ -102,6 +102,7 @@ fn register() {
         metrics::counter!(SQL_QUESTIONS_TOTAL, "result" => result).absolute(0);
     }
     metrics::counter!(SQL_SCANNED_BYTES_TOTAL).absolute(0);
+    metrics::counter!(RETENTION_FACTS_TOTAL).absolute(0);
     for gauge in [
         SQL_RUNNING,
         SQL_WAITING,

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use sheaf_config::{Lake, LakeLocation, Password};
+use sheaf_config::{Lake, LakeLocation, Password, RestCatalog};
 use sheaf_lake::analytics::{LakeReader, QueryBounds, ReaderOptions};
 use sheaf_lake::reconcile::{ReconcileOptions, Reconciler};
-use sheaf_lake::{Bucket, LakeArchive, LakeOptions, LakeSink, Location};
+use sheaf_lake::{
+    Bucket, LakeArchive, LakeCatalog, LakeOptions, LakeSink, Location, RestAccess, RestOptions,
+};
 use sheaf_pg::Pool;
 use sheaf_store as store;
 
@@ -70,7 +72,51 @@ pub(crate) fn reconciler(
 }
 
 fn options(lake: &Lake) -> Result<LakeOptions> {
-    Ok(LakeOptions::at(location(lake)?))
+    let catalog = match &lake.catalog {
+        Some(catalog) => LakeCatalog::Rest(rest(catalog)?),
+        None => LakeCatalog::Postgres,
+    };
+    Ok(LakeOptions {
+        catalog,
+        ..LakeOptions::at(location(lake)?)
+    })
+}
+
+fn rest(catalog: &RestCatalog) -> Result<RestOptions> {
+    let token = catalog.token.as_ref().map(secret_of).transpose()?;
+    let secret = catalog.client_secret.as_ref().map(secret_of).transpose()?;
+    let access = match (token, &catalog.client_id, secret) {
+        (None, None, None) => RestAccess::Open,
+        (Some(token), None, None) => RestAccess::Token(token),
+        (None, Some(id), Some(secret)) => RestAccess::Client {
+            id: id.clone(),
+            secret,
+            scope: catalog.scope.clone(),
+            token_uri: catalog.token_uri.clone(),
+        },
+        (None, Some(_), None) => {
+            anyhow::bail!("lake.catalog.client_id has no lake.catalog.client_secret")
+        }
+        (None, None, Some(_)) => {
+            anyhow::bail!("lake.catalog.client_secret has no lake.catalog.client_id")
+        }
+        (Some(_), _, _) => {
+            anyhow::bail!("lake.catalog.token and a client of lake.catalog are both set; keep one")
+        }
+    };
+    Ok(RestOptions {
+        uri: catalog.uri.clone(),
+        warehouse: catalog.warehouse.clone(),
+        namespace: catalog.namespace.clone(),
+        access,
+    })
+}
+
+fn secret_of(secret: &Password) -> Result<String> {
+    Ok(match secret {
+        Password::Text(secret) => secret.reveal().to_owned(),
+        Password::File(path) => private_file::read(path)?.trim_end().to_owned(),
+    })
 }
 
 fn location(lake: &Lake) -> Result<Location> {
@@ -78,11 +124,7 @@ fn location(lake: &Lake) -> Result<Location> {
         LakeLocation::Folder(folder) => return Ok(Location::Folder(folder.clone())),
         LakeLocation::Bucket { name, prefix } => (name.clone(), prefix.clone()),
     };
-    let secret = match &lake.secret_access_key {
-        Some(Password::Text(secret)) => Some(secret.reveal().to_owned()),
-        Some(Password::File(path)) => Some(private_file::read(path)?.trim_end().to_owned()),
-        None => None,
-    };
+    let secret = lake.secret_access_key.as_ref().map(secret_of).transpose()?;
     let keys = match (&lake.access_key_id, secret) {
         (Some(id), Some(secret)) => Some((id.clone(), secret)),
         (None, None) => None,

@@ -9,8 +9,8 @@ use sheaf_config::Settings;
 use sheaf_model::Timestamp;
 use sheaf_pg::Pool;
 use sheaf_store::archive::{
-    Archive, ArchiveState, archive_again, count_late, fetch_boundaries, finish_restore,
-    list_archives, prepare_restored,
+    Archive, ArchiveState, archive_again, begin_restore, count_late, fetch_boundaries,
+    finish_restore, list_archives, prepare_restored,
 };
 use sheaf_store::maintenance::{DetachedPartition, list_detached, measure_partitions};
 use sheaf_store::partitions::Partition;
@@ -172,24 +172,31 @@ async fn find(upkeep: &Pool, name: &str) -> Result<Option<Archive>> {
     Ok(archives.find(|archive| archive.partition.name == name))
 }
 
+/// The partition that has to be archived before this one, where there is one on its way or restored.
+fn first_before<'a>(archives: &'a [Archive], name: &str) -> Option<&'a str> {
+    let is_dropped = |archive: &&Archive| {
+        archive.partition.name == name && archive.state == ArchiveState::Dropped
+    };
+    if archives.iter().any(|archive| is_dropped(&archive)) {
+        return None;
+    }
+    let mut archives = archives.iter();
+    let going = archives.find(|archive| archive.state != ArchiveState::Dropped)?;
+    Some(going.partition.name.as_str()).filter(|going| *going != name)
+}
+
 /// Whether a partition is the one that can be archived: the one on its way, or the oldest, which has ended.
 async fn require_next(upkeep: &Pool, name: &str) -> Result<()> {
     let archives = list_archives(upkeep).await?;
-    let going = archives
-        .iter()
-        .find(|archive| archive.state != ArchiveState::Dropped);
+    if let Some(first) = first_before(&archives, name) {
+        let text = format!("{first} is being archived, or was restored; it is first");
+        return Err(Stop::Usage(text).into());
+    }
     if archives
         .iter()
         .any(|archive| archive.partition.name == name)
     {
         return Ok(());
-    }
-    if let Some(going) = going {
-        let text = format!(
-            "{} is being archived, or was restored; it is first",
-            going.partition.name
-        );
-        return Err(Stop::Usage(text).into());
     }
     let attached = measure_partitions(upkeep).await?;
     let oldest = attached.first().map(|one| &one.partition);
@@ -214,19 +221,35 @@ async fn require_next(upkeep: &Pool, name: &str) -> Result<()> {
 pub(super) async fn restore(target: &TargetArgs, name: &str) -> Result<()> {
     let target = Target::of(target).await?;
     let upkeep = &target.upkeep;
+    let restoring = begin_restore(upkeep).await?;
+    let restoring = restoring.context(Stop::Usage(
+        "another sheaf partition restore is at work".to_owned(),
+    ))?;
     let archive = find(upkeep, name).await?;
     let archive =
         archive.with_context(|| Stop::NotFound(format!("no partition {name:?} was archived")))?;
     if archive.state == ArchiveState::Dropped {
         require_newest(upkeep, &archive).await?;
         load(&target, &archive).await?;
+        // What was compared is what is put back.
+        restoring.require().await?;
     }
     finish_restore(upkeep, name, Timestamp::now()).await?;
+    restoring.release().await?;
     Ok(say(&json!({"name": name, "restored": true}).to_string())?)
 }
 
-/// Whether a partition is the one that can be put back: what is archived is all before one instant.
+/// Whether a partition is the one that can be put back: what is archived is all before one instant, which does not move meanwhile.
 async fn require_newest(upkeep: &Pool, archive: &Archive) -> Result<()> {
+    let archives = list_archives(upkeep).await?;
+    let is_going = |other: &&Archive| {
+        let is_here = matches!(other.state, ArchiveState::Dropped | ArchiveState::Restored);
+        other.partition.lower > archive.partition.lower && !is_here
+    };
+    if let Some(going) = archives.iter().find(is_going) {
+        let text = format!("{} is being archived", going.partition.name);
+        return Err(Stop::Usage(text).into());
+    }
     let before = fetch_boundaries(upkeep).await?.archived_before;
     if before == Some(archive.partition.upper) {
         return Ok(());
@@ -239,14 +262,20 @@ async fn require_newest(upkeep: &Pool, archive: &Archive) -> Result<()> {
 /// Brings what the lake holds of a partition back into a table, and compares it with what the partition had.
 async fn load(target: &Target, archive: &Archive) -> Result<()> {
     let (partition, lake) = (&archive.partition, &target.lake.0);
-    prepare_restored(&target.upkeep, &partition.name).await?;
-    let events = lake.load(partition).await?;
+    anyhow::ensure!(
+        prepare_restored(&target.upkeep, &partition.name).await?,
+        "{} is not what it was a moment ago: look at sheaf partition plan",
+        partition.name
+    );
+    let (events, removed) = lake.load(partition).await?;
     let loaded = lake.digest_partition(&partition.name).await?;
     let digest = archive.digest.as_ref();
     let digest = digest.context("what the partition came to when it was dropped")?;
-    let sum = format!("{:032x}", loaded.digest.sum);
+    // Of what is older than it is kept, the lake has the last values alone.
+    let sum = format!("{:032x}", (loaded.digest + removed).sum);
+    let is_whole = i64::try_from(events) == Ok(digest.events);
     anyhow::ensure!(
-        i64::try_from(events) == Ok(digest.events) && sum == digest.sum,
+        (is_whole || removed.facts > 0) && sum == digest.sum,
         "the lake gave {events} events in {} facts with hashes that sum up to {sum}, and the partition had {} in {} with {}; \
          reads go on from the lake",
         loaded.digest.facts,
@@ -298,4 +327,47 @@ pub(super) async fn check(upkeep: &Pool) -> Result<String> {
     Ok(format!(
         "{before} is read from the lake{way}; {late} late events{last}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_waits_for_older_ones_that_are_on_their_way_or_restored() {
+        use ArchiveState::{Closed, Dropped, Restored};
+        let archives = |states: &[ArchiveState]| -> Vec<Archive> {
+            let numbered = states.iter().zip(["p0", "p1", "p2"]);
+            numbered
+                .map(|(state, name)| Archive {
+                    partition: Partition {
+                        name: name.to_owned(),
+                        lower: Timestamp::MIN,
+                        upper: Timestamp::MAX,
+                    },
+                    state: *state,
+                    keyframes: 0,
+                    digest: None,
+                    awaited: None,
+                    closed_at: Timestamp::MIN,
+                    verified_at: None,
+                    dropped_at: None,
+                    failure: None,
+                })
+                .collect()
+        };
+        for (states, name, first) in [
+            (&[][..], "p0", None),
+            (&[Dropped, Closed], "p1", None),
+            (&[Dropped, Closed], "p2", Some("p1")),
+            (&[Dropped, Restored], "p1", None),
+            (&[Restored, Restored], "p0", None),
+            (&[Restored, Restored], "p1", Some("p0")),
+            // What is done is shown.
+            (&[Dropped, Restored], "p0", None),
+        ] {
+            let archives = archives(states);
+            assert_eq!(first_before(&archives, name), first, "{states:?} {name}");
+        }
+    }
 }

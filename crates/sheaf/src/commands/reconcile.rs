@@ -84,7 +84,11 @@ async fn request(args: &ReconcileArgs, access: &Access) -> Result<ReconcileReque
         tenant,
         from: instant(args.from.as_deref(), "--from")?,
         until: instant(args.to.as_deref(), "--to")?,
-        repairs: args.repair,
+        repairs_max: if args.repair {
+            ReconcileRequest::REPAIRS_MAX
+        } else {
+            0
+        },
         differences_max: args.limit,
         ..ReconcileRequest::default()
     })
@@ -102,6 +106,10 @@ fn instant(text: Option<&str>, argument: &str) -> Result<Option<Timestamp>> {
 
 /// What the command ends with.
 fn verdict(report: &Report, documents: Option<&DocumentCheck>) -> Result<()> {
+    if documents.is_some_and(|checked| !checked.violations.is_empty()) {
+        let text = "documents differ from their events".to_owned();
+        return Err(Stop::Different(text).into());
+    }
     if let Outcome::NotCompared(reason) = report.outcome {
         return Err(Stop::NotCompared(format!("not compared: {}", reason.as_str())).into());
     }
@@ -110,10 +118,6 @@ fn verdict(report: &Report, documents: Option<&DocumentCheck>) -> Result<()> {
         && report.hours_left == 0;
     if report.outcome == Outcome::Different && !is_repaired {
         let text = "the lake differs from PostgreSQL".to_owned();
-        return Err(Stop::Different(text).into());
-    }
-    if documents.is_some_and(|checked| !checked.violations.is_empty()) {
-        let text = "documents differ from their events".to_owned();
         return Err(Stop::Different(text).into());
     }
     Ok(())
@@ -154,6 +158,7 @@ fn described(report: &Report, documents: Option<&DocumentCheck>) -> Value {
             .map(|hour| json!({"tenant_id": hour.tenant, "hour": time_of(hour.hour.saturating_mul(HOUR_MICROS))}))
             .collect::<Vec<_>>(),
         "hours_left": report.hours_left,
+        "periods_unknown": report.periods_unknown,
         "letters": report.letters,
         "repaired": report.repaired.map(|repaired| json!({"events": repaired.asked, "facts_left": repaired.left})),
         "read": {
@@ -244,6 +249,12 @@ fn lines(report: &Report, documents: Option<&DocumentCheck>) -> Vec<String> {
             report.hours_left
         ));
     }
+    if report.periods_unknown > 0 {
+        lines.push(format!(
+            "{} periods were given away before they were counted, and are not compared",
+            report.periods_unknown
+        ));
+    }
     if report.letters > 0 {
         lines.push(format!(
             "{} facts wait as dead letters: see GET /v1/dead-letters",
@@ -269,4 +280,71 @@ fn lines(report: &Report, documents: Option<&DocumentCheck>) -> Vec<String> {
         lines.extend(checked.violations.iter().map(ToString::to_string));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sheaf_lake::reconcile::{DifferenceCounts, Repaired, Work};
+    use sheaf_store::invariants::Violation;
+
+    fn report(outcome: Outcome, repaired: Option<Repaired>) -> Report {
+        Report {
+            outcome,
+            cutoff: Timestamp::MIN,
+            counts: DifferenceCounts::default(),
+            differences: Vec::new(),
+            archived: Vec::new(),
+            hours_left: 0,
+            periods_unknown: 0,
+            letters: 0,
+            repaired,
+            work: Work::default(),
+        }
+    }
+
+    #[test]
+    fn it_ends_with_what_is_known_to_differ_before_what_nobody_knows() {
+        let violation = Violation {
+            invariant: "documents_are_folds",
+            counterexample: "another value".to_owned(),
+        };
+        let wrong = DocumentCheck {
+            violations: vec![violation],
+            ..DocumentCheck::default()
+        };
+        let right = DocumentCheck::default();
+        let repaired = |left| Some(Repaired { asked: 2, left });
+        let behind = Outcome::NotCompared(NotCompared::Behind);
+        for (claim, outcome, repaired, documents, wanted) in [
+            ("equal", Outcome::Clean, None, &right, None),
+            ("different", Outcome::Different, None, &right, Some("5")),
+            ("put right", Outcome::Different, repaired(0), &right, None),
+            (
+                "put right in part",
+                Outcome::Different,
+                repaired(1),
+                &right,
+                Some("5"),
+            ),
+            ("not compared", behind, None, &right, Some("6")),
+            ("documents", Outcome::Clean, None, &wrong, Some("5")),
+            ("documents alone", behind, None, &wrong, Some("5")),
+            (
+                "documents still",
+                Outcome::Different,
+                repaired(0),
+                &wrong,
+                Some("5"),
+            ),
+        ] {
+            let verdict = verdict(&report(outcome, repaired), Some(documents));
+            let code = verdict.err().map(|error| match error.downcast_ref() {
+                Some(Stop::Different(_)) => "5",
+                Some(Stop::NotCompared(_)) => "6",
+                other => panic!("{claim}: {other:?}"),
+            });
+            assert_eq!(code, wanted, "{claim}");
+        }
+    }
 }
