@@ -63,6 +63,7 @@ const GRANTED: &[(&str, &str, &[&str])] = &[
     ("sheaf_app", "UPDATE(temperature)", &["attributes"]),
     ("sheaf_app", "UPDATE(value_index)", &["attributes"]),
     ("sheaf_app", "UPDATE(series_tag)", &["attributes"]),
+    ("sheaf_app", "UPDATE(retention_micros)", &["attributes"]),
     ("sheaf_app", "UPDATE(catalogue_version)", &["tenants"]),
     ("sheaf_app", "UPDATE(status)", &["rejections"]),
     ("sheaf_app", "UPDATE(external_id)", &["rejections"]),
