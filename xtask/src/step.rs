@@ -24,6 +24,8 @@ const SHORT_FAULTS_SEED: &str = "1";
 /// As long as every fault takes to come at least once. The long form is ten minutes, by hand.
 const SHORT_FAULTS_MINUTES: &str = "1";
 
+/// How many tests of one program run side by side: on two cores half as many leave these idle two thirds of the time.
+const TESTS_AT_A_TIME: &str = "4";
 /// How many programs run side by side: most of their time they wait for a crash, a limit or a replica.
 const AT_A_TIME: usize = 2;
 /// Those that hold a time to a bound, and are alone on the machine.
@@ -51,7 +53,10 @@ pub(crate) fn check() -> Result<()> {
         let mut command = cargo_command(&["doc", "--workspace", "--no-deps", "--locked"]);
         run(command.env("RUSTDOCFLAGS", "-D warnings"))
     })?;
-    step("tests", || cargo(&["test", "--workspace", "--locked"]))
+    step("tests", || {
+        let mut command = cargo_command(&["test", "--workspace", "--locked"]);
+        run(command.env("RUST_TEST_THREADS", TESTS_AT_A_TIME))
+    })
 }
 
 pub(crate) fn edges() -> Result<()> {
