@@ -27,7 +27,7 @@ const SHORT_FAULTS_MINUTES: &str = "1";
 /// How many tests of one program run side by side: on two cores half as many leave these idle two thirds of the time.
 const TESTS_AT_A_TIME: &str = "4";
 /// How many programs run side by side: most of their time they wait for a crash, a limit or a replica.
-const AT_A_TIME: usize = 2;
+const AT_A_TIME: usize = 3;
 /// Those that hold a time to a bound, and are alone on the machine.
 const ALONE: [&str; 2] = ["tests/e2e/crash_under_load.py", "tests/e2e/timing.py"];
 
