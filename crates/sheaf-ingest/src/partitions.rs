@@ -10,6 +10,8 @@ use sheaf_store::partitions::{
     Partition, ensure_partition, list_closed_partitions, list_partitions,
 };
 
+use crate::plan::is_late;
+
 /// The partitions of the history.
 pub(crate) struct Partitions {
     /// Those that can be written to.
@@ -23,8 +25,7 @@ pub(crate) struct Partitions {
 impl Partitions {
     /// Whether nothing can be written for an instant.
     pub(crate) fn refuse(&self, time: Timestamp) -> bool {
-        let is_late = self.closed_before.is_some_and(|closed| time < closed);
-        !is_late && self.closed.iter().any(|one| one.holds(time))
+        !is_late(time, self.closed_before) && self.closed.iter().any(|one| one.holds(time))
     }
 }
 
@@ -46,8 +47,10 @@ pub(crate) async fn partitions_with(
     let closed = list_closed_partitions(writer).await?;
     // After the partitions: one that was closed for its archive before they were listed is known to be.
     let closed_before = fetch_boundaries(writer).await?.closed_before;
-    let is_late = |time: &Timestamp| closed_before.is_some_and(|closed| *time < closed);
-    for time in missing.into_iter().filter(|time| !is_late(time)) {
+    let missing = missing
+        .into_iter()
+        .filter(|time| !is_late(*time, closed_before));
+    for time in missing {
         let mut known = open.iter().chain(&closed);
         if known.any(|partition| partition.holds(time)) {
             continue;

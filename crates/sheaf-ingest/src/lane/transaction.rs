@@ -236,8 +236,8 @@ impl Lane {
         };
         self.tell(position, &plan);
         steps.ended("commit");
-        let late = plan.rows.iter().filter(|row| row.is_late()).count();
-        metrics::counter!(LATE_EVENTS_TOTAL).increment(u64::try_from(late).unwrap_or(u64::MAX));
+        metrics::counter!(LATE_EVENTS_TOTAL)
+            .increment(u64::try_from(late.len()).unwrap_or(u64::MAX));
         let events: usize = parts.iter().map(|part| part.events.len()).sum();
         metrics::histogram!(GROUP_EVENTS).record(events as f64);
         for (place, stored) in prepared {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use sheaf_model::Timestamp;
 use sheaf_store::partitions::Partition;
 
+use crate::plan::is_late;
+
 /// How long what was read is taken to be true. What is staged into a partition that was closed meanwhile, its flush refuses
 /// and keeps; into one that was detached, its flush makes another. Less would be a statement more for many requests.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
@@ -39,8 +41,8 @@ impl KnownPartitions {
             .read_at
             .is_some_and(|read_at| now.saturating_duration_since(read_at) < TRUSTED_FOR);
         let holds = |time: &Timestamp| {
-            let is_late = self.closed_before.is_some_and(|closed| *time < closed);
-            is_late || self.partitions.iter().any(|known| known.holds(*time))
+            is_late(*time, self.closed_before)
+                || self.partitions.iter().any(|known| known.holds(*time))
         };
         times.is_empty() || is_fresh && times.iter().all(holds)
     }
