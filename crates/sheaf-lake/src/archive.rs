@@ -10,11 +10,10 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use iceberg::spec::DataFile;
 
-use sheaf_cdc::change::EventRow;
 use sheaf_model::{ChangePosition, LATE_SEQ, Timestamp};
 use sheaf_pg::{PgError, Pool};
-use sheaf_store::archive::{ArchivedEvent, count_waiting, read_partition};
-use sheaf_store::lake::{LakeFeed, LakeName, look_at_lake};
+use sheaf_store::archive::{count_waiting, read_partition};
+use sheaf_store::lake::{CorrectionKey, LakeCorrection, LakeFeed, LakeName, look_at_lake};
 use sheaf_store::partitions::Partition;
 use sheaf_store::retention::read_lake_and_removals;
 use sheaf_store::settings::Settings;
@@ -23,12 +22,12 @@ use crate::analytics::covered;
 use crate::background::in_background;
 use crate::digest::{Digest, digest_pending, digest_rows};
 use crate::error::{Cause, LakeError};
-use crate::fact::{EventFault, attributes_of};
 use crate::facts::day_of;
 use crate::files::{Files, Stop};
 use crate::names::Names;
 use crate::observer::Observed;
 use crate::pending::Pending;
+use crate::reconcile::event_row;
 use crate::rewrite::{partition_of, ranges_of};
 use crate::schema::LakeTable;
 use crate::sink::LakeOptions;
@@ -123,9 +122,9 @@ impl LakeArchive {
     pub async fn digest_partition(&self, name: &str) -> Result<ArchiveSide, LakeError> {
         let mut names = Names::new(self.upkeep.clone());
         let (mut events, mut digest) = (0, Digest::default());
-        let mut last: Option<ArchivedEvent> = None;
+        let mut last = CorrectionKey::FIRST;
         loop {
-            let read = read_partition(&self.upkeep, name, last.as_ref(), EVENTS_MAX).await?;
+            let read = read_partition(&self.upkeep, name, last, EVENTS_MAX).await?;
             let mut pending = Pending::default();
             for event in &read {
                 push(&mut pending, event, &mut names).await?;
@@ -133,10 +132,10 @@ impl LakeArchive {
             let kind_of = |tenant, id| names.kind(tenant, id);
             digest_pending(&pending, kind_of, |_, fact| digest += fact.digest);
             events += u64::try_from(read.len()).unwrap_or(u64::MAX);
-            last = match read.into_iter().next_back() {
-                Some(event) => Some(event),
+            match read.last() {
+                Some(event) => last = event.key,
                 None => return Ok(ArchiveSide { events, digest }),
-            };
+            }
         }
     }
 
@@ -151,11 +150,7 @@ impl LakeArchive {
             let location = standing.location(table.name()).ok_or_else(gone)?;
             tables.push(TableState::load_own(table, &self.warehouse, location).await?);
         }
-        let removed = Digest {
-            facts: removed.facts.cast_unsigned(),
-            sum: removed.sum,
-        };
-        Ok((tables, removed))
+        Ok((tables, removed.into()))
     }
 
     fn files(&self) -> Files {
@@ -187,31 +182,13 @@ impl LakeArchive {
 
 async fn push(
     pending: &mut Pending,
-    event: &ArchivedEvent,
+    event: &LakeCorrection,
     names: &mut Names,
 ) -> Result<(), LakeError> {
-    let row = EventRow {
-        tenant: event.tenant,
-        entity: event.entity,
-        observed_at: event.observed_at,
-        seq: event.seq,
-        op: event.op,
-        batch: event.batch,
-        ingested_at: event.ingested_at,
-        attrs: event.attrs.clone(),
-    };
-    let pushed = match pending.push_event(&row, names) {
-        Err(EventFault::UnknownAttribute(_)) => match attributes_of(&row.attrs) {
-            Ok(ids) => {
-                names.find_attributes(row.tenant, &ids).await?;
-                pending.push_event(&row, names)
-            }
-            Err(fault) => Err(fault),
-        },
-        pushed => pushed,
-    };
+    let row = event_row(event);
+    let pushed = pending.take_event(&row, names).await?;
     pushed.map_err(|source| LakeError::ArchivedEvent {
-        observed_at: event.observed_at,
+        observed_at: row.observed_at,
         source,
     })
 }

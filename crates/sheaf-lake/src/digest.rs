@@ -16,6 +16,7 @@ use arrow_array::{
     StringArray, StringViewArray,
 };
 use sheaf_model::{AttributeId, AttributeType, TenantId};
+use sheaf_store::reconcile::FactSum;
 use twox_hash::XxHash3_128;
 
 use crate::error::Cause;
@@ -23,7 +24,7 @@ use crate::fact::Cell;
 use crate::facts::op_name;
 use crate::pending::{Pending, PendingFact};
 
-const HOUR_MICROS: i64 = 3_600_000_000;
+pub(crate) const HOUR_MICROS: i64 = 3_600_000_000;
 
 /// How many facts there are, and the sum of their hashes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -59,6 +60,24 @@ impl Add for Digest {
         Digest {
             facts: self.facts.wrapping_add(other.facts),
             sum: self.sum.wrapping_add(other.sum),
+        }
+    }
+}
+
+impl From<Digest> for FactSum {
+    fn from(digest: Digest) -> FactSum {
+        FactSum {
+            facts: digest.facts.cast_signed(),
+            sum: digest.sum,
+        }
+    }
+}
+
+impl From<FactSum> for Digest {
+    fn from(sum: FactSum) -> Digest {
+        Digest {
+            facts: sum.facts.cast_unsigned(),
+            sum: sum.sum,
         }
     }
 }

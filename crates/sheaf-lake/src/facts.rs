@@ -20,7 +20,7 @@ use crate::schema::{DECIMAL_DIGITS, DECIMAL_PLACES};
 
 /// The zone of every instant.
 pub(crate) const UTC: &str = "+00:00";
-const DAY_MICROS: i64 = 86_400_000_000;
+pub(crate) const DAY_MICROS: i64 = 86_400_000_000;
 
 /// What the facts of one file have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

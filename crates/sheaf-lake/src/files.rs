@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::data_file::{EncodedFile, encode};
 use crate::error::{Cause, LakeError};
-use crate::facts::{NamedFacts, Part, day_of, divide};
+use crate::facts::{DAY_MICROS, NamedFacts, Part, day_of, divide};
 use crate::keyframes::NamedKeyframes;
 use crate::lake::TenantBuckets;
 use crate::observer::{CommitStep, Observed};
@@ -143,7 +143,7 @@ pub(crate) fn file_name(partition: &[Option<i32>]) -> String {
     let unique = Uuid::new_v4();
     match partition {
         [Some(day), Some(bucket)] => {
-            let time = Timestamp::from_micros(i64::from(*day) * 86_400_000_000);
+            let time = Timestamp::from_micros(i64::from(*day) * DAY_MICROS);
             let time = time.map_or_else(|_| day.to_string(), |time| time.to_string());
             format!("{}-b{bucket:02}-{unique}", time.get(..10).unwrap_or("day"))
         }

@@ -7,7 +7,8 @@ use sheaf_model::{AttributeId, BatchId, ChangePosition, EntityId, Op, TenantId, 
 use sheaf_store::lake::{CorrectionKey, LakeCorrection};
 use uuid::Uuid;
 
-use crate::fact::{Cell, EventFault, read_cells};
+use crate::error::LakeError;
+use crate::fact::{Cell, EventFault, attributes_of, read_cells};
 use crate::keyframes::Keyframes;
 use crate::names::Names;
 use crate::rows::StoredRow;
@@ -77,6 +78,25 @@ impl Pending {
             Catalogue::Entities => self.entities.push(row),
             // They are no rows of a catalogue: nothing replaces one.
             Catalogue::Keyframes => {}
+        }
+    }
+
+    /// Takes an event, or says what is wrong with it. Attributes that were named before this process began are looked for.
+    pub(crate) async fn take_event(
+        &mut self,
+        row: &EventRow,
+        names: &mut Names,
+    ) -> Result<Result<(), EventFault>, LakeError> {
+        match self.push_event(row, names) {
+            Err(EventFault::UnknownAttribute(_)) => {
+                let ids = match attributes_of(&row.attrs) {
+                    Ok(ids) => ids,
+                    Err(fault) => return Ok(Err(fault)),
+                };
+                names.find_attributes(row.tenant, &ids).await?;
+                Ok(self.push_event(row, names))
+            }
+            pushed => Ok(pushed),
         }
     }
 

@@ -14,23 +14,24 @@ use std::collections::{BTreeMap, HashMap};
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use iceberg::spec::DataFile;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use sheaf_model::LATE_SEQ;
-use sheaf_store::reconcile::FactSum;
 use sheaf_store::retention::Removal;
 
 use crate::corrections::FactOf;
 use crate::data_file::FileWriter;
 use crate::digest::{Digest, TenantHour, digest_rows};
 use crate::error::{Cause, LakeError};
+use crate::facts::DAY_MICROS;
 use crate::files::{Files, encoding};
 use crate::rewrite::{Prepared, facts_of, partition_of, ranges_of};
 use crate::schema::{LakeTable, TENANT_BUCKETS};
+use crate::stored_file::StoredFile;
 use crate::table::{TableChange, TableState};
 pub(crate) use boundaries::Boundaries;
 use keyframes::Frames;
 use lasting::{Lasting, Share, TooMany};
 
-const DAY_MICROS: i64 = 86_400_000_000;
 /// Bytes of the files that are written anew by a step. More makes fewer commits, each of which is in memory.
 const STEP_BYTES: u64 = 64 << 20;
 
@@ -138,17 +139,13 @@ impl<'a> Step<'a> {
     fn into_prepared(self, bucket: i32) -> Prepared {
         let mut changes = self.changes;
         changes.retain(|(_, change)| !change.is_empty());
-        let sum = |digest: Digest| FactSum {
-            facts: digest.facts.cast_signed(),
-            sum: digest.sum,
-        };
         let removed = self.removed.into_iter();
         let removed = removed.map(|((hour, is_late), (all, hidden))| Removal {
             tenant: hour.tenant,
             hour: hour.hour,
             is_late,
-            all: sum(all),
-            hidden: sum(hidden),
+            all: all.into(),
+            hidden: hidden.into(),
         });
         Prepared {
             changes,
@@ -246,17 +243,24 @@ impl<'a> Step<'a> {
         let mut frames = Frames::new(self.boundaries, share);
         for of_day in days.values().rev() {
             for file in of_day {
-                let stored = self.files.open(&file.location)?;
-                let decoding = || LakeError::file("decoding file", &file.location);
-                for batch in stored.keys(state.table).map_err(decoding())? {
-                    let batch = batch.map_err(Cause::from).map_err(decoding())?;
-                    if frames.meet(&batch).map_err(decoding())?.is_err() {
-                        return Ok(Err(TooMany));
-                    }
+                let mut is_too_many = false;
+                self.each_frames(file, |batch| {
+                    is_too_many |= frames.meet(batch)?.is_err();
+                    Ok(())
+                })?;
+                if is_too_many {
+                    return Ok(Err(TooMany));
                 }
             }
             for file in of_day {
+                let mut has_any = false;
                 if self.has_room() {
+                    self.each_frames(file, |batch| {
+                        has_any |= frames.stay(batch)?.contains(&false);
+                        Ok(())
+                    })?;
+                }
+                if has_any {
                     self.rewrite_rows(state, file, change, |batch| frames.stay(batch))?;
                 }
             }
@@ -273,14 +277,37 @@ impl<'a> Step<'a> {
         file: &OldFile,
         mut each: impl FnMut(&FactOf, bool),
     ) -> Result<(), LakeError> {
-        let stored = self.files.open(&file.location)?;
-        let decoding = || LakeError::file("decoding file", &file.location);
-        for batch in stored.facts(|_| true).map_err(decoding())? {
-            self.files.stop.check()?;
-            let batch = batch.map_err(Cause::from).map_err(decoding())?;
-            for (fact, ends_all) in facts_of(&batch).map_err(decoding())? {
+        let rows = |stored: &StoredFile| stored.facts(|_| true);
+        self.each_batch(file, rows, |batch| {
+            for (fact, ends_all) in facts_of(batch)? {
                 each(&fact, ends_all);
             }
+            Ok(())
+        })
+    }
+
+    /// The keys of keyframes.
+    fn each_frames(
+        &self,
+        file: &OldFile,
+        each: impl FnMut(&RecordBatch) -> Result<(), Cause>,
+    ) -> Result<(), LakeError> {
+        let rows = |stored: &StoredFile| stored.keys(LakeTable::Keyframes);
+        self.each_batch(file, rows, each)
+    }
+
+    fn each_batch(
+        &self,
+        file: &OldFile,
+        rows: impl Fn(&StoredFile) -> Result<ParquetRecordBatchReader, Cause>,
+        mut each: impl FnMut(&RecordBatch) -> Result<(), Cause>,
+    ) -> Result<(), LakeError> {
+        let stored = self.files.open(&file.location)?;
+        let decoding = || LakeError::file("decoding file", &file.location);
+        for batch in rows(&stored).map_err(decoding())? {
+            self.files.stop.check()?;
+            let batch = batch.map_err(Cause::from).map_err(decoding())?;
+            each(&batch).map_err(decoding())?;
         }
         Ok(())
     }

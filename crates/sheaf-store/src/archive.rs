@@ -2,13 +2,13 @@
 //!
 //! It has no opinion on whether a step may be taken; the database refuses those that would lose something.
 
-use sheaf_model::{BatchId, ChangePosition, EntityId, Op, TenantId, Timestamp};
+use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{Disposition, PgError, PgTime, Pool, Statement, Unfinished, first_row, run_if};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::events::quoted;
-use crate::lake::position_in;
+use crate::lake::{CorrectionKey, LakeCorrection, position_in};
 use crate::maintenance::{Params, PartitionState, change, detach, fetch_state, finish_detach};
 use crate::partitions::Partition;
 
@@ -98,27 +98,6 @@ pub struct ArchiveDigest {
     pub facts: i64,
     /// The sum of their hashes.
     pub sum: String,
-}
-
-/// An event of a partition, whose values are as they are stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ArchivedEvent {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// The entity.
-    pub entity: EntityId,
-    /// The instant that it is about.
-    pub observed_at: Timestamp,
-    /// Its place among the rows of its instant.
-    pub seq: i16,
-    /// What it does.
-    pub op: Op,
-    /// The request that brought it.
-    pub batch: BatchId,
-    /// When the server received it.
-    pub ingested_at: Timestamp,
-    /// Its attributes in their stored form.
-    pub attrs: Box<str>,
 }
 
 /// Why a step was not taken. Nothing was done.
@@ -475,39 +454,25 @@ async fn detach_held(upkeep: &Pool, name: &str, now: Timestamp) -> Result<(), Pg
 pub async fn read_partition(
     upkeep: &Pool,
     name: &str,
-    after: Option<&ArchivedEvent>,
+    after: CorrectionKey,
     events_max: i64,
-) -> Result<Vec<ArchivedEvent>, PgError> {
+) -> Result<Vec<LakeCorrection>, PgError> {
     const STEP: &str = "reading an archived partition";
     let sql = include_str!("../sql/archive/read_partition.sql");
-    let tenant = after.map_or(i64::MIN, |event| event.tenant.0);
-    let entity = after.map_or(i64::MIN, |event| event.entity.0);
-    let time = PgTime(after.map_or(Timestamp::MIN, |event| event.observed_at));
-    let seq = after.map_or(-1, |event| event.seq);
+    let time = PgTime(after.observed_at);
     let params: Params<'_> = vec![
         (&name, Type::TEXT),
-        (&tenant, Type::INT8),
-        (&entity, Type::INT8),
+        (&after.tenant.0, Type::INT8),
+        (&after.entity.0, Type::INT8),
         (&time, Type::TIMESTAMPTZ),
-        (&seq, Type::INT2),
+        (&after.seq, Type::INT2),
         (&events_max, Type::INT8),
     ];
     let client = upkeep.get().await?;
     let rows = sheaf_pg::run_alone(&client, &Statement::new(STEP, sql, params)).await?;
-    let event = |row: &Row| {
-        let op = Op::from_letter(row.get("op"));
-        Ok(ArchivedEvent {
-            tenant: TenantId(row.get("tenant_id")),
-            entity: EntityId(row.get("entity_id")),
-            observed_at: row.get::<_, PgTime>("observed_at").0,
-            seq: row.get("seq"),
-            op: op.ok_or_else(|| PgError::unreadable(STEP, "op"))?,
-            batch: BatchId(row.get("batch_id")),
-            ingested_at: row.get::<_, PgTime>("ingested_at").0,
-            attrs: row.get::<_, String>("attrs").into(),
-        })
-    };
-    rows.iter().map(event).collect()
+    rows.iter()
+        .map(|row| LakeCorrection::of_row(row, STEP))
+        .collect()
 }
 
 /// Notes why the step after this state was not done. Not where it was done meanwhile.

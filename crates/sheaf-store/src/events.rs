@@ -162,6 +162,11 @@ impl EventRows for EventColumns {
 }
 
 impl EventColumns {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.tenants.len()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.tenants.is_empty()

@@ -47,6 +47,12 @@ pub async fn list_partitions(pool: &Pool) -> Result<Vec<Partition>, PgError> {
     list(pool, sql).await
 }
 
+/// All that are attached, those that are closed to writes too, in order of time.
+pub async fn list_attached_partitions(pool: &Pool) -> Result<Vec<Partition>, PgError> {
+    let sql = include_str!("../sql/partitions/list_attached_partitions.sql");
+    list(pool, sql).await
+}
+
 /// The partitions that are closed to writes because they are being taken out, in order of time.
 pub async fn list_closed_partitions(writer: &Pool) -> Result<Vec<Partition>, PgError> {
     let sql = include_str!("../sql/partitions/list_closed_partitions.sql");

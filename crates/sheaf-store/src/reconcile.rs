@@ -17,8 +17,8 @@ use crate::changes::read_running;
 use crate::heartbeat::lsn_in;
 
 pub use events::{
-    EventKey, Instant, KeptEvent, NewEvents, Place, find_letters, read_hour, read_instants,
-    read_new, read_range, read_waiting,
+    EventKey, Instant, KeptEvent, NewEvents, find_letters, read_hour, read_instants, read_new,
+    read_range, read_waiting,
 };
 pub use files::{CountedFile, add_files, list_files, list_oldest_files, remove_files, touch_files};
 pub(crate) use repairs::RepairColumns;
@@ -451,7 +451,12 @@ fn time_in(row: &Row, column: &str) -> Timestamp {
     row.get::<_, PgTime>(column).0
 }
 
-fn sum_in(row: &Row, facts: &str, sum: &str, step: &'static str) -> Result<FactSum, PgError> {
+pub(crate) fn sum_in(
+    row: &Row,
+    facts: &str,
+    sum: &str,
+    step: &'static str,
+) -> Result<FactSum, PgError> {
     let text: &str = row.get(sum);
     Ok(FactSum {
         facts: row.get(facts),

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::lake::{LakeName, LakeStanding, standing_of, standing_statements};
-use crate::reconcile::FactSum;
+use crate::reconcile::{FactSum, sum_in};
 
 /// Up to where facts of an attribute may be gone from the lake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,11 +93,7 @@ pub async fn read_lake_and_removals(
     let client = pool.get().await?;
     let rows = sheaf_pg::run(&client, Access::Read, None, &statements).await?;
     let row = first_row(&rows[2], STEP)?;
-    let sum: &str = row.get("sum");
-    let removed = FactSum {
-        facts: row.get("facts"),
-        sum: sum.parse().map_err(|_| PgError::unreadable(STEP, sum))?,
-    };
+    let removed = sum_in(row, "facts", "sum", STEP)?;
     Ok((standing_of(&rows[0], &rows[1])?, removed))
 }
 

@@ -13,8 +13,7 @@ use sheaf_store::archive::{
     Archive, ArchiveDigest, ArchiveState, StepError, await_position, close_period, detach_archived,
     drop_archived, list_archives, note_failure, note_verified, pass_boundary, write_keyframes,
 };
-use sheaf_store::maintenance::measure_partitions;
-use sheaf_store::partitions::Partition;
+use sheaf_store::partitions::{Partition, list_attached_partitions};
 
 /// Steps of archives that were done, by step.
 pub const ARCHIVE_STEPS_TOTAL: &str = "sheaf_archive_steps_total";
@@ -104,6 +103,12 @@ impl Step {
     }
 }
 
+/// The one that is on its way out.
+fn going(archives: &[Archive]) -> Option<&Archive> {
+    let mut archives = archives.iter();
+    archives.find(|archive| archive.state != ArchiveState::Dropped)
+}
+
 /// Decides what is done next. One partition at a time, the oldest first. `is_due` tells whether a partition is to be archived that
 /// nobody has begun with; one that was begun goes on whatever it says.
 fn decide(
@@ -113,10 +118,7 @@ fn decide(
     is_due: impl Fn(&Partition) -> bool,
     now: Timestamp,
 ) -> Step {
-    let going = archives
-        .iter()
-        .find(|archive| archive.state != ArchiveState::Dropped);
-    let Some(archive) = going else {
+    let Some(archive) = going(archives) else {
         let oldest = attached.iter().min_by_key(|partition| partition.lower);
         // Without a lake that holds what was written, a partition that is closed would stay so.
         return match oldest.filter(|oldest| is_due(oldest)) {
@@ -194,15 +196,15 @@ pub async fn advance<L: ArchiveLake>(
 ) -> Result<Step, ArchiveError<L::Error>> {
     let view = lake.look().await.map_err(ArchiveError::Lake)?;
     let archives = list_archives(upkeep).await?;
-    let attached = measure_partitions(upkeep).await?;
-    let attached: Vec<Partition> = attached.into_iter().map(|one| one.partition).collect();
+    let attached = match going(&archives) {
+        None => list_attached_partitions(upkeep).await?,
+        // Nothing is begun with while another is on its way.
+        Some(_) => Vec::new(),
+    };
     let step = decide(&archives, &attached, &view, is_due, now);
-    let going = archives
-        .iter()
-        .find(|archive| archive.state != ArchiveState::Dropped);
     let archive = match &step {
         Step::Nothing | Step::Wait => None,
-        _ => going,
+        _ => going(&archives),
     };
     let done = match (&step, archive) {
         (Step::Close(oldest), _) => close_period(upkeep, &oldest.name, now)

@@ -108,7 +108,7 @@ impl Span {
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-type Key = (String, Subject);
+type Key = (String, Arc<Subject>);
 
 impl Weighter<Key, Arc<Excerpt>> for ByBytes {
     fn weight(&self, (location, subject): &Key, excerpt: &Arc<Excerpt>) -> u64 {
@@ -129,8 +129,8 @@ impl ExcerptBook {
     }
 
     /// What is remembered of a file.
-    pub(crate) fn find(&self, location: &str, subject: &Subject) -> Option<Arc<Excerpt>> {
-        self.0.get(&(location.to_owned(), subject.clone()))
+    pub(crate) fn find(&self, location: &str, subject: &Arc<Subject>) -> Option<Arc<Excerpt>> {
+        self.0.get(&(location.to_owned(), Arc::clone(subject)))
     }
 
     /// Reads what a file says of the instants of a span, or of all its instants where that is little: then it is remembered.
@@ -138,7 +138,7 @@ impl ExcerptBook {
         &self,
         sought: &Sought,
         (source, file): (Source, Arc<KnownFile>),
-        subject: &Subject,
+        subject: &Arc<Subject>,
         span: Span,
         context: Arc<TaskContext>,
     ) -> Result<Arc<Excerpt>> {
@@ -151,7 +151,7 @@ impl ExcerptBook {
         let (excerpt, is_all) = excerpting.finish();
         let excerpt = Arc::new(excerpt);
         if is_all && excerpt.bytes <= EXCERPT_BYTES_MAX {
-            let key = (location, subject.clone());
+            let key = (location, Arc::clone(subject));
             self.0.insert(key, Arc::clone(&excerpt));
         }
         Ok(excerpt)
@@ -231,7 +231,7 @@ fn columns_of(subject: &Subject, whole: &SchemaRef) -> SchemaRef {
 }
 
 /// The columns that values of a type are in.
-fn values_in(kind: AttributeType) -> &'static [&'static str] {
+pub(crate) fn values_in(kind: AttributeType) -> &'static [&'static str] {
     match kind {
         AttributeType::Int => &["value_int"],
         AttributeType::Float => &["value_float"],

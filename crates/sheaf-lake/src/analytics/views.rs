@@ -24,6 +24,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
 use datafusion::physical_plan::execute_stream;
 use futures::TryStreamExt;
 use sheaf_export::Column;
+use sheaf_model::AttributeType;
 
 use super::error::QueryError;
 use super::session::{CATALOG, SCHEMA};
@@ -71,7 +72,7 @@ pub(crate) struct Views<'a> {
 pub(crate) struct Attribute {
     id: i64,
     name: String,
-    kind: String,
+    kind: AttributeType,
 }
 
 impl Views<'_> {
@@ -132,7 +133,7 @@ impl Views<'_> {
         let named = self.attributes(&Mentions::whole()).await?;
         for (name, ids) in of_types {
             let of_type = named.iter().filter(|attribute| ids.contains(&attribute.id));
-            let of_type = of_type.map(|attribute| Column::of(&attribute.name, attribute.kind()));
+            let of_type = of_type.map(|attribute| Column::of(&attribute.name, attribute.kind));
             let columns = current::fixed()
                 .into_iter()
                 .chain(of_type.take(ATTRIBUTES_MAX));
@@ -187,7 +188,8 @@ impl Views<'_> {
                     found.push(Attribute {
                         id: ids.value(place),
                         name: name.to_owned(),
-                        kind: kinds.value(place).to_owned(),
+                        kind: AttributeType::parse(kinds.value(place))
+                            .unwrap_or(AttributeType::Text),
                     });
                 }
             }

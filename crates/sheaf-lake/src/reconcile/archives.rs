@@ -3,17 +3,14 @@
 
 use sheaf_model::Timestamp;
 use sheaf_store::archive::{Archive, ArchiveState, list_archives};
-use sheaf_store::reconcile::{Moment, Place, Span, read_range, sum_lake_hours};
+use sheaf_store::reconcile::{EventKey, Moment, Span, read_range, sum_lake_hours};
 
 use super::Reconciler;
 use super::counting::{PAGE_BYTES, PAGE_ROWS, hours_of};
 use super::explosion::{Explosion, HourlySums, all};
-use super::suspects::digest_of;
-use crate::digest::{Digest, TenantHour};
+use crate::digest::{Digest, HOUR_MICROS, TenantHour};
 use crate::error::LakeError;
 use crate::names::Names;
-
-const HOUR_MICROS: i64 = 3_600_000_000;
 
 impl Reconciler {
     /// Takes out those hours of whose whole period the lake has what the archive has come to.
@@ -40,7 +37,7 @@ impl Reconciler {
             if !gone.contains(&span) || !hours.iter().any(is_in) {
                 continue;
             }
-            let mut lake = digest_of(sum_lake_hours(&self.cdc, (first, end)).await?);
+            let mut lake = Digest::from(sum_lake_hours(&self.cdc, (first, end)).await?);
             for (_, sums) in beside.iter().filter(|(hour, _)| is_in(hour)) {
                 lake += sums.all;
             }
@@ -56,13 +53,13 @@ impl Reconciler {
     async fn late(&self, span: Span, as_of: (&Moment, Timestamp)) -> Result<Digest, LakeError> {
         let mut explosion = Explosion::new(Names::new(self.cdc.clone()));
         let mut digest = Digest::default();
-        let mut place = Place::FIRST;
+        let mut place = EventKey::FIRST;
         loop {
             let page = read_range(&self.cdc, span, place, as_of, PAGE_ROWS, PAGE_BYTES).await?;
             let Some(last) = page.last() else {
                 return Ok(digest);
             };
-            place = Place::of(last);
+            place = last.key;
             for exploded in explosion.explode(&all(&page)).await? {
                 digest += exploded.fact.digest;
             }

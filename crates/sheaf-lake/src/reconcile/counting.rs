@@ -11,12 +11,12 @@ use sheaf_model::Timestamp;
 use sheaf_pg::Pool;
 use sheaf_store::lake::LakeCorrection;
 use sheaf_store::reconcile::{
-    Counted, CountedRange, Counters, FactSum, HourSums, Instant, Moment, Place, Span, add_hours,
+    Counted, CountedRange, Counters, EventKey, HourSums, Instant, Moment, Span, add_hours,
     begin_range, end_range, read_instants, read_new, read_range,
 };
 
 use super::explosion::{Explosion, HourlySums, Sums, all, instant_of, split_last_instant};
-use crate::digest::{Digest, TenantHour, hour_of};
+use crate::digest::{HOUR_MICROS, TenantHour, hour_of};
 use crate::error::LakeError;
 use crate::names::Names;
 
@@ -71,12 +71,11 @@ pub(crate) fn how_to_read(known: Option<&Counted>, now: &Counters, reads_whole: 
 
 /// Partitions as they are counted: an hour is of one of them, so that those which share one are taken together.
 pub(crate) fn join_within_hours(partitions: Vec<(Span, Counters)>) -> Vec<(Span, Counters)> {
-    const HOUR: i64 = 3_600_000_000;
     let mut joined: Vec<(Span, Counters)> = Vec::new();
     for (span, counters) in partitions {
         let shares_an_hour = |last: &&mut (Span, Counters)| {
             hour_of(last.0.upper.as_micros() - 1) == hour_of(span.lower.as_micros())
-                && span.lower.as_micros().rem_euclid(HOUR) != 0
+                && span.lower.as_micros().rem_euclid(HOUR_MICROS) != 0
         };
         match joined.last_mut().filter(shares_an_hour) {
             Some((last, of_last)) => {
@@ -153,7 +152,7 @@ impl Counting {
         self.work.partitions_whole += 1;
         begin_range(&self.cdc, span, hours_of(span)).await?;
         let mut sums = HourlySums::new();
-        let mut place = Place::FIRST;
+        let mut place = EventKey::FIRST;
         let mut kept: Vec<LakeCorrection> = Vec::new();
         loop {
             let as_of = (&self.moment, self.cutoff);
@@ -161,7 +160,7 @@ impl Counting {
             self.work.events += page.len() as u64;
             let is_end = page.is_empty();
             if let Some(last) = page.last() {
-                place = Place::of(last);
+                place = last.key;
             }
             kept.extend(page);
             let rest = if is_end {
@@ -308,18 +307,11 @@ pub(crate) fn gone_ranges(known: &[CountedRange], attached: &[(Span, Counters)])
     spans.filter(|span| !is_there(span)).collect()
 }
 
-pub(crate) fn fact_sum(digest: Digest) -> FactSum {
-    FactSum {
-        facts: digest.facts.cast_signed(),
-        sum: digest.sum,
-    }
-}
-
 /// What was counted of events, to be added.
 fn events_side(sums: &HourlySums) -> Vec<HourSums> {
     sides(sums, |hour, sums| HourSums {
-        events: fact_sum(sums.all),
-        events_hidden: fact_sum(sums.hidden),
+        events: sums.all.into(),
+        events_hidden: sums.hidden.into(),
         ..hour
     })
 }
@@ -327,8 +319,8 @@ fn events_side(sums: &HourlySums) -> Vec<HourSums> {
 /// What was counted of files, to be added.
 pub(crate) fn lake_side(sums: &HourlySums) -> Vec<HourSums> {
     sides(sums, |hour, sums| HourSums {
-        lake: fact_sum(sums.all),
-        lake_hidden: fact_sum(sums.hidden),
+        lake: sums.all.into(),
+        lake_hidden: sums.hidden.into(),
         ..hour
     })
 }

@@ -16,7 +16,7 @@ use super::explosion::{Explosion, Sums, all, split_last_instant};
 use super::lake_files::{LakeFile, for_each_fact};
 use crate::background::{in_background, outcome_of};
 use crate::corrections::Ranges;
-use crate::digest::{Digest, Digested, FactKey, TenantHour};
+use crate::digest::{Digest, Digested, FactKey, HOUR_MICROS, TenantHour};
 use crate::error::LakeError;
 use crate::facts::day_of;
 use crate::files::Files;
@@ -24,7 +24,6 @@ use crate::lake::TenantBuckets;
 use crate::retention::Boundaries;
 use crate::schema::LakeTable;
 
-const HOUR_MICROS: i64 = 3_600_000_000;
 /// Events that are taken apart at once, and how many bytes of their attributes.
 const EVENTS: usize = 2_000;
 const EVENTS_BYTES: usize = 4 << 20;

@@ -9,7 +9,6 @@ use sheaf_store::reconcile::Instant;
 use crate::corrections::hidden_among;
 use crate::digest::{Digest, Digested, TenantHour, digest_pending};
 use crate::error::LakeError;
-use crate::fact::{EventFault, attributes_of};
 use crate::names::Names;
 use crate::pending::Pending;
 
@@ -70,13 +69,7 @@ impl Explosion {
         let mut pending = Pending::default();
         for event in events {
             let row = event_row(event);
-            let mut pushed = pending.push_event(&row, &self.names);
-            if let (Err(EventFault::UnknownAttribute(_)), Ok(ids)) =
-                (&pushed, attributes_of(&row.attrs))
-            {
-                self.names.find_attributes(row.tenant, &ids).await?;
-                pushed = pending.push_event(&row, &self.names);
-            }
+            let pushed = pending.take_event(&row, &mut self.names).await?;
             if pushed.is_err() {
                 self.unreadable += 1;
             }

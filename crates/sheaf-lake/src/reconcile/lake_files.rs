@@ -12,7 +12,7 @@ use sheaf_store::reconcile::{
     CountedFile, add_files, list_files, list_oldest_files, remove_files, touch_files,
 };
 
-use super::counting::{fact_sum, lake_side};
+use super::counting::lake_side;
 use super::explosion::{HourlySums, Sums};
 use crate::background::in_background;
 use crate::corrections::Ranges;
@@ -238,16 +238,14 @@ fn counted_file(read: &FileSums) -> CountedFile {
         location: read.file.location.clone(),
         is_corrected: read.file.is_corrected,
         hours: hours
-            .map(|(hour, sums)| (hour.tenant, hour.hour, fact_sum(sums.all)))
+            .map(|(hour, sums)| (hour.tenant, hour.hour, sums.all.into()))
             .collect(),
     }
 }
 
 pub(crate) fn add_sums(to: &mut HourlySums, more: &HourlySums) {
     for (hour, sums) in more {
-        let sum: &mut Sums = to.entry(*hour).or_default();
-        sum.all += sums.all;
-        sum.hidden += sums.hidden;
+        add_one(to, *hour, *sums);
     }
 }
 

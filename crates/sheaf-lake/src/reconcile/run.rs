@@ -117,8 +117,7 @@ impl Reconciler {
         .await?;
         let mut counted = self
             .count_lake(
-                request.reads_whole,
-                request,
+                (request.reads_whole, request.files_again),
                 standing,
                 cutoff,
                 &mut report.work,
@@ -135,7 +134,7 @@ impl Reconciler {
             };
             let mut work = Work::default();
             counted = self
-                .count_lake(false, request, standing, cutoff, &mut work)
+                .count_lake((false, 0), standing, cutoff, &mut work)
                 .await?;
             report.work.files += work.files;
             report.work.files_gone += work.files_gone;
@@ -264,11 +263,11 @@ impl Reconciler {
         }
     }
 
-    /// Counts the files of a state of the lake that were not counted before, and reads what waits to be in them.
+    /// Counts the files of a state of the lake that were not counted before, and again all or so many of the others, and reads what
+    /// waits to be in them.
     async fn count_lake(
         &self,
-        reads_whole: bool,
-        request: &ReconcileRequest,
+        (reads_whole, files_again): (bool, i64),
         mut standing: LakeStanding,
         cutoff: Timestamp,
         work: &mut Work,
@@ -302,7 +301,7 @@ impl Reconciler {
             present: None,
             waiting,
         };
-        let reads_again = reads_whole || request.files_again > 0;
+        let reads_again = reads_whole || files_again > 0;
         if is_settled && !reads_again {
             return Ok(counted);
         }
@@ -326,9 +325,9 @@ impl Reconciler {
                     break;
                 }
             }
-        } else if request.files_again > 0 {
+        } else if files_again > 0 {
             let now = Timestamp::now();
-            let files_max = request.files_again.min(FILES_AGAIN);
+            let files_max = files_again.min(FILES_AGAIN);
             read_again(
                 (&self.cdc, &files),
                 &present,

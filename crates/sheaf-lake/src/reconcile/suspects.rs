@@ -7,7 +7,7 @@ use sheaf_store::reconcile::{
     CountedRange, Counters, FactSum, HourSums, Moment, Span, list_differing, list_gone, read_hours,
 };
 
-use super::counting::{fact_sum, gone_ranges, hours_of};
+use super::counting::{gone_ranges, hours_of};
 use super::drilling::span_of;
 use super::explosion::HourlySums;
 use super::report::Report;
@@ -105,11 +105,11 @@ impl Reconciler {
                 );
                 let sums = found.get(&key).copied().unwrap_or_default();
                 let more = beside.get(&hour).copied().unwrap_or_default();
-                let lake = digest_of(sums.lake) + more.all;
-                let lake_hidden = digest_of(sums.lake_hidden) + more.hidden;
-                let differs = fact_sum(lake) != sums.events;
-                let differs_hidden =
-                    fact_sum(lake_hidden) != sums.events_hidden && !waiting_hours.contains(&hour);
+                let lake = Digest::from(sums.lake) + more.all;
+                let lake_hidden = Digest::from(sums.lake_hidden) + more.hidden;
+                let differs = FactSum::from(lake) != sums.events;
+                let differs_hidden = FactSum::from(lake_hidden) != sums.events_hidden
+                    && !waiting_hours.contains(&hour);
                 if !(differs || differs_hidden) || !is_asked(request, hour, bounds) {
                     continue;
                 }
@@ -152,11 +152,4 @@ fn is_asked(request: &ReconcileRequest, hour: TenantHour, bounds: &Bounds) -> bo
         && request.from.is_none_or(|from| span.upper > from)
         && request.until.is_none_or(|until| span.lower < until)
         && !bounds.unknown.iter().any(is_unknown)
-}
-
-pub(super) fn digest_of(sum: FactSum) -> Digest {
-    Digest {
-        facts: sum.facts.cast_unsigned(),
-        sum: sum.sum,
-    }
 }

@@ -122,18 +122,7 @@ impl LakeSink {
         pending: &mut Pending,
         event: &EventRow,
     ) -> Result<Result<(), EventFault>, LakeError> {
-        match pending.push_event(event, &self.names) {
-            // It was named before this process began.
-            Err(EventFault::UnknownAttribute(_)) => {
-                let ids = match attributes_of(&event.attrs) {
-                    Ok(ids) => ids,
-                    Err(fault) => return Ok(Err(fault)),
-                };
-                self.names.find_attributes(event.tenant, &ids).await?;
-                Ok(pending.push_event(event, &self.names))
-            }
-            pushed => Ok(pushed),
-        }
+        pending.take_event(event, &mut self.names).await
     }
 }
 

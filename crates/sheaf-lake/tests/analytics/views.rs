@@ -10,14 +10,14 @@ use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::conformance::{position, transaction};
 use sheaf_cdc::sink::Sink;
 use sheaf_ingest::{Ack, EditRequest, Writer};
-use sheaf_lake::analytics::{LakeReader, QueryError, Scanned};
+use sheaf_lake::analytics::{LakeReader, QueryError};
 use sheaf_model::{BatchId, EntityId, Limits, Op, TenantId, Timestamp};
 use sheaf_store::TenantScope;
 use sheaf_store::catalogue::Catalogues;
 use sheaf_store::settings::Settings;
 use uuid::Uuid;
 
-use crate::world::{KINDS, OWN, World, ask, attribute_number, catalogues_of, row, rows};
+use crate::world::{KINDS, OWN, World, attribute_number, catalogues_of, row, rows, scanned};
 
 /// A type of entities whose name needs quotes.
 const ODD: &str = r#"Th"ing. of 'odd' name"#;
@@ -323,13 +323,6 @@ async fn numbers_by_the_hour_are_what_postgres_adds_up() -> Result<()> {
         }
     }
     Ok(())
-}
-
-async fn scanned(reader: &LakeReader, query: &str) -> Result<Scanned> {
-    let snapshot = reader.look(None).await?;
-    let mut answer = ask(reader, &snapshot, OWN, query, &[]).await?;
-    while answer.next().await?.is_some() {}
-    Ok(answer.scanned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,17 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use sheaf_lake::analytics::{Bound, LakeReader, Param, QueryBounds, QueryError, Scanned};
+use sheaf_lake::analytics::{Bound, LakeReader, Param, QueryBounds, QueryError};
 
-use crate::world::{OWN, World, ask, rows};
-
-/// What was read for a question, once all of it was answered.
-async fn scanned(reader: &LakeReader, query: &str) -> Result<Scanned> {
-    let snapshot = reader.look(None).await?;
-    let mut answer = ask(reader, &snapshot, OWN, query, &[]).await?;
-    while answer.next().await?.is_some() {}
-    Ok(answer.scanned())
-}
+use crate::world::{OWN, World, ask, rows, scanned};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_and_groups_that_cannot_hold_an_answer_are_not_read() -> Result<()> {

@@ -10,7 +10,7 @@ use sheaf_cdc::sink::Sink;
 use sheaf_export::{Cell, Column};
 use sheaf_lake::analytics::{
     Answer, LakeReader, LakeSnapshot, Param, QueryBounds, QueryError, Question, ReaderOptions,
-    ShownFrom,
+    Scanned, ShownFrom,
 };
 use sheaf_lake::{LakeOptions, LakeSink};
 use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
@@ -306,4 +306,12 @@ pub(crate) fn text_of(cell: &Cell) -> String {
             json.trim_matches('"').to_owned()
         }
     }
+}
+
+/// What was read for a question, once all of it was answered.
+pub(crate) async fn scanned(reader: &LakeReader, query: &str) -> Result<Scanned> {
+    let snapshot = reader.look(None).await?;
+    let mut answer = ask(reader, &snapshot, OWN, query, &[]).await?;
+    while answer.next().await?.is_some() {}
+    Ok(answer.scanned())
 }

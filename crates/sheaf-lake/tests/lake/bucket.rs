@@ -1,92 +1,38 @@
 //! The lake in a bucket, with a stand-in for S3.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 use sheaf_cdc::sink::{Held, Sink};
 use sheaf_lake::{Bucket, LakeOptions, LakeSink, Location, remove_orphans};
 use sheaf_model::Op;
-use sheaf_testkit::HttpClient;
 
-use crate::readers::PYTHON;
+use crate::stand_in::Program;
 use crate::world::{World, entity, event, position, transaction};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lake/bucket.py");
 
-/// Ends with its input, which ends with us.
-pub(crate) struct StandIn {
-    process: Child,
-    endpoint: String,
+pub(crate) fn start() -> Result<Program> {
+    Program::serve(SCRIPT, None)
 }
 
-impl StandIn {
-    pub(crate) fn start() -> Result<StandIn> {
-        let mut process = Command::new(PYTHON)
-            .args([SCRIPT, "serve"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{PYTHON}: scripts/bootstrap.sh --test installs it"))?;
-        let output = process.stdout.take().context("its output")?;
-        let mut port = String::new();
-        BufReader::new(output).read_line(&mut port)?;
-        let endpoint = format!("http://127.0.0.1:{}", port.trim());
-        Ok(StandIn { process, endpoint })
-    }
-
-    /// Where a lake of its own is in it.
-    pub(crate) fn location(&self, prefix: &str) -> Location {
-        Location::Bucket(Bucket {
-            name: "lake".to_owned(),
-            prefix: prefix.to_owned(),
-            region: "eu-central-1".to_owned(),
-            endpoint: Some(self.endpoint.clone()),
-            keys: Some(("id".to_owned(), "secret".to_owned())),
-        })
-    }
-
-    /// Orders what is done with the next requests; what was ordered before is forgotten.
-    pub(crate) async fn order(&self, faults: &Value) -> Result<()> {
-        let client = HttpClient::new(&self.endpoint)?;
-        let body = faults.to_string();
-        let taken = client.post("/-/faults", "application/json", body.as_bytes());
-        ensure!(taken.await?.status == 200, "{faults}");
-        Ok(())
-    }
-
-    /// How often each fault was done.
-    pub(crate) async fn injected(&self) -> Result<Value> {
-        HttpClient::new(&self.endpoint)?
-            .get("/-/faults")
-            .await?
-            .json()
-    }
-
-    pub(crate) fn read(&self, location: &str) -> Result<Value> {
-        let output = Command::new(PYTHON)
-            .args([SCRIPT, "read", &self.endpoint, location])
-            .output()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{errors}");
-        Ok(serde_json::from_slice(&output.stdout)?)
-    }
-}
-
-impl Drop for StandIn {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Where a lake of its own is in it.
+pub(crate) fn location(stand_in: &Program, prefix: &str) -> Location {
+    Location::Bucket(Bucket {
+        name: "lake".to_owned(),
+        prefix: prefix.to_owned(),
+        region: "eu-central-1".to_owned(),
+        endpoint: Some(stand_in.endpoint.clone()),
+        keys: Some(("id".to_owned(), "secret".to_owned())),
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lake_in_a_bucket_is_written_read_gone_on_with_and_cleaned_up() -> Result<()> {
     let world = World::create().await?;
-    let stand_in = StandIn::start()?;
-    let location = stand_in.location("of/sheaf");
+    let stand_in = start()?;
+    let location = location(&stand_in, "of/sheaf");
     assert!(!format!("{location:?}").contains("secret"));
     let mut options = LakeOptions {
         location,

@@ -1,51 +1,19 @@
 //! Stopped between any two steps of a commit, the lake holds each change once.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sheaf_cdc::change::{Batch, Progress};
 use sheaf_cdc::column::ColumnValue;
-use sheaf_cdc::sink::{Held, Sink};
-use sheaf_lake::{CommitObserver, CommitStep, LakeOptions, LakeSink};
+use sheaf_lake::{CommitStep, LakeSink};
 use sheaf_model::Op;
-use sheaf_pg::{Pool, Tls};
 use sheaf_testkit::Injected;
-use tokio_postgres::config::Host;
 
-use crate::world::{World, attribute, entity, event, options, position, transaction};
-
-/// Where a process that is to be killed finds what it works on.
-const CHILD: &str = "SHEAF_TEST_LAKE_CHILD";
-
-/// Kills the process, power and all as far as the lake is concerned, after so many steps.
-struct Killer {
-    steps: AtomicUsize,
-    last: usize,
-}
-
-impl CommitObserver for Killer {
-    fn passed(&self, _: CommitStep) {
-        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
-            std::process::abort();
-        }
-    }
-}
-
-/// Counts the steps of an undisturbed life.
-#[derive(Default)]
-struct Counter(std::sync::Mutex<Vec<CommitStep>>);
-
-impl CommitObserver for Counter {
-    fn passed(&self, step: CommitStep) {
-        self.0.lock().expect("nobody panics with it").push(step);
-    }
-}
+use crate::steps::{Counter, kill_after, sink_to_be_killed};
+use crate::world::{World, attribute, entity, event, feed, transaction};
 
 /// A life with everything that a commit can do: new tables, files added, rows replaced, corrections noted and applied.
 fn life() -> Vec<Batch> {
@@ -80,18 +48,8 @@ fn life() -> Vec<Batch> {
     ]
 }
 
-/// Applies a life, each transaction a commit and what follows from it another, as whoever feeds a sink does.
 async fn live(sink: &mut LakeSink) -> Result<Progress> {
-    if sink.held().await? == Held::Nothing {
-        sink.begin(position(10, 0)).await?;
-    }
-    sink.follow();
-    for batch in life() {
-        sink.apply(&batch).await?;
-        sink.flush().await?;
-        sink.tidy().await?;
-    }
-    Ok(sink.flush().await?)
+    feed(sink, life()).await
 }
 
 const NOON: &str = "1709208000000000";
@@ -163,7 +121,7 @@ async fn killed_after_any_step_the_lake_holds_each_change_once() -> Result<()> {
     let mut sink = world.observed("undisturbed", Arc::clone(&counter) as _)?;
     live(&mut sink).await?;
     require_whole(&world, "undisturbed").await?;
-    let steps = counter.0.lock().expect("nobody panics with it").clone();
+    let steps = counter.steps();
     for step in [
         CommitStep::DataFile,
         CommitStep::Manifests,
@@ -176,27 +134,7 @@ async fn killed_after_any_step_the_lake_holds_each_change_once() -> Result<()> {
     }
     for last in 1..=steps.len() {
         let catalog = format!("killed{last}");
-        let config = world.database.config("sheaf_cdc");
-        let Some(Host::Unix(socket_dir)) = config.get_hosts().first() else {
-            anyhow::bail!("the cluster of tests listens on a socket");
-        };
-        let child = serde_json::json!({
-            "last": last,
-            "catalog": catalog,
-            "folder": world.folder(&catalog),
-            "host": socket_dir,
-            "port": config.get_ports().first(),
-            "dbname": world.database.name(),
-        });
-        let output = Command::new(std::env::current_exe()?)
-            .args(["--exact", "crashes::a_process_to_be_killed", "--nocapture"])
-            .env(CHILD, child.to_string())
-            .output()?;
-        ensure!(
-            output.status.code().is_none(),
-            "after step {last} it was not killed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        kill_after(&world, &catalog, "crashes::a_process_to_be_killed", last)?;
         injected.count();
         require_told(&world, &catalog).await?;
         let mut sink = world.sink(&catalog)?;
@@ -210,28 +148,9 @@ async fn killed_after_any_step_the_lake_holds_each_change_once() -> Result<()> {
 /// Does nothing, but for the test above, which starts it as a process of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_to_be_killed() -> Result<()> {
-    let Ok(child) = std::env::var(CHILD) else {
-        return Ok(());
-    };
-    let child: serde_json::Value = serde_json::from_str(&child)?;
-    let text = |name: &str| child[name].as_str().context("a text");
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host_path(text("host")?)
-        .port(u16::try_from(child["port"].as_u64().context("a port")?)?)
-        .dbname(text("dbname")?)
-        .user("sheaf_cdc");
-    let last = child["last"].as_u64().context("a number")?;
-    let killer = Killer {
-        steps: AtomicUsize::new(0),
-        last: usize::try_from(last)?,
-    };
-    let options = LakeOptions {
-        observer: Some(Arc::new(killer)),
-        ..options(text("catalog")?, PathBuf::from(text("folder")?))
-    };
-    let mut sink = LakeSink::new(&Pool::new(&config, 4, &Tls::none()), options)?;
-    live(&mut sink).await?;
+    if let Some(mut sink) = sink_to_be_killed()? {
+        live(&mut sink).await?;
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use sheaf_cdc::sink::{Held, Sink};
 use sheaf_export::Cell;
 use sheaf_lake::analytics::{LakeReader, Question, ReaderOptions};
@@ -14,25 +14,24 @@ use sheaf_store::TenantScope;
 use sheaf_store::settings::Settings;
 use sheaf_testkit::Injected;
 
-use crate::bucket::StandIn;
+use crate::bucket;
+use crate::stand_in::Program;
 use crate::world::{World, entity, event, position, transaction};
 
 const NOON: &str = "2024-02-29T12:00:00Z";
 /// A place that fails as often as is ordered here lets whoever asks again and again through.
 const ATTEMPTS_MAX: usize = 12;
 
-fn options(world: &World, stand_in: &StandIn, catalog: &str) -> LakeOptions {
+fn options(world: &World, stand_in: &Program, catalog: &str) -> LakeOptions {
     LakeOptions {
-        location: stand_in.location(catalog),
+        location: bucket::location(stand_in, catalog),
         ..world.options(catalog)
     }
 }
 
 /// What this fault did is counted, and that nothing that was ordered was left.
-async fn total(stand_in: &StandIn) -> Result<u64> {
-    let injected = stand_in.injected().await?;
-    let counts = injected.as_object().context("counts")?.values();
-    Ok(counts.filter_map(Value::as_u64).sum())
+async fn total(stand_in: &Program) -> Result<u64> {
+    Ok(stand_in.injected().await?.values().sum())
 }
 
 /// Each of the three requests that make a place a lake's own, done and not answered, answered with an error, or refused for now.
@@ -40,7 +39,7 @@ async fn total(stand_in: &StandIn) -> Result<u64> {
 async fn a_claim_that_meets_itself_is_no_other_lakes() -> Result<()> {
     let injected = Injected::new("conditional PUT that was done and not answered");
     let world = World::create().await?;
-    let stand_in = StandIn::start()?;
+    let stand_in = bucket::start()?;
     for (place, fault) in ["lost", "cut", "busy"]
         .into_iter()
         .flat_map(|fault| (0..3).map(move |place| (place, fault)))
@@ -94,7 +93,7 @@ async fn a_claim_that_meets_itself_is_no_other_lakes() -> Result<()> {
 async fn a_place_that_writes_over_what_is_there_is_refused_at_the_start() -> Result<()> {
     let injected = Injected::new("store without a conditional PUT");
     let world = World::create().await?;
-    let stand_in = StandIn::start()?;
+    let stand_in = bucket::start()?;
     stand_in.order(&json!({ "overwrites": true })).await?;
     let options = options(&world, &stand_in, "sheaf");
     for _ in 0..2 {
@@ -142,7 +141,7 @@ fn sum_after(number: i64) -> i64 {
 async fn a_place_that_fails_holds_a_commit_up_and_position_and_files_stay_one() -> Result<()> {
     let failed = Injected::new("attempt that a bucket failed");
     let world = World::create().await?;
-    let stand_in = StandIn::start()?;
+    let stand_in = bucket::start()?;
     let options = options(&world, &stand_in, "sheaf");
     let mut sink = LakeSink::new(&world.cdc(), options.clone())?;
     sink.held().await?;
@@ -228,7 +227,7 @@ async fn sum(reader: &LakeReader) -> Result<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_over_a_place_that_fails_is_answered_whole_or_not_at_all() -> Result<()> {
     let world = World::create().await?;
-    let stand_in = StandIn::start()?;
+    let stand_in = bucket::start()?;
     let options = options(&world, &stand_in, "sheaf");
     let mut sink = LakeSink::new(&world.cdc(), options.clone())?;
     sink.held().await?;
@@ -277,7 +276,7 @@ async fn a_question_over_a_place_that_fails_is_answered_whole_or_not_at_all() ->
     #[expect(clippy::print_stdout, reason = "the test harness shows it")]
     {
         println!(
-            "{answered} answers and {refused} refusals; injected {}",
+            "{answered} answers and {refused} refusals; injected {:?}",
             stand_in.injected().await?
         );
     }

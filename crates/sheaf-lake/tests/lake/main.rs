@@ -23,6 +23,8 @@ mod reconciling;
 mod rest;
 mod rest_faults;
 mod retaining;
+mod stand_in;
+mod steps;
 mod streamed;
 mod tables;
 mod torn;

@@ -1,13 +1,11 @@
 //! A lake whose tables are in an Iceberg REST catalogue: PyIceberg's, behind the paths of the protocol.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use sheaf_cdc::change::Batch;
 use sheaf_cdc::column::ColumnValue;
 use sheaf_cdc::sink::{Held, Sink, SinkError};
@@ -16,54 +14,32 @@ use sheaf_lake::{
     remove_orphans,
 };
 use sheaf_model::Op;
-use sheaf_testkit::HttpClient;
 
 use crate::readers::PYTHON;
+use crate::stand_in::Program;
 use crate::world::{World, attribute, entity, event, position, transaction};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lake/catalogue.py");
 pub(crate) const NOON: &str = "2024-02-29T12:00:00Z";
 
-/// A catalogue beside a database. Ends with its input, which ends with us.
+/// A catalogue beside a database.
 pub(crate) struct RestWorld {
     pub(crate) world: World,
-    process: Child,
-    endpoint: String,
-}
-
-impl Drop for RestWorld {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    pub(crate) catalogue: Program,
 }
 
 impl RestWorld {
     pub(crate) async fn create() -> Result<RestWorld> {
         let world = World::create().await?;
-        let mut process = Command::new(PYTHON)
-            .args([SCRIPT, "serve"])
-            .arg(world.dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("{PYTHON}: scripts/bootstrap.sh --test installs it"))?;
-        let output = process.stdout.take().context("its output")?;
-        let mut port = String::new();
-        BufReader::new(output).read_line(&mut port)?;
-        let endpoint = format!("http://127.0.0.1:{}", port.trim());
-        Ok(RestWorld {
-            world,
-            process,
-            endpoint,
-        })
+        let catalogue = Program::serve(SCRIPT, Some(world.dir.path()))?;
+        Ok(RestWorld { world, catalogue })
     }
 
     /// A lake of this name, with a namespace and a folder of its own.
     pub(crate) fn options(&self, catalog: &str) -> LakeOptions {
         LakeOptions {
             catalog: LakeCatalog::Rest(RestOptions {
-                uri: self.endpoint.clone(),
+                uri: self.catalogue.endpoint.clone(),
                 warehouse: Some("lake".to_owned()),
                 namespace: catalog.to_owned(),
                 access: RestAccess::Client {
@@ -91,31 +67,6 @@ impl RestWorld {
             ..self.options(catalog)
         };
         Ok(LakeSink::new(&self.world.cdc(), options)?)
-    }
-
-    /// Orders what is done with the next commits.
-    pub(crate) async fn order(&self, faults: &[&str]) -> Result<()> {
-        let client = HttpClient::new(&self.endpoint)?;
-        let body = json!(faults).to_string();
-        let taken = client.post("/-/faults", "application/json", body.as_bytes());
-        ensure!(taken.await?.status == 200, "{faults:?}");
-        Ok(())
-    }
-
-    /// How often each fault was done.
-    pub(crate) async fn faults(&self) -> Result<BTreeMap<String, u64>> {
-        let answer = HttpClient::new(&self.endpoint)?.get("/-/faults").await?;
-        Ok(serde_json::from_value(answer.json()?)?)
-    }
-
-    /// What other readers find in the catalogue.
-    pub(crate) fn read(&self, namespace: &str) -> Result<Value> {
-        let output = Command::new(PYTHON)
-            .args([SCRIPT, "read", &self.endpoint, namespace])
-            .output()?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{errors}");
-        Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// Everything once, whoever reads.
@@ -241,7 +192,7 @@ async fn what_is_written_is_found_by_pyiceberg_and_duckdb_in_the_catalogue() -> 
         world.world.files("sheaf", "facts").await? < 10,
         "they were joined"
     );
-    let found = world.read("sheaf")?;
+    let found = world.catalogue.read("sheaf")?;
     for reader in ["pyiceberg", "duckdb"] {
         let wanted = json!({
             "attributes": [1, 0], "entities": [2, 0], "facts": [23, 51], "facts_corrected": [2, 4], "keyframes": [0, 0],
@@ -261,7 +212,7 @@ async fn what_is_written_is_found_by_pyiceberg_and_duckdb_in_the_catalogue() -> 
     let late = SystemTime::now() + Duration::from_secs(7200);
     let orphans = remove_orphans(&cdc, &options, Duration::ZERO, late).await?;
     ensure!(orphans.removed > 20, "{orphans:?}");
-    assert_eq!(world.read("sheaf")?, found);
+    assert_eq!(world.catalogue.read("sheaf")?, found);
     let mut again = world.sink("sheaf")?;
     let Held::Until(held) = again.held().await? else {
         anyhow::bail!("it has begun");

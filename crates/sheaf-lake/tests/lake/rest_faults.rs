@@ -2,8 +2,8 @@
 //! once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use sheaf_model::Op;
 use sheaf_testkit::Injected;
 
 use crate::rest::{NOON, RestWorld, SinkFault, life, live, live_on};
+use crate::steps::Counter;
 use crate::world::{event, position, transaction};
 
 /// Ends a commit after so many steps, and nothing of what it had in hand is put back.
@@ -28,15 +29,6 @@ impl CommitObserver for Stopper {
     }
 }
 
-#[derive(Default)]
-struct Counter(Mutex<Vec<CommitStep>>);
-
-impl CommitObserver for Counter {
-    fn passed(&self, step: CommitStep) {
-        self.0.lock().expect("nobody panics with it").push(step);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_after_any_step_the_lake_holds_each_change_once() -> Result<()> {
     let world = RestWorld::create().await?;
@@ -44,7 +36,7 @@ async fn stopped_after_any_step_the_lake_holds_each_change_once() -> Result<()> 
     let counter = Arc::new(Counter::default());
     live(&mut world.observed("undisturbed", Arc::clone(&counter) as _)?).await?;
     world.require_whole("undisturbed").await?;
-    let steps = counter.0.lock().expect("nobody panics with it").clone();
+    let steps = counter.steps();
     for step in [
         CommitStep::DataFile,
         CommitStep::Manifests,
@@ -97,7 +89,7 @@ async fn an_answer_that_is_lost_or_late_is_looked_for_and_nothing_is_done_twice(
         for fault in faults {
             let catalog = format!("{fault}_{table}");
             let order = format!("{fault}:{table}");
-            world.order(&[&order, &order]).await?;
+            world.catalogue.order(&json!([&order, &order])).await?;
             let mut sink = world.sink(&catalog)?;
             let faults = live_on(&mut sink).await?;
             ensure!(faults.is_empty(), "{catalog}: {faults:?}");
@@ -105,7 +97,7 @@ async fn an_answer_that_is_lost_or_late_is_looked_for_and_nothing_is_done_twice(
             assert_eq!(states(&world, &catalog).await?, undisturbed, "{catalog}");
         }
     }
-    let done = world.faults().await?;
+    let done = world.catalogue.injected().await?;
     for fault in FAULTS {
         let injected = Injected::new("fault of a REST catalogue");
         for _ in 0..done.get(fault).copied().unwrap_or_default() {
@@ -139,12 +131,12 @@ async fn where_the_catalogue_refuses_nothing_is_said_to_be_held() -> Result<()> 
     let mut sink = world.sink("sheaf")?;
     sink.held().await?;
     sink.begin(position(10, 0)).await?;
-    world.order(&["denied:facts"]).await?;
+    world.catalogue.order(&json!(["denied:facts"])).await?;
     let fault = live(&mut sink).await.expect_err("it is refused");
     let cause = fault.cause().context("of the lake")?;
     ensure!(matches!(cause, LakeError::Catalog { .. }), "{cause:?}");
     // Refused in the middle: the commit is made, and the rest is done by whoever opens the lake.
-    world.order(&["denied:entities"]).await?;
+    world.catalogue.order(&json!(["denied:entities"])).await?;
     live(&mut sink).await.expect_err("it is refused");
     let standing = world.world.standing("sheaf").await?;
     assert_eq!(standing.position.stream, None);
@@ -155,7 +147,7 @@ async fn where_the_catalogue_refuses_nothing_is_said_to_be_held() -> Result<()> 
     );
     live(&mut sink).await?;
     world.require_whole("sheaf").await?;
-    assert_eq!(world.faults().await?.get("denied"), Some(&2));
+    assert_eq!(world.catalogue.injected().await?.get("denied"), Some(&2));
     Ok(())
 }
 
@@ -237,7 +229,7 @@ async fn what_somebody_else_commits_is_gone_on_from() -> Result<()> {
         let [names, _] = life().try_into().map_err(|_| anyhow::anyhow!("two"))?;
         sink.apply(&names).await?;
         sink.flush().await?;
-        world.order(&[order]).await?;
+        world.catalogue.order(&json!([order])).await?;
         let faults = live_on(&mut sink).await?;
         assert_eq!(faults.len(), opened_again, "{order}: {faults:?}");
         for fault in &faults {
@@ -246,10 +238,10 @@ async fn what_somebody_else_commits_is_gone_on_from() -> Result<()> {
         }
         world.require_whole(&catalog).await?;
     }
-    let found = world.read("appends_facts_corrected")?;
+    let found = world.catalogue.read("appends_facts_corrected")?;
     assert_eq!(found["pyiceberg"]["facts"], json!([3, 11]));
     assert_eq!(found["duckdb"]["facts_corrected"], json!([2, 4]));
-    let done = world.faults().await?;
+    let done = world.catalogue.injected().await?;
     let injected = Injected::new("commit of somebody else");
     for _ in 0..done["appends"] + done["rewrites"] {
         injected.count();

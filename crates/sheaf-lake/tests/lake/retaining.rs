@@ -1,30 +1,24 @@
 //! What is older than it is kept leaves the lake's files, but for what is current, and nobody takes it for missing.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sheaf_cdc::change::{Batch, ChangedRow};
-use sheaf_cdc::sink::{Held, Sink};
+use sheaf_cdc::change::{Batch, ChangedRow, Progress};
+use sheaf_cdc::sink::Sink;
 use sheaf_lake::reconcile::{
     DifferenceKind, Outcome, ReconcileOptions, ReconcileRequest, Reconciler, Report,
 };
-use sheaf_lake::{CommitObserver, CommitStep, LakeArchive, LakeOptions, LakeSink};
+use sheaf_lake::{CommitStep, LakeArchive, LakeOptions, LakeSink};
 use sheaf_model::{Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
 use sheaf_store::partitions::list_partitions;
 use sheaf_store::settings::Settings;
 use sheaf_testkit::{Injected, wait_until};
-use tokio_postgres::config::Host;
 
+use crate::steps::{Counter, kill_after, sink_to_be_killed};
 use crate::streamed::{Source, WITHIN};
-use crate::world::{World, event, options, position, transaction};
-
-/// Where a process that is to be killed finds what it works on.
-const CHILD: &str = "SHEAF_TEST_RETAINING_CHILD";
+use crate::world::{World, event, feed, transaction};
 
 const DAYS: [&str; 4] = [
     "2024-02-27T12:00:00Z",
@@ -103,17 +97,8 @@ fn left() -> [Vec<String>; 2] {
 /// Three values, one of which was replaced, of a deleted entity one, and the two that corrections replaced.
 const GONE: (i64, i64) = (6, 2);
 
-async fn live(sink: &mut LakeSink) -> Result<()> {
-    if sink.held().await? == Held::Nothing {
-        sink.begin(position(10, 0)).await?;
-    }
-    sink.follow();
-    for batch in life() {
-        sink.apply(&batch).await?;
-        sink.flush().await?;
-        sink.tidy().await?;
-    }
-    Ok(())
+async fn live(sink: &mut LakeSink) -> Result<Progress> {
+    feed(sink, life()).await
 }
 
 async fn require_left(world: &World, catalog: &str) -> Result<()> {
@@ -187,29 +172,6 @@ async fn what_is_older_goes_and_what_is_current_and_what_others_keep_stays() -> 
     Ok(())
 }
 
-/// Kills the process after so many steps.
-struct Killer {
-    steps: AtomicUsize,
-    last: usize,
-}
-
-impl CommitObserver for Killer {
-    fn passed(&self, _: CommitStep) {
-        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
-            std::process::abort();
-        }
-    }
-}
-
-#[derive(Default)]
-struct Counter(Mutex<Vec<CommitStep>>);
-
-impl CommitObserver for Counter {
-    fn passed(&self, step: CommitStep) {
-        self.0.lock().expect("nobody panics with it").push(step);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_step_what_goes_is_gone_and_counted_once() -> Result<()> {
     let injected = Injected::new("kill while facts are taken out");
@@ -221,7 +183,7 @@ async fn killed_at_any_step_what_goes_is_gone_and_counted_once() -> Result<()> {
     let mut sink = world.observed("undisturbed", Arc::clone(&counter) as _)?;
     live(&mut sink).await?;
     require_left(&world, "undisturbed").await?;
-    let steps = counter.0.lock().expect("nobody panics with it").clone();
+    let steps = counter.steps();
     // The tables are made before anything is in them.
     let made = steps.iter().position(|step| *step == CommitStep::DataFile);
     let made = made.context("a data file")?;
@@ -230,31 +192,7 @@ async fn killed_at_any_step_what_goes_is_gone_and_counted_once() -> Result<()> {
             .batch_execute("TRUNCATE sheaf.lake_removals, sheaf.lake_retentions")
             .await?;
         let catalog = format!("killed{last}");
-        let config = world.database.config("sheaf_cdc");
-        let Some(Host::Unix(socket_dir)) = config.get_hosts().first() else {
-            anyhow::bail!("the cluster of tests listens on a socket");
-        };
-        let child = serde_json::json!({
-            "last": last,
-            "catalog": catalog,
-            "folder": world.folder(&catalog),
-            "host": socket_dir,
-            "port": config.get_ports().first(),
-            "dbname": world.database.name(),
-        });
-        let output = Command::new(std::env::current_exe()?)
-            .args([
-                "--exact",
-                "retaining::a_process_to_be_killed",
-                "--nocapture",
-            ])
-            .env(CHILD, child.to_string())
-            .output()?;
-        ensure!(
-            output.status.code().is_none(),
-            "after step {last} it was not killed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        kill_after(&world, &catalog, "retaining::a_process_to_be_killed", last)?;
         injected.count();
         let mut sink = world.sink(&catalog)?;
         live(&mut sink).await?;
@@ -273,28 +211,10 @@ async fn killed_at_any_step_what_goes_is_gone_and_counted_once() -> Result<()> {
 /// Does nothing, but for the test above, which starts it as a process of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_to_be_killed() -> Result<()> {
-    let Ok(child) = std::env::var(CHILD) else {
-        return Ok(());
-    };
-    let child: serde_json::Value = serde_json::from_str(&child)?;
-    let text = |name: &str| child[name].as_str().context("a text");
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host_path(text("host")?)
-        .port(u16::try_from(child["port"].as_u64().context("a port")?)?)
-        .dbname(text("dbname")?)
-        .user("sheaf_cdc");
-    let last = child["last"].as_u64().context("a number")?;
-    let killer = Killer {
-        steps: AtomicUsize::new(0),
-        last: usize::try_from(last)?,
-    };
-    let options = LakeOptions {
-        observer: Some(Arc::new(killer)),
-        ..options(text("catalog")?, PathBuf::from(text("folder")?))
-    };
-    let mut sink = LakeSink::new(&Pool::new(&config, 4, &Tls::none()), options)?;
-    live(&mut sink).await
+    if let Some(mut sink) = sink_to_be_killed()? {
+        live(&mut sink).await?;
+    }
+    Ok(())
 }
 
 async fn reconciled(reconciler: &Reconciler, reads_whole: bool) -> Result<Report> {

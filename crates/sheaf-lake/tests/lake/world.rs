@@ -17,8 +17,9 @@ use iceberg::TableIdent;
 use iceberg::io::{FileIOBuilder, LocalFsStorageFactory};
 use iceberg::scan::TableScan;
 use iceberg::table::StaticTable;
-use sheaf_cdc::change::{Catalogue, CatalogueRow, ChangedRow, EventRow};
+use sheaf_cdc::change::{Batch, Catalogue, CatalogueRow, ChangedRow, EventRow, Progress};
 use sheaf_cdc::column::ColumnValue;
+use sheaf_cdc::sink::{Held, Sink};
 use sheaf_lake::{CommitObserver, LakeOptions, LakeSink};
 use sheaf_model::{BatchId, EntityId, Op, TenantId, Timestamp};
 use sheaf_pg::{Pool, Tls};
@@ -313,4 +314,21 @@ pub(crate) fn attribute(number: i64, is_new: bool, unit: &str, schema: ColumnVal
             ("schema", schema),
         ],
     )
+}
+
+/// Feeds a sink, each transaction a commit and what follows from it another, as whoever feeds one does.
+pub(crate) async fn feed(
+    sink: &mut LakeSink,
+    batches: impl IntoIterator<Item = Batch>,
+) -> Result<Progress> {
+    if sink.held().await? == Held::Nothing {
+        sink.begin(position(10, 0)).await?;
+    }
+    sink.follow();
+    for batch in batches {
+        sink.apply(&batch).await?;
+        sink.flush().await?;
+        sink.tidy().await?;
+    }
+    Ok(sink.flush().await?)
 }

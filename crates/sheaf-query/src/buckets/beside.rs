@@ -122,10 +122,7 @@ async fn far(
     if let Some(archived) = archived.filter(|archived| wanted.len() > 1 && from < *archived) {
         let keys: BTreeSet<&String> = wanted.iter().flat_map(|one| &one.keys).collect();
         let selection = selection_of(&keys.into_iter().cloned().collect::<Vec<_>>())?;
-        let state = match source.archive().whole() {
-            Some(state) => state.clone(),
-            None => source.archive().older(archived).await?,
-        };
+        let state = source.archive().older(archived).await?;
         let read = EventsAsked {
             entities: wanted.iter().map(|one| one.entity).collect(),
             attributes: attributes_of(&selection, catalogue)?,

@@ -248,17 +248,21 @@ impl Of<'_> {
         };
         let mut first: Vec<Timestamp> = end("first_at").into_iter().collect();
         let mut last: Vec<Timestamp> = end("last_at").into_iter().collect();
-        let is_open = range.from.is_none() || range.to.is_none();
         let of = (self.entity, &Selection::All, self.catalogue);
         let unit = Duration::from_micros(1).expect("invariant: a duration");
         let unit = Width::new(unit);
-        for (newest_first, found) in [(false, &mut first), (true, &mut last)] {
+        // Where a bound was asked for, that end is not looked for.
+        let ends = [
+            (false, range.from.is_none(), &mut first),
+            (true, range.to.is_none(), &mut last),
+        ];
+        for (newest_first, _, found) in ends.into_iter().filter(|(_, is_open, _)| *is_open) {
             let one = (newest_first, unit, 1);
-            let late = Of::older(range, boundaries.closed_before).filter(|_| is_open);
+            let late = Of::older(range, boundaries.closed_before);
             if let Some(late) = late {
                 found.extend(late_starts(self.asked, of, late, one).await?);
             }
-            let older = Of::older(range, boundaries.archived_before).filter(|_| is_open);
+            let older = Of::older(range, boundaries.archived_before);
             if let Some(older) = older {
                 found.extend(starts(self.asked, of, older, one).await?);
             }

@@ -25,10 +25,7 @@ pub(crate) async fn starts(
     let mut starts = BTreeSet::new();
     let (mut from, mut to) = (from, to);
     while from < to && starts.len() < most {
-        let state = match source.archive().whole() {
-            Some(state) => state.clone(),
-            None => source.archive().older(to).await?,
-        };
+        let state = source.archive().older(to).await?;
         let asked = EventsAsked {
             entities: vec![entity],
             attributes: attributes_of(selection, catalogue)?,

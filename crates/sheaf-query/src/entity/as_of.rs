@@ -205,10 +205,7 @@ async fn further_back(
     let keyframe = match boundary {
         None => None,
         Some(boundary) => {
-            let state = match source.archive().whole() {
-                Some(state) => state.clone(),
-                None => source.archive().older(boundary).await?,
-            };
+            let state = source.archive().older(boundary).await?;
             state
                 .keyframe(scope, walk.entity, after.min(boundary))
                 .await?

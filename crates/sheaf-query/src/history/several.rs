@@ -187,10 +187,7 @@ impl<'a> Together<'a> {
                 return Ok(());
             }
             let first = some.iter().map(|one| one.place.observed_at).min();
-            let state = match source.archive().whole() {
-                Some(state) => state.clone(),
-                None => source.archive().older(boundary).await?,
-            };
+            let state = source.archive().older(boundary).await?;
             let asked = EventsAsked {
                 entities: some.iter().map(|one| one.entity).collect(),
                 attributes: self.attributes.clone(),

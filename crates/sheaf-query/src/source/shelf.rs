@@ -54,8 +54,12 @@ impl Shelf {
         Some(whole.freshness.position)
     }
 
-    /// A state of the archive that holds all events before a boundary: one that was looked at after the boundary was.
+    /// A state of the archive that holds all events before a boundary: the one that all is read from, or one that was looked at after
+    /// the boundary was.
     pub(crate) async fn older(&self, boundary: Timestamp) -> Result<Arc<dyn Archived>, ReadError> {
+        if let Some(state) = self.whole() {
+            return Ok(Arc::clone(state));
+        }
         if let Some(state) = self.known(boundary) {
             return Ok(state);
         }

@@ -52,10 +52,7 @@ impl Older {
         let Some((from, to)) = self.lacking(place, boundary) else {
             return Ok(());
         };
-        let state = match source.archive().whole() {
-            Some(state) => state.clone(),
-            None => source.archive().older(to).await?,
-        };
+        let state = source.archive().older(to).await?;
         let asked = EventsAsked {
             entities: self.entities.clone(),
             attributes: self.attributes.clone(),

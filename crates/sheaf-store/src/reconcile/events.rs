@@ -36,41 +36,12 @@ pub struct KeptEvent {
     pub is_counted: bool,
 }
 
-/// The place of an event in the order of the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    tenant: i64,
-    entity: i64,
-    observed_at: Timestamp,
-    seq: i16,
-}
-
-impl Place {
-    /// Before every event.
-    pub const FIRST: Place = Place {
-        tenant: i64::MIN,
-        entity: i64::MIN,
-        observed_at: Timestamp::MIN,
-        seq: i16::MIN,
-    };
-
-    /// That of an event.
-    pub fn of(event: &LakeCorrection) -> Place {
-        Place {
-            tenant: event.key.tenant.0,
-            entity: event.key.entity.0,
-            observed_at: event.key.observed_at,
-            seq: event.key.seq,
-        }
-    }
-}
-
-/// The events of a span of time after a place that were received before a cutoff and that are visible at a moment, whenever they are
+/// The events of a span of time after one, in the order of the table's key, that were received before a cutoff and that are visible at a moment, whenever they are
 /// read: so many at most, and of so many bytes, but one at least.
 pub async fn read_range(
     cdc: &Pool,
     span: Span,
-    after: Place,
+    after: CorrectionKey,
     (moment, cutoff): (&Moment, Timestamp),
     rows_max: i64,
     bytes_max: i64,
@@ -83,8 +54,8 @@ pub async fn read_range(
     );
     let (taken_at, cutoff) = (PgTime(moment.taken_at), PgTime(cutoff));
     let params: Vec<(&(dyn ToSql + Sync), Type)> = vec![
-        (&after.tenant, Type::INT8),
-        (&after.entity, Type::INT8),
+        (&after.tenant.0, Type::INT8),
+        (&after.entity.0, Type::INT8),
         (&time, Type::TIMESTAMPTZ),
         (&after.seq, Type::INT2),
         (&lower, Type::TIMESTAMPTZ),

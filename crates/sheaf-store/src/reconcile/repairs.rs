@@ -7,8 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{read, write};
-use crate::heartbeat::lsn_in;
-use crate::lake::{CorrectionKey, KeyColumns, LakeCorrection, LakeName};
+use crate::lake::{CorrectionKey, KeyColumns, LakeCorrection, LakeName, position_in};
 
 /// An event that the lake has to have as it is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,15 +88,11 @@ fn repair_of(row: &Row, step: &'static str) -> Result<LakeRepair, PgError> {
     let key = CorrectionKey::of_row(row);
     let event = row.get::<_, Option<i8>>("op");
     let event = event.map(|_| LakeCorrection::of_row(row, step));
-    let timeline = u32::try_from(row.get::<_, i64>("base_timeline"));
-    let lsn = lsn_in(row, "base_lsn", step)?;
+    let base = position_in(row, "base_timeline", "base_lsn", step)?;
     Ok(LakeRepair {
         key,
         event: event.transpose()?,
-        base: ChangePosition::before(
-            timeline.map_err(|_| PgError::unreadable(step, "base_timeline"))?,
-            lsn.ok_or_else(|| PgError::unreadable(step, "base_lsn"))?,
-        ),
+        base: base.ok_or_else(|| PgError::unreadable(step, "base_lsn"))?,
         asked_at: row.get::<_, PgTime>("asked_at").0,
     })
 }

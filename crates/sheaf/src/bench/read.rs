@@ -126,16 +126,7 @@ async fn fill(world: &World) -> Result<()> {
             entity % 7,
         );
     }
-    let mut connection = world.first.connect().await?;
-    connection
-        .call(
-            Method::POST,
-            "/v1/ingest",
-            "application/x-ndjson",
-            Bytes::from(body),
-        )
-        .await
-        .map(drop)
+    world.first.ingest(body).await
 }
 
 async fn numbers(world: &World) -> Result<Vec<i64>> {

@@ -71,6 +71,18 @@ impl Tenant {
         Ok(connections)
     }
 
+    /// Sends some events of NDJSON in one request.
+    pub(super) async fn ingest(&self, body: String) -> Result<()> {
+        let mut connection = self.connect().await?;
+        let sent = connection.call(
+            Method::POST,
+            "/v1/ingest",
+            "application/x-ndjson",
+            Bytes::from(body),
+        );
+        sent.await.map(drop)
+    }
+
     /// The same tenant at another server.
     pub(super) fn at(&self, authority: &str) -> Tenant {
         let authority = authority.into();

@@ -16,6 +16,7 @@ use sheaf_export::Column;
 use sheaf_model::AttributeType;
 
 use super::super::columns::{JSON_MARK, schema_of};
+use super::super::excerpts::values_in;
 use super::Attribute;
 use super::latest::LatestFacts;
 use crate::schema::LakeTable;
@@ -40,27 +41,7 @@ pub(super) fn fixed() -> Vec<Column> {
 impl Attribute {
     /// The column of the facts that has its values.
     fn values(&self) -> &'static str {
-        match self.kind.as_str() {
-            "int" => "value_int",
-            "float" => "value_float",
-            "decimal" => "value_decimal",
-            "bool" => "value_bool",
-            "time" => "value_time",
-            "json" => "value_json",
-            _ => "value_text",
-        }
-    }
-
-    pub(super) fn kind(&self) -> AttributeType {
-        match self.values() {
-            "value_int" => AttributeType::Int,
-            "value_float" => AttributeType::Float,
-            "value_decimal" => AttributeType::Decimal,
-            "value_bool" => AttributeType::Bool,
-            "value_time" => AttributeType::Time,
-            "value_json" => AttributeType::Json,
-            _ => AttributeType::Text,
-        }
+        values_in(self.kind)[0]
     }
 }
 
@@ -100,7 +81,7 @@ pub(super) fn plan(
             .is_null()
             .or(column("at").gt_eq(col("reset_at")));
         let value = when(counts, column("value")).end()?;
-        let mark = (attribute.kind() == AttributeType::Json).then(json_mark);
+        let mark = (attribute.kind == AttributeType::Json).then(json_mark);
         shown.push(value.alias_with_metadata(&attribute.name, mark));
     }
     of_entity.filter(is_alive)?.project(shown)?.build()

@@ -65,14 +65,15 @@ impl KnownTypes {
         let files = views.facts.files().await;
         let files = files
             .map_err(|error| QueryError::of_running(DataFusionError::External(Box::new(error))))?;
-        let mut known = match self.0.get(&tenant) {
-            Some(known) => Known::clone(&known),
-            None => Known::default(),
-        };
-        let there: HashSet<&str> = files.iter().map(|file| &*file.location).collect();
-        known.files.retain(|file| there.contains(&**file));
+        let known = self.0.get(&tenant).unwrap_or_default();
         let is_new = |file: &&Arc<KnownFile>| !known.files.contains(&file.location);
         let new: Vec<Arc<KnownFile>> = files.iter().filter(is_new).cloned().collect();
+        if new.is_empty() {
+            return Ok(known.types.clone());
+        }
+        let mut known = Known::clone(&known);
+        let there: HashSet<&str> = files.iter().map(|file| &*file.location).collect();
+        known.files.retain(|file| there.contains(&**file));
         for some in new.chunks(FILES_AT_ONCE) {
             read(views, some, &mut known.types).await?;
             known

@@ -33,6 +33,13 @@ pub(super) struct Prepared {
     pub(super) described: Option<Described>,
 }
 
+impl Prepared {
+    /// What the client has said a parameter to be.
+    fn said(&self, place: usize) -> Option<u32> {
+        self.types.get(place).copied().filter(|oid| *oid != 0)
+    }
+}
+
 /// A statement with its values.
 pub(super) struct Portal {
     command: Command,
@@ -95,24 +102,25 @@ impl Session {
         wanted: Forms,
     ) -> Result<(), Trouble> {
         let prepared = self.prepared(&statement)?;
-        let is_said = |place: usize| prepared.types.get(place).is_some_and(|oid| *oid != 0);
         let is_unsaid = values
             .iter()
             .enumerate()
-            .any(|(place, value)| value.is_some() && !is_said(place));
+            .any(|(place, value)| value.is_some() && prepared.said(place).is_none());
         if is_unsaid {
             self.described(&statement).await?;
         }
         let prepared = self.prepared(&statement)?;
         let described = prepared.described.as_ref();
-        let said = |place: usize| prepared.types.get(place).copied().filter(|oid| *oid != 0);
         let expected = |place: usize| described.and_then(|all| all.params.get(place).copied());
         if !forms.fit(values.len()) {
             let message = "a message has another number of forms than of values";
             return Err(Fault::fatal(PROTOCOL_VIOLATION, message).into());
         }
         let params = values.iter().enumerate().map(|(place, value)| {
-            let oid = said(place).or_else(|| expected(place)).unwrap_or(0);
+            let oid = prepared
+                .said(place)
+                .or_else(|| expected(place))
+                .unwrap_or(0);
             read_param(place + 1, oid, forms.of(place), value.as_deref())
         });
         let params = params.collect::<Result<Vec<Param>, Fault>>()?;
@@ -156,7 +164,7 @@ impl Session {
                 let described = described.ok_or_else(unknown_statement)?;
                 let count = described.params.len().max(prepared.types.len());
                 let types = (0..count).map(|place| {
-                    let said = prepared.types.get(place).copied().filter(|oid| *oid != 0);
+                    let said = prepared.said(place);
                     let expected = described.params.get(place).copied();
                     said.or(expected).unwrap_or(TEXT)
                 });

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use hyper::Method;
-use hyper::body::Bytes;
 use sheaf_config::Changes;
 use sheaf_lake::LakeOptions;
 use sheaf_lake::analytics::{LakeReader, ReaderOptions};
@@ -104,7 +102,6 @@ impl Filled {
 
 /// Says of each entity what it is, an hour before it reports.
 async fn about(tenant: &Tenant, amount: &Amount) -> Result<()> {
-    let mut connection = tenant.connect().await?;
     let entities: Vec<u64> = (0..amount.entities).collect();
     for some in entities.chunks(1_000) {
         let mut body = String::new();
@@ -121,15 +118,8 @@ async fn about(tenant: &Tenant, amount: &Amount) -> Result<()> {
             ));
             body.push('\n');
         }
-        connection
-            .call(
-                Method::POST,
-                "/v1/ingest",
-                "application/x-ndjson",
-                Bytes::from(body),
-            )
-            .await
-            .context("saying what entities are")?;
+        let said = tenant.ingest(body).await;
+        said.context("saying what entities are")?;
     }
     Ok(())
 }

@@ -200,17 +200,8 @@ async fn edit_each_once(tenant: &Tenant) -> Result<()> {
              {{\"a\":1.5,\"b\":2.5,\"c\":3.5,\"d\":4.5,\"e\":5.5,\"f\":6.5,\"g\":7.5,\"h\":8.5,\"i\":9.5,\"n\":0}}}}\n"
         );
     }
-    tenant
-        .connect()
-        .await?
-        .call(
-            Method::POST,
-            "/v1/ingest",
-            "application/x-ndjson",
-            Bytes::from(body),
-        )
-        .await
-        .context("making the entities to edit")?;
+    let made = tenant.ingest(body).await;
+    made.context("making the entities to edit")?;
     // The first edit of now makes its partition.
     editors(tenant, 1, None).await?[0].act(0).await.map(drop)
 }

@@ -4,8 +4,6 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use anyhow::{Context, Result};
-use hyper::Method;
-use hyper::body::Bytes;
 
 use super::Bench;
 use super::bodies::{Form, request, requests};
@@ -127,7 +125,6 @@ fn levels(scale: Scale, millions: u32) -> Vec<(&'static str, u64)> {
 /// Makes attributes that nothing else uses, 500 a request.
 async fn create_attributes(tenant: &Tenant, count: u64) -> Result<()> {
     const EACH: u64 = 500;
-    let mut connection = tenant.connect().await?;
     for first in (0..count).step_by(EACH as usize) {
         let fields: Vec<String> = (first..count.min(first + EACH))
             .map(|place| format!("\"x{place}\":1"))
@@ -136,15 +133,7 @@ async fn create_attributes(tenant: &Tenant, count: u64) -> Result<()> {
             "{{\"type\":\"odd\",\"id\":\"o{first}\",\"observed_at\":\"2013-01-01T00:00:00Z\",\"attributes\":{{{}}}}}\n",
             fields.join(",")
         );
-        connection
-            .call(
-                Method::POST,
-                "/v1/ingest",
-                "application/x-ndjson",
-                Bytes::from(body),
-            )
-            .await
-            .context("making attributes")?;
+        tenant.ingest(body).await.context("making attributes")?;
     }
     Ok(())
 }
