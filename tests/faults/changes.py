@@ -22,7 +22,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "e2e"))
-from support.checks import Checker  # noqa: E402
+from support.checks import check_all  # noqa: E402
 from support.clients import Clients  # noqa: E402
 from support.database import wait_until  # noqa: E402
 from support.faults import schedule  # noqa: E402
@@ -193,16 +193,7 @@ class Run:
     def check(self):
         for server in self.servers:
             server.wait_ready()
-        print(f"{self.clients.acked()} requests acknowledged; statuses {self.clients.statuses()}", flush=True)
-        faults = self.clients.faults()
-        if faults:
-            raise AssertionError(f"{len(faults)} answers that no fault excuses: {faults[:3]}")
-        settling = Checker(self.servers[0], self.clients.tenants, self.clients.journal)
-        print(f"{settling.settle()} requests with an unknown outcome were retried", flush=True)
-        checker = Checker(self.servers[1], self.clients.tenants, self.clients.journal)
-        checker.problems = settling.problems
-        checker.check()
-        print(f"{checker.rows} rows of {checker.entities} entities are what the journal and the model say", flush=True)
+        check_all(self.servers, self.clients)
         self.check_lake()
         assert_sound(unittest.TestCase(), self.servers[0])
 

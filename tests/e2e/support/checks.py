@@ -224,3 +224,17 @@ class Candidate:
 
 def without_token(answer):
     return {name: value for name, value in answer.items() if name != "token"}
+
+
+def check_all(servers, clients):
+    """What clients were told is what there is: one server is asked to settle what is unknown, the other is read."""
+    print(f"{clients.acked()} requests acknowledged; statuses {clients.statuses()}", flush=True)
+    faults = clients.faults()
+    if faults:
+        raise AssertionError(f"{len(faults)} answers that no fault excuses: {faults[:3]}")
+    settling = Checker(servers[0], clients.tenants, clients.journal)
+    print(f"{settling.settle()} requests with an unknown outcome were retried", flush=True)
+    checker = Checker(servers[1], clients.tenants, clients.journal)
+    checker.problems = settling.problems
+    checker.check()
+    print(f"{checker.rows} rows of {checker.entities} entities are what the journal and the model say", flush=True)
