@@ -144,6 +144,9 @@ class Pair:
         self.server_reader, self.server = server
         self.user = None
         self.held = False
+        # Whether bytes were swallowed on this way. A connection loses nothing in its middle: what comes after the gap never arrives
+        # either, also where the proxy passes everything again before this is cut. A replica would write WAL with a hole in it.
+        self.gap_up = self.gap_down = False
         self.rest = b""
         # What went up last.
         self.asked = b""
@@ -179,7 +182,8 @@ class Pair:
         if self.user is None:
             self.user = user_of(chunk)
         self.asked = chunk
-        return b"" if self.proxy.swallow_up else chunk
+        self.gap_up = self.gap_up or self.proxy.swallow_up
+        return b"" if self.gap_up else chunk
 
     def coming_down(self, chunk):
         place = self.commit_in(chunk)
@@ -198,7 +202,8 @@ class Pair:
             self.held = True
             self.proxy.fired += 1
             return b""
-        if self.proxy.swallow_down:
+        self.gap_down = self.gap_down or self.proxy.swallow_down
+        if self.gap_down:
             self.proxy.swallowed += chunk
             return b""
         return chunk
