@@ -13,6 +13,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::ColumnPath;
 
+use crate::checksums::{End, key_of};
 use crate::error::LakeError;
 use crate::schema::{Kind, LakeTable};
 
@@ -40,6 +41,8 @@ const REPEATED: [&str; 4] = ["external_id", "observed_at", "batch_id", "ingested
 pub(crate) struct EncodedFile {
     table: LakeTable,
     pub(crate) bytes: Vec<u8>,
+    /// What its name is to say.
+    pub(crate) end: End,
     metadata: ParquetMetaData,
 }
 
@@ -110,10 +113,18 @@ impl FileWriter {
     }
 
     pub(crate) fn finish(mut self) -> Result<EncodedFile, ParquetError> {
+        // What follows from here on is its end.
+        self.writer.flush()?;
+        self.writer.sync()?;
+        let data = self.writer.inner();
+        let (key, data) = (key_of(data), data.len());
+        self.writer.append_key_value_metadata(key);
         let metadata = self.writer.finish()?;
+        let bytes = std::mem::take(self.writer.inner_mut());
         Ok(EncodedFile {
             table: self.table,
-            bytes: std::mem::take(self.writer.inner_mut()),
+            end: End::of(bytes.get(data..).unwrap_or_default()),
+            bytes,
             metadata,
         })
     }

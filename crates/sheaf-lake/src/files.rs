@@ -56,7 +56,7 @@ impl Files {
     pub(crate) fn open(&self, location: &str) -> Result<StoredFile, LakeError> {
         self.stop.check()?;
         let bytes = self.runtime.block_on(self.warehouse.read(location))?;
-        StoredFile::open(bytes).map_err(LakeError::file("decoding file", location))
+        StoredFile::open(location, bytes).map_err(LakeError::file("decoding file", location))
     }
 
     /// Writes a file of a table, and gives back what the table's description says of it.
@@ -67,7 +67,8 @@ impl Files {
         encoded: EncodedFile,
     ) -> Result<DataFile, LakeError> {
         self.stop.check()?;
-        let location = state.data_location(&file_name(partition));
+        let name = format!("{}.{}", file_name(partition), encoded.end);
+        let location = state.data_location(&name);
         let numbers = partition.iter().map(|number| number.map(Literal::int));
         let file = encoded.describe(
             location.clone(),

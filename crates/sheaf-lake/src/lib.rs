@@ -7,6 +7,7 @@ mod archive;
 mod archived;
 mod background;
 mod catalogue;
+mod checksums;
 mod compaction;
 mod corrections;
 mod data_file;

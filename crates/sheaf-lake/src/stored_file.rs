@@ -14,6 +14,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use std::sync::Arc;
 
+use crate::checksums::{Blocks, End};
 use crate::corrections::Ranges;
 use crate::digest;
 use crate::error::Cause;
@@ -34,8 +35,14 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    pub(crate) fn open(bytes: Bytes) -> Result<StoredFile, Cause> {
+    pub(crate) fn open(location: &str, bytes: Bytes) -> Result<StoredFile, Cause> {
+        let data = End::named(location)
+            .map(|end| end.data_of(&bytes))
+            .transpose()?;
         let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
+        if let Some(data) = data {
+            Blocks::check_all(plain.metadata(), data)?;
+        }
         // Texts stay in the pages that they were read from: a value that a thousand rows have is in memory once.
         let fields = plain.schema().fields().iter().map(|field| {
             let field = field.as_ref().clone();

@@ -303,12 +303,12 @@ impl Reading {
         let source = &self.source;
         source.tally.files.fetch_add(1, Ordering::Relaxed);
         let location = portion.file.location.clone();
-        let mut reader = FileReader {
-            warehouse: source.warehouse.clone(),
-            ends: Arc::clone(&source.ends),
-            tally: Arc::clone(&source.tally),
-            file: portion.file,
-        };
+        let mut reader = FileReader::new(
+            source.warehouse.clone(),
+            Arc::clone(&source.ends),
+            Arc::clone(&source.tally),
+            portion.file,
+        );
         let end = reader.open().await.map_err(external)?;
         let count = end.metadata().num_row_groups();
         let groups = match portion.groups {

@@ -88,7 +88,7 @@ fn of_rows(events: &[EventRow]) -> [Vec<Digested>; 2] {
         &schema,
         std::iter::once(Ok(batch.clone())),
     );
-    let stored = StoredFile::open(encoded.expect("a file").bytes.into()).expect("a file");
+    let stored = StoredFile::open("a file", encoded.expect("a file").bytes.into()).expect("a file");
     let rows = stored.rows().expect("rows");
     let read = rows.flat_map(|batch| digests(&batch.expect("a part")));
     [digests(&batch), read.collect()]

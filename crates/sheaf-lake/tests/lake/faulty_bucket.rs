@@ -203,7 +203,7 @@ async fn a_place_that_fails_holds_a_commit_up_and_position_and_files_stay_one() 
 }
 
 /// The sum of all values as a question has it.
-async fn sum(reader: &LakeReader) -> Result<i64> {
+pub(crate) async fn sum(reader: &LakeReader) -> Result<i64> {
     let scope = TenantScope::authenticated(TenantId(1));
     let question = Question {
         query: "SELECT entity_id, observed_at, value_int FROM facts".to_owned(),

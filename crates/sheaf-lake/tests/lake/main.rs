@@ -12,6 +12,7 @@ mod corrections;
 mod crashes;
 mod extremes;
 mod faulty_bucket;
+mod flipped;
 mod histories;
 mod joining;
 mod letters;
