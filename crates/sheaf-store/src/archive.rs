@@ -1,48 +1,24 @@
-//! Up to where history is closed and archived, and how far each partition is on its way out. Steps run as `sheaf_upkeep`.
+//! How far each partition is on its way out of the history, and the steps of it. They run as `sheaf_upkeep`.
 //!
 //! It has no opinion on whether a step may be taken; the database refuses those that would lose something.
+
+mod boundaries;
+mod held;
+mod restore;
 
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::{Disposition, PgError, PgTime, Pool, Statement, Unfinished, first_row, run_if};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::events::quoted;
+pub use self::boundaries::{Boundaries, boundaries_of, fetch_boundaries, read_boundaries};
+use self::held::Held;
+pub use self::restore::{
+    Restoring, archive_again, begin_restore, finish_restore, prepare_restored,
+};
 use crate::lake::{CorrectionKey, LakeCorrection, position_in};
-use crate::maintenance::{Params, PartitionState, change, detach, fetch_state, finish_detach};
+use crate::maintenance::{Params, change, detach, fetch_state};
 use crate::partitions::Partition;
-
-/// Up to where history is closed to writes, and up to where the lake answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Boundaries {
-    /// What was observed before this is late when it arrives; absent where nothing is closed.
-    pub closed_before: Option<Timestamp>,
-    /// Events before this are read from the lake, and the late ones from PostgreSQL; absent where nothing is archived.
-    pub archived_before: Option<Timestamp>,
-}
-
-/// Reads the boundaries, in the transaction and snapshot of whoever asks.
-pub fn read_boundaries() -> Statement<'static> {
-    let sql = include_str!("../sql/archive/read_boundaries.sql");
-    Statement::new("reading up to where history is archived", sql, vec![])
-}
-
-/// The boundaries in the rows of [`read_boundaries`].
-pub fn boundaries_of(rows: &[Row]) -> Result<Boundaries, PgError> {
-    let row = first_row(rows, "reading up to where history is archived")?;
-    let time = |column: &str| row.get::<_, Option<PgTime>>(column).map(|time| time.0);
-    Ok(Boundaries {
-        closed_before: time("closed_before"),
-        archived_before: time("archived_before"),
-    })
-}
-
-/// The boundaries now, as any role.
-pub async fn fetch_boundaries(pool: &Pool) -> Result<Boundaries, PgError> {
-    let client = pool.get().await?;
-    let rows = sheaf_pg::run_alone(&client, &read_boundaries()).await?;
-    boundaries_of(&rows)
-}
 
 /// The last step of an archive that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -299,128 +275,6 @@ pub async fn drop_archived(upkeep: &Pool, name: &str, now: Timestamp) -> Result<
     let now = PgTime(now);
     let params: Params<'_> = vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
     is_done(upkeep, "dropping an archived partition", sql, params).await
-}
-
-/// Makes an empty table for what comes back of a dropped partition. False where the partition's own is still there.
-pub async fn prepare_restored(upkeep: &Pool, name: &str) -> Result<bool, PgError> {
-    let sql = include_str!("../sql/archive/prepare_restored.sql");
-    let params: Params<'_> = vec![(&name, Type::TEXT)];
-    let step = "making a table for a restored partition";
-    is_done(upkeep, step, sql, params).await
-}
-
-/// Puts the partition that was archived last back into the history. False where it is there. Not where one after it is on its way: its
-/// boundary would move beyond this one, and back again when this one is archived again.
-pub async fn finish_restore(upkeep: &Pool, name: &str, now: Timestamp) -> Result<bool, StepError> {
-    const STEP: &str = "putting an archived partition back";
-    end_interrupted(upkeep, name).await?;
-    let now = PgTime(now);
-    let finish = include_str!("../sql/archive/finish_restore.sql");
-    let look = include_str!("../sql/archive/look_at_restored.sql");
-    let statements = [
-        Statement::new(
-            STEP,
-            finish,
-            vec![(&name, Type::TEXT), (&now, Type::TIMESTAMPTZ)],
-        ),
-        Statement::new(STEP, look, vec![(&name, Type::TEXT)]),
-    ];
-    let name = || name.to_owned();
-    done_unless(upkeep, STEP, &statements, |looked| {
-        if looked.get("is_leaving") {
-            return Some(StepError::Leaving { name: name() });
-        }
-        let is_before = looked.get::<_, bool>("is_before_another");
-        is_before.then(|| StepError::Younger { name: name() })
-    })
-    .await
-}
-
-/// A partition whose detachment was interrupted is attached, and no query sees it: it is taken out, so that it can be put back.
-async fn end_interrupted(upkeep: &Pool, name: &str) -> Result<(), PgError> {
-    if fetch_state(upkeep, name).await? != Some(PartitionState::Pending) {
-        return Ok(());
-    }
-    // Not while somebody is at it.
-    let sql = include_str!("../sql/archive/hold_archive.sql");
-    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
-    let step = "ending an interrupted detachment";
-    let (held, is_going) = Held::by(upkeep, step, sql, &params, "is_wanted").await?;
-    if is_going && fetch_state(upkeep, name).await? == Some(PartitionState::Pending) {
-        finish_detach(upkeep, &quoted(name)).await?;
-    }
-    held.release().await
-}
-
-/// Whoever puts a partition back, alone: what one has compared another would make anew.
-#[derive(Debug)]
-pub struct Restoring(Held);
-
-/// Keeps others from putting a partition back. None where somebody does that.
-pub async fn begin_restore(upkeep: &Pool) -> Result<Option<Restoring>, PgError> {
-    let sql = include_str!("../sql/archive/hold_restore.sql");
-    let (held, is_held) = Held::by(upkeep, HOLD_RESTORE, sql, &[], "is_held").await?;
-    Ok(is_held.then_some(Restoring(held)))
-}
-
-const HOLD_RESTORE: &str = "keeping others from restoring";
-
-impl Restoring {
-    /// Whether others are kept from it still, and were all the time.
-    pub async fn require(&self) -> Result<(), PgError> {
-        let alive = self.0.client.batch_execute("SELECT").await;
-        alive.map_err(PgError::statement(HOLD_RESTORE))
-    }
-
-    /// Lets others.
-    pub async fn release(self) -> Result<(), PgError> {
-        self.0.release().await
-    }
-}
-
-/// A lock as long as this is there: a transaction that writes nothing.
-#[derive(Debug)]
-struct Held {
-    client: Unfinished,
-    step: &'static str,
-}
-
-impl Held {
-    /// Takes it by a statement, and what that says.
-    async fn by(
-        upkeep: &Pool,
-        step: &'static str,
-        sql: &str,
-        params: &[(&(dyn ToSql + Sync), Type)],
-        said: &str,
-    ) -> Result<(Held, bool), PgError> {
-        let client = Unfinished::new(upkeep.get().await?);
-        let begin = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL idle_in_transaction_session_timeout = 0";
-        let begun = client.batch_execute(begin).await;
-        begun.map_err(PgError::statement(step))?;
-        let rows = client.query_typed(sql, params).await;
-        let rows = rows.map_err(PgError::statement(step))?;
-        // Ends the statement's portal and its snapshot: an interrupted detachment is ended once nobody has an older one.
-        let ended = client.batch_execute("SELECT").await;
-        ended.map_err(PgError::statement(step))?;
-        let said = first_row(&rows, step)?.get(said);
-        Ok((Held { client, step }, said))
-    }
-
-    async fn release(self) -> Result<(), PgError> {
-        let ended = self.client.batch_execute("ROLLBACK").await;
-        ended.map_err(PgError::statement(self.step))?;
-        self.client.rest();
-        Ok(())
-    }
-}
-
-/// Begins again with a partition that was restored.
-pub async fn archive_again(upkeep: &Pool, name: &str) -> Result<(), PgError> {
-    let sql = include_str!("../sql/archive/archive_again.sql");
-    let params: Params<'_> = vec![(&name, Type::TEXT)];
-    change(upkeep, "archiving a restored partition", sql, params).await?;
-    Ok(())
 }
 
 /// Takes a partition that reads do not ask any more out of the history, and notes it. Nobody restores it meanwhile. Does nothing
