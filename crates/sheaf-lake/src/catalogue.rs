@@ -8,11 +8,11 @@ use iceberg::spec::DataFile;
 use crate::data_file::encode;
 use crate::error::{Cause, LakeError};
 use crate::files::{BATCH_ROWS, Files, encoding};
-use crate::lake::TenantBuckets;
 use crate::rewrite::{partition_of, ranges_of};
 use crate::rows::{StoredRow, merge, read_rows, write_rows};
 use crate::schema::LakeTable;
 use crate::table::{TableChange, TableState};
+use crate::tenant_buckets::TenantBuckets;
 
 /// Writes changed rows of a catalogue, one at least.
 pub(crate) fn change_rows(

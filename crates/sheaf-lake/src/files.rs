@@ -14,10 +14,10 @@ use crate::data_file::{EncodedFile, encode};
 use crate::error::{Cause, LakeError};
 use crate::facts::{DAY_MICROS, NamedFacts, Part, day_of, divide};
 use crate::keyframes::NamedKeyframes;
-use crate::lake::TenantBuckets;
 use crate::observer::{CommitStep, Observed};
 use crate::stored_file::StoredFile;
 use crate::table::TableState;
+use crate::tenant_buckets::TenantBuckets;
 use crate::warehouse::Warehouse;
 
 /// Rows that are made into columns at once.

@@ -34,6 +34,7 @@ mod schema;
 mod sink;
 mod stored_file;
 mod table;
+mod tenant_buckets;
 mod upkeep;
 mod warehouse;
 

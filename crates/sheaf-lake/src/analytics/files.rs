@@ -7,9 +7,9 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::error::LakeError;
-use crate::lake::TenantBuckets;
 use crate::schema::LakeTable;
 use crate::table::TableState;
+use crate::tenant_buckets::TenantBuckets;
 use crate::warehouse::Warehouse;
 
 /// Files that are remembered, of all tables and states. Each takes about a kilobyte.

@@ -20,9 +20,9 @@ use crate::digest::{Digest, Digested, FactKey, HOUR_MICROS, TenantHour};
 use crate::error::LakeError;
 use crate::facts::day_of;
 use crate::files::Files;
-use crate::lake::TenantBuckets;
 use crate::retention::Boundaries;
 use crate::schema::LakeTable;
+use crate::tenant_buckets::TenantBuckets;
 
 /// Events that are taken apart at once, and how many bytes of their attributes.
 const EVENTS: usize = 2_000;
