@@ -12,7 +12,7 @@ use parquet::file::metadata::{KeyValue, ParquetMetaData};
 
 /// The key: of each block eight hexadecimal digits.
 const KEY: &str = "sheaf.block-crc32";
-/// What is read at once at least. The checksums of blocks of half of it would be twice as many, which are a thousandth of a file.
+/// What is read at once at least. Its checksum takes a thousandth of it.
 const BLOCK_BYTES: usize = 8 << 10;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const DIGITS: usize = 8;
@@ -25,7 +25,7 @@ pub(crate) struct Damage(Range<u64>);
 /// A file's end: what follows the values of its rows, and says where they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct End {
-    pub(crate) bytes: u64,
+    bytes: u64,
     crc: u32,
 }
 
@@ -41,6 +41,9 @@ impl End {
     pub(crate) fn named(location: &str) -> Option<End> {
         let (_, end) = location.strip_suffix(".parquet")?.rsplit_once('.')?;
         let (bytes, crc) = end.split_once('-')?;
+        if !bytes.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
         Some(End {
             bytes: bytes.parse().ok()?,
             crc: read_crc(crc.as_bytes())?,
@@ -87,6 +90,13 @@ pub(crate) fn key_of(data: &[u8]) -> KeyValue {
     KeyValue::new(KEY.to_owned(), sums.collect::<String>())
 }
 
+/// Blocks that are read at once, and which of the ranges that were wanted are in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BlocksRun {
+    pub(crate) blocks: Range<u64>,
+    pub(crate) wanted: Range<usize>,
+}
+
 /// The checksums of what comes before a file's end.
 #[derive(Debug, Clone)]
 pub(crate) struct Blocks {
@@ -113,24 +123,50 @@ impl Blocks {
     }
 
     /// The whole blocks that have these bytes.
-    pub(crate) fn around(&self, bytes: &Range<u64>) -> Range<u64> {
+    fn around(&self, bytes: &Range<u64>) -> Result<Range<u64>, Damage> {
+        if bytes.start > bytes.end || bytes.end > self.end {
+            return Err(Damage(bytes.clone()));
+        }
         let from = bytes.start / BLOCK * BLOCK;
         let to = bytes.end.div_ceil(BLOCK).saturating_mul(BLOCK);
-        from..to.min(self.end).max(from)
+        Ok(from..to.min(self.end))
     }
 
-    /// Of the blocks around them, the bytes that were asked for.
-    pub(crate) fn take(&self, blocks: &Bytes, wanted: &Range<u64>) -> Result<Bytes, Damage> {
-        let around = self.around(wanted);
-        self.check(&around, blocks)?;
-        let damage = || Damage(wanted.clone());
-        let place = |at: u64| usize::try_from(at.checked_sub(around.start)?).ok();
-        let from = place(wanted.start).ok_or_else(damage)?;
-        let to = place(wanted.end).ok_or_else(damage)?;
-        match from <= to && to <= blocks.len() {
-            true => Ok(blocks.slice(from..to)),
-            false => Err(damage()),
+    /// What is to be read for these ranges: blocks that more of them want, or that follow each other, once.
+    pub(crate) fn runs(&self, wanted: &[Range<u64>]) -> Result<Vec<BlocksRun>, Damage> {
+        let mut runs: Vec<BlocksRun> = Vec::new();
+        for (place, range) in wanted.iter().enumerate() {
+            let around = self.around(range)?;
+            match runs.last_mut() {
+                Some(run) if (run.blocks.start..=run.blocks.end).contains(&around.start) => {
+                    run.blocks.end = run.blocks.end.max(around.end);
+                    run.wanted.end = place + 1;
+                }
+                Some(_) | None => runs.push(BlocksRun {
+                    blocks: around,
+                    wanted: place..place + 1,
+                }),
+            }
         }
+        Ok(runs)
+    }
+
+    /// The ranges that were wanted, of the blocks that were read for them.
+    pub(crate) fn take(
+        &self,
+        range: &Range<u64>,
+        blocks: &Bytes,
+        wanted: &[Range<u64>],
+    ) -> Result<Vec<Bytes>, Damage> {
+        self.check(range, blocks)?;
+        let taken = wanted.iter().map(|wanted| {
+            let place = |at: u64| usize::try_from(at.checked_sub(range.start)?).ok();
+            let places = place(wanted.start).zip(place(wanted.end));
+            let places = places.filter(|(from, to)| from <= to && *to <= blocks.len());
+            let (from, to) = places.ok_or_else(|| Damage(wanted.clone()))?;
+            Ok(blocks.slice(from..to))
+        });
+        taken.collect()
     }
 
     /// Whether everything before an end is what was written.
@@ -159,7 +195,8 @@ impl Blocks {
 }
 
 fn read_crc(digits: &[u8]) -> Option<u32> {
-    if digits.len() != DIGITS {
+    let is_digit = |digit: &u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    if digits.len() != DIGITS || !digits.iter().all(is_digit) {
         return None;
     }
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()

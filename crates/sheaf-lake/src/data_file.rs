@@ -123,7 +123,7 @@ impl FileWriter {
         let bytes = std::mem::take(self.writer.inner_mut());
         Ok(EncodedFile {
             table: self.table,
-            end: End::of(bytes.get(data..).unwrap_or_default()),
+            end: End::of(bytes.get(data..).expect("invariant: a file only grows")),
             bytes,
             metadata,
         })

@@ -3,6 +3,7 @@
 use sheaf_model::{ChangePosition, Timestamp};
 use sheaf_pg::PgError;
 
+use crate::checksums::Damage;
 use crate::fact::EventFault;
 use crate::rest::RestFault;
 use crate::rows::RowFault;
@@ -61,6 +62,15 @@ pub enum LakeError {
     Missing {
         /// The file.
         location: String,
+    },
+    /// A file has other bytes than were written. It stays so until somebody puts back what was there.
+    #[error("file {location} is damaged")]
+    Damaged {
+        /// The file.
+        location: String,
+        /// Which bytes.
+        #[source]
+        source: Cause,
     },
     /// A table is at another place than the one that the lake was opened at.
     #[error(
@@ -186,6 +196,14 @@ impl LakeError {
             step,
             location,
             source: source.into(),
+        }
+    }
+
+    pub(crate) fn damaged(location: &str) -> impl FnOnce(Damage) -> LakeError + use<> {
+        let location = location.to_owned();
+        move |damage| LakeError::Damaged {
+            location,
+            source: damage.into(),
         }
     }
 }

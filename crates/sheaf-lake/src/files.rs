@@ -56,7 +56,7 @@ impl Files {
     pub(crate) fn open(&self, location: &str) -> Result<StoredFile, LakeError> {
         self.stop.check()?;
         let bytes = self.runtime.block_on(self.warehouse.read(location))?;
-        StoredFile::open(location, bytes).map_err(LakeError::file("decoding file", location))
+        StoredFile::open(location, bytes)
     }
 
     /// Writes a file of a table, and gives back what the table's description says of it.

@@ -55,8 +55,11 @@ pub(crate) fn repair(
     let is_taken = |fact: &FactOf| taken.contains(&(fact.at, fact.seq));
     let mut corrections = Corrections::of_instants(pending, keys.iter().map(at_of));
     let counts = |fact: &FactOf| !is_taken(fact);
-    let hidden_there = look(files, corrected, &days, &mut corrections, counts)?;
-    let shown_there = look(files, facts, &days, &mut corrections, counts)?;
+    let fails = |_: i32, error: LakeError| Err(error);
+    let at = (&days, &mut corrections);
+    let hidden_there = look(files, corrected, at, counts, fails)?;
+    let at = (&days, &mut corrections);
+    let shown_there = look(files, facts, at, counts, fails)?;
     let is_hidden = |place| corrections.hide(fact_of(pending, pending.fact(place)));
     let mut kept = TableChange {
         added: files.write_facts(facts, events, |place| !is_hidden(place))?,

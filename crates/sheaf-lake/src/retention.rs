@@ -24,7 +24,7 @@ use crate::digest::{Digest, TenantHour, digest_rows};
 use crate::error::{Cause, LakeError};
 use crate::facts::DAY_MICROS;
 use crate::files::{Files, encoding};
-use crate::rewrite::{Prepared, facts_of, partition_of, ranges_of};
+use crate::rewrite::{Prepared, facts_of, partition_of, ranges_of, tell_damaged};
 use crate::schema::{LakeTable, TENANT_BUCKETS};
 use crate::stored_file::StoredFile;
 use crate::table::{TableChange, TableState};
@@ -68,10 +68,15 @@ pub(crate) fn take_out(
     let buckets = i32::try_from(TENANT_BUCKETS).unwrap_or(i32::MAX);
     for bucket in from_bucket..buckets {
         let mut step = Step::new(files, boundaries);
-        step.take_corrected(&tables.corrected, corrected.remove(&bucket))?;
-        step.take_shares(&tables.facts, facts.remove(&bucket), Step::take_facts)?;
-        let frames = keyframes.remove(&bucket);
-        step.take_shares(&tables.keyframes, frames, Step::take_keyframes)?;
+        let old = [&mut facts, &mut corrected, &mut keyframes].map(|old| old.remove(&bucket));
+        match step.take(tables, old) {
+            // Which of the bucket's facts are the last of their series nobody knows now: they stay, and the others have their turn.
+            Err(error @ LakeError::Damaged { .. }) => {
+                tell_damaged(&error);
+                continue;
+            }
+            taken => taken?,
+        }
         let prepared = step.into_prepared(bucket);
         if !prepared.is_empty() {
             return Ok(prepared);
@@ -129,6 +134,16 @@ impl<'a> Step<'a> {
             changes: Vec::new(),
             removed: BTreeMap::new(),
         }
+    }
+
+    fn take(
+        &mut self,
+        tables: &OldTables,
+        [facts, corrected, keyframes]: [Option<Days>; 3],
+    ) -> Result<(), LakeError> {
+        self.take_corrected(&tables.corrected, corrected)?;
+        self.take_shares(&tables.facts, facts, Step::take_facts)?;
+        self.take_shares(&tables.keyframes, keyframes, Step::take_keyframes)
     }
 
     /// Whether a file may still be written anew: one at least.

@@ -64,13 +64,14 @@ impl Prepared {
 }
 
 /// Brings events of a few days that waited into the tables: what they hide is taken out of the files that have it, and what is hidden
-/// of theirs is among the replaced facts at once. An event that is there already adds nothing.
+/// of theirs is among the replaced facts at once. An event that is there already adds nothing. Those of days of which a file is
+/// damaged wait on.
 pub(crate) fn correct(
     files: &Files,
     facts: &TableState,
     corrected: &TableState,
     events: &NamedFacts,
-    applied: Vec<CorrectionKey>,
+    mut applied: Vec<CorrectionKey>,
 ) -> Result<Prepared, LakeError> {
     let pending = &events.pending;
     let mut corrections = Corrections::new(pending);
@@ -80,10 +81,27 @@ pub(crate) fn correct(
         .collect();
     // Everything that is there about the instants, before anything is decided.
     let counts = |_: &FactOf| true;
-    look(files, corrected, &days, &mut corrections, counts)?;
-    let concerned = look(files, facts, &days, &mut corrections, counts)?;
+    let mut damaged = BTreeSet::new();
+    let mut pass_over = |day, error: LakeError| match error {
+        LakeError::Damaged { .. } => {
+            tell_damaged(&error);
+            damaged.insert(day);
+            Ok(())
+        }
+        error => Err(error),
+    };
+    let at = (&days, &mut corrections);
+    look(files, corrected, at, counts, &mut pass_over)?;
+    let at = (&days, &mut corrections);
+    let concerned = look(files, facts, at, counts, &mut pass_over)?;
+    let is_whole = |micros: i64| !damaged.contains(&day_of(micros));
+    applied.retain(|key| is_whole(key.observed_at.as_micros()));
     let fact = |place| fact_of(pending, pending.fact(place));
-    let is_new = |place| Some(fact(place)).filter(|fact| !corrections.is_present(*fact));
+    let is_new = |place| {
+        let is_new =
+            |fact: &FactOf| is_whole(fact.at.observed_at) && !corrections.is_present(*fact);
+        Some(fact(place)).filter(is_new)
+    };
     let stays = |place| is_new(place).is_some_and(|fact| !corrections.hide(fact));
     let is_hidden = |place| is_new(place).is_some_and(|fact| corrections.hide(fact));
     let mut kept = TableChange {
@@ -95,7 +113,8 @@ pub(crate) fn correct(
         ..TableChange::default()
     };
     for (file, found) in concerned {
-        if found.into_iter().any(|fact| corrections.hide(fact)) {
+        let hides = |fact: FactOf| is_whole(fact.at.observed_at) && corrections.hide(fact);
+        if found.into_iter().any(hides) {
             let fate = |fact: &FactOf| match corrections.hide(*fact) {
                 true => Fate::Goes,
                 false => Fate::Stays,
@@ -113,24 +132,32 @@ pub(crate) fn correct(
 }
 
 /// Takes in what a table has about the instants of some events, all of these days, of those facts that count, and gives back the files
-/// that have any about them with that.
+/// that have any about them with that. Of a file that cannot be opened it says the day, and is told what to do.
 pub(crate) fn look(
     files: &Files,
     state: &TableState,
-    days: &BTreeSet<i32>,
-    corrections: &mut Corrections,
+    (days, corrections): (&BTreeSet<i32>, &mut Corrections),
     counts: impl Fn(&FactOf) -> bool,
+    mut or_else: impl FnMut(i32, LakeError) -> Result<(), LakeError>,
 ) -> Result<Vec<(DataFile, Vec<FactOf>)>, LakeError> {
     let mut concerned = Vec::new();
     for manifest in &state.manifests {
         let in_manifest = state.files_of(&files.warehouse, manifest);
         for file in files.runtime.block_on(in_manifest)? {
             let day = partition_of(&file).first().copied().flatten();
-            let is_of_them = day.is_some_and(|day| days.contains(&day));
-            if !is_of_them || !corrections.may_be_in(&ranges_of(state.table, &file)) {
+            let Some(day) = day.filter(|day| days.contains(day)) else {
+                continue;
+            };
+            if !corrections.may_be_in(&ranges_of(state.table, &file)) {
                 continue;
             }
-            let stored = files.open(file.file_path())?;
+            let stored = match files.open(file.file_path()) {
+                Ok(stored) => stored,
+                Err(error) => {
+                    or_else(day, error)?;
+                    continue;
+                }
+            };
             let decoding = || LakeError::file("decoding file", file.file_path());
             let rows = stored.facts(|ranges| corrections.may_be_in(ranges));
             let mut found = Vec::new();
@@ -296,7 +323,14 @@ fn join_group(
     let mut joined = Vec::new();
     let mut reading_bytes = 0;
     for file in group {
-        let stored = files.open(&file.location)?;
+        let stored = match files.open(&file.location) {
+            // It stays as it is, and the others are joined.
+            Err(error @ LakeError::Damaged { .. }) => {
+                tell_damaged(&error);
+                continue;
+            }
+            stored => stored?,
+        };
         reading_bytes += stored.reading_bytes();
         if reading_bytes > READING_BYTES_MAX && joined.len() > 1 {
             break;
@@ -305,6 +339,9 @@ fn join_group(
         inputs.push(rows.map_err(LakeError::file("decoding file", &file.location))?);
         joined.push(file);
     }
+    let [first, _, ..] = joined[..] else {
+        return Ok(());
+    };
     let schema = state.table.arrow_schema()?;
     let mut writer = FileWriter::new(state.table, &schema).map_err(encoding(state))?;
     let each = |batch: &RecordBatch| -> Result<(), Cause> {
@@ -313,13 +350,16 @@ fn join_group(
     };
     join(state.table, inputs, each).map_err(encoding(state))?;
     let encoded = writer.finish().map_err(encoding(state))?;
-    let Some(first) = joined.first() else {
-        return Ok(());
-    };
     change.added.push(files.keep(state, &first.part, encoded)?);
     let locations = joined.iter().map(|file| file.location.clone());
     change.removed.extend(locations);
     Ok(())
+}
+
+/// Somebody has to put back what was there: until then work goes on around it.
+pub(crate) fn tell_damaged(error: &LakeError) {
+    let error = sheaf_pg::chain(error);
+    tracing::error!(error, "a data file of the lake is passed over");
 }
 
 /// What the rows of a file have in common.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::checksums::{Blocks, End};
 use crate::corrections::Ranges;
 use crate::digest;
-use crate::error::Cause;
+use crate::error::{Cause, LakeError};
 use crate::schema::LakeTable;
 
 /// Rows that are read at once.
@@ -35,13 +35,16 @@ pub(crate) struct StoredFile {
 }
 
 impl StoredFile {
-    pub(crate) fn open(location: &str, bytes: Bytes) -> Result<StoredFile, Cause> {
-        let data = End::named(location)
-            .map(|end| end.data_of(&bytes))
-            .transpose()?;
-        let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
+    /// Opens what was read of this location, if it is what was written.
+    pub(crate) fn open(location: &str, bytes: Bytes) -> Result<StoredFile, LakeError> {
+        let data = End::named(location).map(|end| end.data_of(&bytes));
+        let data = data.transpose().map_err(LakeError::damaged(location))?;
+        let decoding = || LakeError::file("decoding file", location);
+        let plain = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new());
+        let plain = plain.map_err(decoding())?;
         if let Some(data) = data {
-            Blocks::check_all(plain.metadata(), data)?;
+            let checked = Blocks::check_all(plain.metadata(), data);
+            checked.map_err(LakeError::damaged(location))?;
         }
         // Texts stay in the pages that they were read from: a value that a thousand rows have is in memory once.
         let fields = plain.schema().fields().iter().map(|field| {
@@ -53,7 +56,8 @@ impl StoredFile {
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let options = ArrowReaderOptions::new().with_schema(schema);
-        let metadata = ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options)?;
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), options);
+        let metadata = metadata.map_err(decoding())?;
         Ok(StoredFile { bytes, metadata })
     }
 

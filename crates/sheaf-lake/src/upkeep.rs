@@ -217,8 +217,10 @@ impl Upkeep {
                 Some(prepared).filter(|prepared| !prepared.is_empty())
             }
             Err(error) => {
-                if going.work == Work::Correct {
-                    self.pass_over(going.until);
+                match going.work {
+                    Work::Correct => self.pass_over(going.until),
+                    Work::Join => self.has_joined = false,
+                    Work::Repair | Work::Retain | Work::Sweep => {}
                 }
                 self.fail(going.work, &error);
                 None

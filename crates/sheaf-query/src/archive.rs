@@ -32,6 +32,13 @@ pub enum ArchiveError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is needed of it is damaged, and stays so until somebody puts it back.
+    #[error("what is needed of the archive is damaged")]
+    Damaged {
+        /// What, and where.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The state that was looked at is not kept any more.
     #[error("the state of the archive that the read began with is not kept any more")]
     Superseded {

@@ -131,6 +131,7 @@ impl ReadError {
                 ArchiveError::Unavailable { .. } | ArchiveError::Superseded { .. } => {
                     "archive_unavailable"
                 }
+                ArchiveError::Damaged { .. } => "internal",
                 ArchiveError::Limit { .. } => "query_limit",
             },
             ReadError::Postgres(error) => match error.disposition() {
@@ -152,7 +153,7 @@ impl ReadError {
             | ReadError::Unfit { .. }
             | ReadError::QueryLimit { .. }
             | ReadError::CatalogueChanged => true,
-            ReadError::Archive(_) => true,
+            ReadError::Archive(error) => !matches!(error, ArchiveError::Damaged { .. }),
             ReadError::Postgres(error) => match error.disposition() {
                 Disposition::Unavailable
                 | Disposition::Retry

@@ -74,12 +74,18 @@ impl Archived for State {
 }
 
 fn fault(error: QueryError) -> ArchiveError {
-    let is_limit = matches!(error, QueryError::Limit { .. });
-    let is_superseded = matches!(error, QueryError::Superseded { .. });
-    let source = Box::new(error);
-    match (is_limit, is_superseded) {
-        (true, _) => ArchiveError::Limit { source },
-        (_, true) => ArchiveError::Superseded { source },
-        _ => ArchiveError::Unavailable { source },
+    match error {
+        QueryError::Limit { .. } => ArchiveError::Limit {
+            source: Box::new(error),
+        },
+        QueryError::Superseded { .. } => ArchiveError::Superseded {
+            source: Box::new(error),
+        },
+        QueryError::Damaged { .. } => ArchiveError::Damaged {
+            source: Box::new(error),
+        },
+        error => ArchiveError::Unavailable {
+            source: Box::new(error),
+        },
     }
 }

@@ -354,7 +354,9 @@ impl From<QueryError> for Problem {
                 Problem::new(Code::Overloaded, error.to_string()).because(error)
             }
             QueryError::Postgres(error) => error.into(),
-            error @ QueryError::Internal { .. } => Problem::internal(error),
+            error @ (QueryError::Internal { .. } | QueryError::Damaged { .. }) => {
+                Problem::internal(error)
+            }
         }
     }
 }

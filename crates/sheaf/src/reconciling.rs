@@ -96,6 +96,7 @@ fn tell(report: &Report) {
             facts = report.counts.total(),
             hours_left = report.hours_left,
             archived_hours = report.archived.len(),
+            damaged_files = ?report.damaged,
             first = ?report.differences,
             "the lake differs from PostgreSQL: see sheaf reconcile"
         ),

@@ -71,10 +71,8 @@ pub(crate) fn viewed(schema: &Schema) -> SchemaRef {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
         _ => Arc::clone(field),
     });
-    Arc::new(Schema::new_with_metadata(
-        fields.collect::<Vec<_>>(),
-        schema.metadata().clone(),
-    ))
+    // Without the keys of the file, which are long.
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// What was read of a file as the columns that were asked for. One that the file lacks is null.

@@ -55,6 +55,7 @@ fn result_of(error: &QueryError) -> &'static str {
         QueryError::Empty
         | QueryError::Superseded { .. }
         | QueryError::Postgres(_)
+        | QueryError::Damaged { .. }
         | QueryError::Internal { .. } => "failed",
     }
 }

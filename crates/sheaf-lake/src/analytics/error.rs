@@ -50,6 +50,13 @@ pub enum QueryError {
         #[source]
         source: Cause,
     },
+    /// A file that it needs is damaged: asked again it is no better.
+    #[error("a file of the lake is damaged")]
+    Damaged {
+        /// Which, and where.
+        #[source]
+        source: Cause,
+    },
     /// PostgreSQL could not be asked.
     #[error(transparent)]
     Postgres(#[from] PgError),
@@ -113,10 +120,18 @@ impl QueryError {
         if let Some(Exceeded(bound)) = cause_of(&error) {
             return QueryError::limit(*bound);
         }
-        if let Some(LakeError::Missing { .. }) = cause_of(&error) {
-            return QueryError::Superseded {
-                source: Box::new(error),
-            };
+        match cause_of(&error) {
+            Some(LakeError::Missing { .. }) => {
+                return QueryError::Superseded {
+                    source: Box::new(error),
+                };
+            }
+            Some(LakeError::Damaged { .. }) => {
+                return QueryError::Damaged {
+                    source: Box::new(error),
+                };
+            }
+            Some(_) | None => {}
         }
         if let Some(text) = fault_of_pattern(&error) {
             let reason = reason(&text);

@@ -57,15 +57,24 @@ impl FileEnds {
     }
 }
 
+/// What the bytes of a file are checked by.
+#[derive(Debug, Clone)]
+enum Checked {
+    /// That is not known before its end is.
+    NotOpen,
+    By(Blocks),
+    /// Another writer's, or from before there were checksums.
+    Foreign,
+}
+
 /// A data file that is being read.
 #[derive(Clone)]
 pub(crate) struct FileReader {
-    pub(crate) warehouse: Warehouse,
-    pub(crate) ends: Arc<FileEnds>,
-    pub(crate) tally: Arc<Tally>,
+    warehouse: Warehouse,
+    ends: Arc<FileEnds>,
+    tally: Arc<Tally>,
     pub(crate) file: Arc<KnownFile>,
-    /// Known once it is open.
-    blocks: Option<Blocks>,
+    checked: Checked,
 }
 
 impl FileReader {
@@ -80,7 +89,7 @@ impl FileReader {
             ends,
             tally,
             file,
-            blocks: None,
+            checked: Checked::NotOpen,
         }
     }
 
@@ -95,7 +104,10 @@ impl FileReader {
                 known
             }
         };
-        self.blocks = known.blocks;
+        self.checked = match known.blocks {
+            Some(blocks) => Checked::By(blocks),
+            None => Checked::Foreign,
+        };
         Ok(known.metadata)
     }
 
@@ -167,7 +179,7 @@ impl FileReader {
     }
 
     fn damaged(&self, damage: Damage) -> ParquetError {
-        let fault = LakeError::file("checking file", &self.file.location);
+        let fault = LakeError::damaged(&self.file.location);
         ParquetError::External(Box::new(fault(damage)))
     }
 }
@@ -186,15 +198,24 @@ impl AsyncFileReader for FileReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
-            let Some(blocks) = &self.blocks else {
-                return self.read_all(ranges).await;
+            let blocks = match &self.checked {
+                Checked::By(blocks) => blocks,
+                Checked::Foreign => return self.read_all(ranges).await,
+                Checked::NotOpen => {
+                    return Err(ParquetError::General("the file was not opened".to_owned()));
+                }
             };
-            let around = ranges.iter().map(|range| blocks.around(range));
-            let read = self.read_all(around.collect()).await?;
-            let read = read.iter().zip(&ranges);
-            let taken = read.map(|(read, wanted)| blocks.take(read, wanted));
-            let taken = taken.collect::<std::result::Result<_, Damage>>();
-            taken.map_err(|damage| self.damaged(damage))
+            let runs = blocks
+                .runs(&ranges)
+                .map_err(|damage| self.damaged(damage))?;
+            let read = self.read_all(runs.iter().map(|run| run.blocks.clone()).collect());
+            let read = read.await?;
+            let taken = runs.iter().zip(&read).map(|(run, read)| {
+                let wanted = ranges.get(run.wanted.clone()).unwrap_or_default();
+                blocks.take(&run.blocks, read, wanted)
+            });
+            let taken = taken.collect::<std::result::Result<Vec<_>, Damage>>();
+            Ok(taken.map_err(|damage| self.damaged(damage))?.concat())
         }
         .boxed()
     }
@@ -206,3 +227,6 @@ impl AsyncFileReader for FileReader {
         async move { Ok(Arc::clone(self.open().await?.metadata())) }.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

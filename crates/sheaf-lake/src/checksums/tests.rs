@@ -30,6 +30,9 @@ fn a_name_says_what_it_was_given_and_no_other_name_says_anything() {
         "data.12-012345678.parquet",
         "data.12-0123456g.parquet",
         "data.-01234567.parquet",
+        "data.+12-01234567.parquet",
+        "data.12-+1234567.parquet",
+        "data.12-0123456A.parquet",
         "data.12-01234567.avro",
     ] {
         assert_eq!(End::named(other), None, "{other}");
@@ -58,27 +61,50 @@ fn of_blocks_what_was_asked_for_is_taken() {
         (0, DATA, 0..DATA),
     ] {
         let wanted = from..to;
-        assert_eq!(blocks.around(&wanted), around, "{wanted:?}");
+        assert_eq!(blocks.around(&wanted), Ok(around.clone()), "{wanted:?}");
+        let wanted = [wanted];
         let slice = |range: &Range<u64>| {
             let place = |at| usize::try_from(at).expect("a place");
             data.slice(place(range.start)..place(range.end))
         };
-        assert_eq!(blocks.take(&slice(&around), &wanted), Ok(slice(&wanted)));
+        let taken = blocks.take(&around, &slice(&around), &wanted);
+        assert_eq!(taken, Ok(vec![slice(&wanted[0])]));
         // One that is too short, and one that was read from elsewhere.
         let short = slice(&(around.start..around.end - 1));
-        assert!(blocks.take(&short, &wanted).is_err(), "{wanted:?}");
+        assert!(blocks.take(&around, &short, &wanted).is_err());
         let elsewhere = slice(&(0..around.end - around.start));
         let is_there = around.start == 0;
-        assert_eq!(blocks.take(&elsewhere, &wanted).is_ok(), is_there);
+        let taken = blocks.take(&around, &elsewhere, &wanted);
+        assert_eq!(taken.is_ok(), is_there);
     }
     for beyond in [DATA..DATA + 1, 0..DATA + 1, 9 * BLOCK..9 * BLOCK + 1] {
-        let around = blocks.around(&beyond);
-        let read = data.slice(
-            usize::try_from(around.start)
-                .expect("a place")
-                .min(data.len())..,
+        assert_eq!(
+            blocks.runs(std::slice::from_ref(&beyond)),
+            Err(Damage(beyond))
         );
-        assert!(blocks.take(&read, &beyond).is_err(), "{beyond:?}");
+    }
+}
+
+#[test]
+fn what_shares_a_block_or_follows_is_read_once() {
+    let run = |blocks, wanted| BlocksRun { blocks, wanted };
+    for (wanted, runs) in [
+        (vec![], vec![]),
+        (vec![0..9, 9..20, 30..40], vec![run(0..BLOCK, 0..3)]),
+        (vec![0..9, BLOCK..BLOCK + 9], vec![run(0..2 * BLOCK, 0..2)]),
+        (
+            vec![0..9, DATA - 9..DATA],
+            vec![run(0..BLOCK, 0..1), run(2 * BLOCK..DATA, 1..2)],
+        ),
+        // In another order than in the file.
+        (
+            vec![2 * BLOCK..DATA, 0..9],
+            vec![run(2 * BLOCK..DATA, 0..1), run(0..BLOCK, 1..2)],
+        ),
+        // One within the one before.
+        (vec![0..DATA, BLOCK..BLOCK + 1], vec![run(0..DATA, 0..2)]),
+    ] {
+        assert_eq!(blocks().runs(&wanted), Ok(runs), "{wanted:?}");
     }
 }
 

@@ -114,7 +114,11 @@ impl LakeView {
                     each(fact, file.is_corrected);
                 }
             }
-            outcome_of(reading.await)?;
+            match outcome_of(reading.await) {
+                // It is told of by itself, and what is in it as missing.
+                Err(LakeError::Damaged { .. }) => {}
+                read => read?,
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The lake's side: its files, each counted once by hour and tenant. Files never change, so that those which were there before are
 //! taken for what they were.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use iceberg::spec::DataFile;
@@ -89,13 +89,15 @@ fn lake_file(table: LakeTable, file: &DataFile) -> LakeFile {
 }
 
 /// What was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct FilesWork {
     pub(crate) files: u64,
     pub(crate) files_gone: u64,
     pub(crate) facts: u64,
     /// Files that were read again, and were not what they had been.
     pub(crate) decayed: u64,
+    /// Those that are damaged: nothing of them was counted.
+    pub(crate) damaged: BTreeSet<String>,
 }
 
 /// What a file was found to have.
@@ -147,7 +149,7 @@ pub(crate) async fn count_files(
     let mut reading = stream::iter(new)
         .map(|file| {
             let files = files.clone();
-            in_background(move || read_sums(&files, file, cutoff))
+            in_background(move || whole(read_sums(&files, file, cutoff)))
         })
         .buffer_unordered(SIDE_BY_SIDE);
     let mut count = LakeCount::default();
@@ -155,6 +157,15 @@ pub(crate) async fn count_files(
     let mut hours = HourlySums::new();
     while let Some(read) = reading.try_next().await? {
         work.files += 1;
+        let read = match read {
+            Ok(read) => read,
+            Err(location) => {
+                work.damaged.insert(location);
+                // So that it is counted once it is put back.
+                count.has_unsettled = true;
+                continue;
+            }
+        };
         work.facts += read.file.facts;
         if !read.is_settled {
             count.has_unsettled = true;
@@ -198,7 +209,11 @@ pub(crate) async fn read_again(
         .map(|(counted, file)| {
             let files = files.clone();
             in_background(move || {
-                let read = read_sums(&files, file, Timestamp::MAX)?;
+                let read = match whole(read_sums(&files, file, Timestamp::MAX))? {
+                    Ok(read) => read,
+                    // It is forgotten too, and found damaged where it is counted anew.
+                    Err(location) => return Ok((false, location, 0)),
+                };
                 let mut found = counted_file(&read);
                 found
                     .hours
@@ -230,6 +245,18 @@ pub(crate) async fn read_again(
     work.decayed += texts.len() as u64;
     remove_files(cdc, &texts).await?;
     Ok(())
+}
+
+/// What was read, or which file is damaged: the others are compared all the same.
+fn whole<T>(read: Result<T, LakeError>) -> Result<Result<T, String>, LakeError> {
+    match read {
+        Err(LakeError::Damaged { location, source }) => {
+            let error = source.to_string();
+            tracing::error!(location, error, "a file of the lake is damaged");
+            Ok(Err(location))
+        }
+        read => read.map(Ok),
+    }
 }
 
 fn counted_file(read: &FileSums) -> CountedFile {

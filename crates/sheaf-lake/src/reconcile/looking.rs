@@ -50,7 +50,12 @@ impl Reconciler {
             }
         };
         let view = LakeView::new(self.files(), present, counted.waiting, self.kept().await?)?;
-        let mut asking = Asking::new(request.repairs_max, counted.standing.position.base);
+        // What is missing in a file that is damaged is there again once that is put back.
+        let repairs_max = match report.damaged.is_empty() {
+            true => request.repairs_max,
+            false => 0,
+        };
+        let mut asking = Asking::new(repairs_max, counted.standing.position.base);
         let mut instants: Vec<Instant> = Vec::new();
         let last = suspects.len() - 1;
         for (place, suspect) in suspects.into_iter().enumerate() {
@@ -81,7 +86,7 @@ impl Reconciler {
             }
             asking.note(looked);
         }
-        if request.repairs_max > 0 {
+        if repairs_max > 0 {
             report.repaired = Some(self.repair(asking, &mut explosion).await?);
         }
         Ok(Ok(()))

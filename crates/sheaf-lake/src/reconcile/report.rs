@@ -1,5 +1,7 @@
 //! What a reconciliation came to.
 
+use std::collections::BTreeSet;
+
 use sheaf_model::Timestamp;
 
 use super::counting::CountingWork;
@@ -168,7 +170,7 @@ impl Work {
         self.unreadable += counting.unreadable;
     }
 
-    pub(super) fn add_files(&mut self, files: FilesWork) {
+    pub(super) fn add_files(&mut self, files: &FilesWork) {
         self.files += files.files;
         self.files_gone += files.files_gone;
         self.facts += files.facts;
@@ -196,6 +198,8 @@ pub struct Report {
     pub counts: DifferenceCounts,
     /// The first of them.
     pub differences: Vec<Difference>,
+    /// Files of the lake that are damaged: what is in them is told as missing, and nothing is put right before they are.
+    pub damaged: BTreeSet<String>,
     /// Hours of tenants of archived or detached periods that are not what they were when PostgreSQL still had them.
     pub archived: Vec<TenantHour>,
     /// Hours of tenants in which more differs than could be looked at this time.

@@ -1,6 +1,6 @@
 //! One reconciliation, from counting to what is told of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -51,6 +51,8 @@ const FILES_AGAIN: i64 = 500;
 pub(super) struct Counted {
     pub(super) standing: LakeStanding,
     pub(super) count: LakeCount,
+    /// Files that could not be counted.
+    pub(super) damaged: BTreeSet<String>,
     /// All files; absent where none was counted anew, and nobody asked for them.
     pub(super) present: Option<Vec<LakeFile>>,
     /// The facts of corrections that wait, by instant.
@@ -65,6 +67,7 @@ impl Report {
             cutoff,
             counts: DifferenceCounts::default(),
             differences: Vec::new(),
+            damaged: BTreeSet::new(),
             archived: Vec::new(),
             hours_left: 0,
             periods_unknown: 0,
@@ -144,6 +147,7 @@ impl Reconciler {
                 .await?;
         }
         report.work.hours = count_hours(&self.cdc).await?.cast_unsigned();
+        report.damaged = std::mem::take(&mut counted.damaged);
         let looked = self
             .look_into(request, suspects, counted, cutoff, &mut report)
             .await?;
@@ -151,8 +155,10 @@ impl Reconciler {
             report.outcome = Outcome::NotCompared(reason);
             return Ok(report);
         }
-        let is_clean =
-            report.counts.total() == 0 && report.archived.is_empty() && report.hours_left == 0;
+        let is_clean = report.counts.total() == 0
+            && report.archived.is_empty()
+            && report.damaged.is_empty()
+            && report.hours_left == 0;
         report.outcome = if is_clean {
             Outcome::Clean
         } else {
@@ -298,6 +304,7 @@ impl Reconciler {
         let mut counted = Counted {
             standing: standing.clone(),
             count: LakeCount::default(),
+            damaged: BTreeSet::new(),
             present: None,
             waiting,
         };
@@ -341,7 +348,8 @@ impl Reconciler {
         counted.count = count_files(of, &present, &known, cutoff, &mut files_work).await?;
         let is_settled = !counted.count.has_unsettled;
         settle_tables(&self.cdc, is_settled.then_some(&tables)).await?;
-        work.add_files(files_work);
+        work.add_files(&files_work);
+        counted.damaged = files_work.damaged;
         counted.present = Some(present);
         Ok(counted)
     }

@@ -46,24 +46,24 @@ pub(crate) struct WorkLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Needs {
     /// Whether what corrections replace is all there. While the snapshot goes on it may be yet to come.
-    pub(crate) is_following: bool,
+    pub(super) is_following: bool,
     /// Corrections that wait, and how long the first of them has.
-    pub(crate) waiting: u64,
-    pub(crate) waited: Duration,
+    pub(super) waiting: u64,
+    pub(super) waited: Duration,
     /// Whether some that waited as long were applied, and these come next.
-    pub(crate) is_in_round: bool,
-    pub(crate) since_repairs: Duration,
+    pub(super) is_in_round: bool,
+    pub(super) since_repairs: Duration,
     /// Since it was looked for facts that are older than they are kept and there were no more; absent where it never was.
-    pub(crate) since_retention: Option<Duration>,
+    pub(super) since_retention: Option<Duration>,
     /// Commits since it was looked for small files and there were no more.
-    pub(crate) commits: u32,
+    pub(super) commits: u32,
     /// Whether there were some the last time.
-    pub(crate) has_joined: bool,
-    pub(crate) since_sweep: Duration,
+    pub(super) has_joined: bool,
+    pub(super) since_sweep: Duration,
     /// Since the last failure, if there was one.
-    pub(crate) since_failure: Option<Duration>,
+    pub(super) since_failure: Option<Duration>,
     /// What was done last.
-    pub(crate) last: Option<Work>,
+    pub(super) last: Option<Work>,
 }
 
 /// What is to be done now. Of those that are due, the one that comes after what was done last.

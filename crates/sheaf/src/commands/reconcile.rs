@@ -154,6 +154,7 @@ fn described(report: &Report, documents: Option<&DocumentCheck>) -> Value {
         "received_before": report.cutoff,
         "differences": counts.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         "facts": report.differences.iter().map(shown).collect::<Vec<_>>(),
+        "damaged_files": report.damaged,
         "archived_hours": archived
             .map(|hour| json!({"tenant_id": hour.tenant, "hour": time_of(hour.hour.saturating_mul(HOUR_MICROS))}))
             .collect::<Vec<_>>(),
@@ -243,6 +244,11 @@ fn lines(report: &Report, documents: Option<&DocumentCheck>) -> Vec<String> {
             time_of(hour.hour.saturating_mul(HOUR_MICROS))
         ));
     }
+    for location in &report.damaged {
+        lines.push(format!(
+            "damaged: {location}: put back what was written there; until then nothing is put right"
+        ));
+    }
     if report.hours_left > 0 {
         lines.push(format!(
             "{} more hours differ, too many for one time",
@@ -284,6 +290,8 @@ fn lines(report: &Report, documents: Option<&DocumentCheck>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use sheaf_lake::reconcile::{DifferenceCounts, Repaired, Work};
     use sheaf_store::invariants::Violation;
@@ -294,6 +302,7 @@ mod tests {
             cutoff: Timestamp::MIN,
             counts: DifferenceCounts::default(),
             differences: Vec::new(),
+            damaged: BTreeSet::new(),
             archived: Vec::new(),
             hours_left: 0,
             periods_unknown: 0,
