@@ -144,8 +144,8 @@ class Pair:
         self.server_reader, self.server = server
         self.user = None
         self.held = False
-        # Whether bytes were swallowed on this way. A connection loses nothing in its middle: what comes after the gap never arrives
-        # either, also where the proxy passes everything again before this is cut. A replica would write WAL with a hole in it.
+        # Whether bytes were swallowed on this way. A connection loses nothing in its middle: what comes after the gap never
+        # arrives either, also where the proxy passes everything again before this is cut. A replica would write WAL with a hole.
         self.gap_up = self.gap_down = False
         self.rest = b""
         # What went up last.
