@@ -86,7 +86,7 @@ async fn questions(world: &World, args: &BenchArgs, report: &mut Report) -> Resu
     let bar = (scale == Scale::Full).then_some(OF_DUCKDB_MEAN_MAX);
     report.add(&mean.against("duckdb", &vec![1.0; means.len()], bar))?;
     duckdb.stop().await?;
-    of_postgres(world, &filled, &mut asked, scale, report).await?;
+    of_postgres(world, &filled, scale, report).await?;
     filled.stop(world).await
 }
 
@@ -94,7 +94,6 @@ async fn questions(world: &World, args: &BenchArgs, report: &mut Report) -> Resu
 async fn of_postgres(
     world: &World,
     filled: &Filled,
-    asked: &mut Asked,
     scale: Scale,
     report: &mut Report,
 ) -> Result<()> {
@@ -103,6 +102,8 @@ async fn of_postgres(
             question.text(filled.span),
             question.postgres(filled.span, filled),
         );
+        // A connection that is idle for as long as PostgreSQL takes is closed.
+        let mut asked = Asked::open(filled).await?;
         let (_, ours) = asked.ask(&text).await?;
         let (seconds, _) = asked.ask(&text).await?;
         let begun = Instant::now();
