@@ -19,7 +19,7 @@ use crate::corrections::Ranges;
 use crate::digest::{Digested, TenantHour, digest_rows};
 use crate::error::{Cause, LakeError};
 use crate::files::Files;
-use crate::rewrite::{partition_of, ranges_of};
+use crate::rewrite::{partition_of, ranges_of, tell_damaged};
 use crate::schema::LakeTable;
 use crate::table::TableState;
 use crate::warehouse::Warehouse;
@@ -250,10 +250,9 @@ pub(crate) async fn read_again(
 /// What was read, or which file is damaged: the others are compared all the same.
 fn whole<T>(read: Result<T, LakeError>) -> Result<Result<T, String>, LakeError> {
     match read {
-        Err(LakeError::Damaged { location, source }) => {
-            let error = source.to_string();
-            tracing::error!(location, error, "a file of the lake is damaged");
-            Ok(Err(location))
+        Err(ref error @ LakeError::Damaged { ref location, .. }) => {
+            tell_damaged(error);
+            Ok(Err(location.clone()))
         }
         read => read.map(Ok),
     }

@@ -36,8 +36,8 @@ pub struct KeptEvent {
     pub is_counted: bool,
 }
 
-/// The events of a span of time after one, in the order of the table's key, that were received before a cutoff and that are visible at a moment, whenever they are
-/// read: so many at most, and of so many bytes, but one at least.
+/// The events of a span of time after one, in the order of the table's key, that were received before a cutoff and that are visible
+/// at a moment, whenever they are read: so many at most, and of so many bytes, but one at least.
 pub async fn read_range(
     cdc: &Pool,
     span: Span,
