@@ -35,6 +35,7 @@ mod stop;
 mod tame;
 mod tenant_table;
 mod threads;
+mod uniform;
 mod utc_trunc;
 mod views;
 

@@ -43,6 +43,7 @@ use super::parquet_reader::{FileEnds, FileReader};
 use super::pruning::Pruning;
 use super::runs::{Run, runs};
 use super::slices::sliced;
+use super::uniform::satisfied;
 use crate::schema::LakeTable;
 use crate::stored_file::range_of;
 use crate::warehouse::Warehouse;
@@ -406,10 +407,7 @@ impl Reading {
             filters.push(Box::new(ArrowPredicateFn::new(mask, move |batch| {
                 let batch = constants.add(batch, &of_condition)?;
                 let batch = fitted(&batch, &of_condition)?;
-                let value = condition.evaluate(&batch).map_err(in_arrow)?;
-                let value = value.into_array(batch.num_rows()).map_err(in_arrow)?;
-                let satisfied = value.as_boolean_opt().cloned();
-                satisfied.ok_or_else(|| ArrowError::ComputeError("no condition".to_owned()))
+                satisfied(&condition, &batch).map_err(in_arrow)
             })));
         }
         let wanted = self.wanted.fields().iter();
