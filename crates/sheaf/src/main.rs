@@ -2,6 +2,7 @@
 //!
 //! Only this crate reads the environment, configuration files and the command line. Everything else is told.
 
+mod allocator;
 mod archiving;
 mod bench;
 mod cache_sink;

@@ -1,5 +1,7 @@
 //! `sheaf dev` from outside: it starts with nothing there, keeps what it had, and survives being killed.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -35,13 +37,20 @@ impl Dev {
         HttpClient::new(&format!("http://127.0.0.1:{}", self.port))
     }
 
-    async fn start(&self) -> Result<ServerProcess> {
+    fn command(&self) -> ServerCommand {
         let (data_dir, listen) = (self.data_dir(), format!("127.0.0.1:{}", self.port));
-        let mut process = ServerCommand::new(SHEAF, self.dir.path().join("log"))
+        ServerCommand::new(SHEAF, self.dir.path().join("log"))
             .args(["dev", "--listen", &listen, "--data-dir"])
             .args([&data_dir])
             .data_dir(&data_dir.join("postgres"))
-            .spawn()?;
+    }
+
+    async fn start(&self) -> Result<ServerProcess> {
+        self.started(self.command()).await
+    }
+
+    async fn started(&self, command: ServerCommand) -> Result<ServerProcess> {
+        let mut process = command.spawn()?;
         process
             .wait_ready(&self.client()?, "/readyz", START)
             .await?;
@@ -177,6 +186,40 @@ async fn a_kill_of_the_server_or_of_postgresql_loses_nothing_that_was_answered()
     assert!(process.sigterm(STOP).await?.success());
     server_killed.require();
     postgres_killed.require();
+    Ok(())
+}
+
+/// What the environment of a process says of the C library's allocator.
+fn told_of_memory(pid: impl Display) -> Result<BTreeMap<String, String>> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+    let variables = environment.split(|byte| *byte == 0);
+    let pairs = variables.filter_map(|variable| str::from_utf8(variable).ok()?.split_once('='));
+    let told = pairs.filter(|(name, _)| name.starts_with("MALLOC_"));
+    Ok(told
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
+
+#[tokio::test]
+async fn the_server_tells_the_allocator_what_nobody_told_it_and_its_postgresql_nothing()
+-> Result<()> {
+    let dev = Dev::new("dev-allocator")?;
+    let command = dev.command().env("MALLOC_ARENA_MAX", "7");
+    let mut process = dev.started(command).await?;
+    let told = told_of_memory(process.pid())?;
+    let told: Vec<(&str, &str)> = told.iter().map(|(k, v)| (&**k, &**v)).collect();
+    let wanted = [
+        ("MALLOC_ARENA_MAX", "7"),
+        ("MALLOC_MMAP_THRESHOLD_", "8388608"),
+        ("MALLOC_TRIM_THRESHOLD_", "16777216"),
+    ];
+    assert_eq!(told, wanted);
+    let line = std::fs::read_to_string(format!("/proc/{}/cmdline", process.pid()))?;
+    let listen = format!("127.0.0.1:{}", dev.port);
+    let arguments: Vec<&str> = line.split('\0').take(4).collect();
+    assert_eq!(arguments, [SHEAF, "dev", "--listen", &listen]);
+    assert_eq!(told_of_memory(dev.postmaster()?)?, BTreeMap::new());
+    assert!(process.sigterm(STOP).await?.success());
     Ok(())
 }
 

@@ -60,6 +60,9 @@ impl Account {
             .env_remove("PGDATA")
             .env_remove("PGPORT")
             .env_remove("PGOPTIONS")
+            .env_remove("MALLOC_ARENA_MAX")
+            .env_remove("MALLOC_MMAP_THRESHOLD_")
+            .env_remove("MALLOC_TRIM_THRESHOLD_")
             .process_group(0);
         if self.we_are_root {
             command.uid(self.uid).gid(self.gid);
