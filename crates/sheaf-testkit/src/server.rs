@@ -51,6 +51,12 @@ impl ServerCommand {
         self
     }
 
+    /// Takes an environment variable away, which whoever runs the tests may have set.
+    pub fn env_remove(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// The program keeps a private PostgreSQL here, to be ended with it even if the program is killed.
     pub fn data_dir(mut self, dir: &Path) -> Self {
         self.data_dir = Some(dir.to_path_buf());

@@ -20,7 +20,6 @@ use std::path::Path;
 use sheaf_config::Roles;
 use sheaf_pg::Pool;
 
-use crate::allocator;
 use crate::cli::{Cli, Command};
 
 /// Pools to the database of a `sheaf dev` that runs on this directory.
@@ -35,9 +34,6 @@ pub(crate) fn private_config(data_dir: &Path, role: &str) -> Result<tokio_postgr
 
 /// Runs one command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    if matches!(cli.command, Command::Dev(_) | Command::Serve(_)) {
-        allocator::settle()?;
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

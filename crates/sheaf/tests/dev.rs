@@ -189,13 +189,11 @@ async fn a_kill_of_the_server_or_of_postgresql_loses_nothing_that_was_answered()
     Ok(())
 }
 
-/// What the environment of a process says of the C library's allocator.
-fn told_of_memory(pid: impl Display) -> Result<BTreeMap<String, String>> {
+fn environment(pid: impl Display) -> Result<BTreeMap<String, String>> {
     let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
     let variables = environment.split(|byte| *byte == 0);
     let pairs = variables.filter_map(|variable| str::from_utf8(variable).ok()?.split_once('='));
-    let told = pairs.filter(|(name, _)| name.starts_with("MALLOC_"));
-    Ok(told
+    Ok(pairs
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect())
 }
@@ -203,22 +201,26 @@ fn told_of_memory(pid: impl Display) -> Result<BTreeMap<String, String>> {
 #[tokio::test]
 async fn the_server_tells_the_allocator_what_nobody_told_it_and_its_postgresql_nothing()
 -> Result<()> {
+    let names = [
+        "MALLOC_ARENA_MAX",
+        "MALLOC_MMAP_THRESHOLD_",
+        "MALLOC_TRIM_THRESHOLD_",
+    ];
     let dev = Dev::new("dev-allocator")?;
     let command = dev.command().env("MALLOC_ARENA_MAX", "7");
+    let command = command.env_remove("MALLOC_MMAP_THRESHOLD_");
+    let command = command.env_remove("MALLOC_TRIM_THRESHOLD_");
     let mut process = dev.started(command).await?;
-    let told = told_of_memory(process.pid())?;
-    let told: Vec<(&str, &str)> = told.iter().map(|(k, v)| (&**k, &**v)).collect();
-    let wanted = [
-        ("MALLOC_ARENA_MAX", "7"),
-        ("MALLOC_MMAP_THRESHOLD_", "8388608"),
-        ("MALLOC_TRIM_THRESHOLD_", "16777216"),
-    ];
-    assert_eq!(told, wanted);
+    let told = environment(process.pid())?;
+    let told = names.map(|name| told.get(name).map(String::as_str));
+    assert_eq!(told, [Some("7"), Some("1048576"), Some("16777216")]);
     let line = std::fs::read_to_string(format!("/proc/{}/cmdline", process.pid()))?;
     let listen = format!("127.0.0.1:{}", dev.port);
     let arguments: Vec<&str> = line.split('\0').take(4).collect();
     assert_eq!(arguments, [SHEAF, "dev", "--listen", &listen]);
-    assert_eq!(told_of_memory(dev.postmaster()?)?, BTreeMap::new());
+    let of_postgres = environment(dev.postmaster()?)?;
+    assert_eq!(of_postgres.get("LC_ALL").map(String::as_str), Some("C"));
+    assert_eq!(names.map(|name| of_postgres.get(name)), [None; 3]);
     assert!(process.sigterm(STOP).await?.success());
     Ok(())
 }

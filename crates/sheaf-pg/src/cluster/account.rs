@@ -50,7 +50,8 @@ impl Account {
     }
 
     /// A program that runs as this account, in a process group of its own (Ctrl-C in a terminal goes to the whole
-    /// foreground group, and would stop PostgreSQL before us), with messages in English so that we can read them.
+    /// foreground group, and would stop PostgreSQL before us), with messages in English so that we can read them, and without what
+    /// a server of ours is told of its own memory.
     pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command

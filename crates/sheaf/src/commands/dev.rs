@@ -20,7 +20,7 @@ use crate::commands::{key, private};
 use crate::connect::Access;
 use crate::exit::{Stop, say};
 use crate::serving::{self, Listeners, StopSignal};
-use crate::{logging, private_file};
+use crate::{allocator, logging, private_file};
 
 /// The tenant that is there from the start.
 const TENANT: &str = "demo";
@@ -33,6 +33,7 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(super) async fn run(args: DevArgs) -> Result<()> {
     let settings = private::settings();
     logging::begin(settings.log)?;
+    allocator::settle();
     let stop = serving::stop_signal()?;
     // First, because it is what fails when another one runs.
     let http = serving::listen(args.listen).await?;

@@ -11,7 +11,7 @@ use crate::exit::say;
 use crate::replicas::SettingsFile;
 use crate::serving::Listeners;
 use crate::waiting::{self, Waited};
-use crate::{logging, serving};
+use crate::{allocator, logging, serving};
 
 pub(super) async fn run(args: ServeArgs) -> Result<()> {
     let (settings, shown) = settings::load(&args.config)?;
@@ -19,6 +19,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<()> {
         return print(&shown);
     }
     logging::begin(settings.log)?;
+    allocator::settle();
     let access = Access::from_settings(&settings)?;
     let stop = serving::stop_signal()?;
     let listeners = Listeners {

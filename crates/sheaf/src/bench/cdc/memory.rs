@@ -17,7 +17,7 @@ const GROWTH_MAX: f64 = 1.1;
 
 pub(super) async fn run(world: &World, scale: Scale, report: &mut Report) -> Result<()> {
     let feed = Feed::new(world, CASE, scale).await?;
-    let half = scale.pick(200, 300_000, 2_000_000);
+    let half = scale.pick(200, 300_000, 6_000_000);
     let follower = Follower::start(world).await?;
     follower.until_all().await?;
     feed.fill(half).await?;
